@@ -1,0 +1,39 @@
+"""The one exception hierarchy. The command line prints the message and ends with `exit_code`."""
+
+
+class TpdistError(Exception):
+    """Something the user can mend; the message says what, where and how."""
+
+    exit_code = 2
+
+
+class ConfigError(TpdistError, ValueError):
+    """A value of the configuration that cannot be used.
+
+    `key` is the dotted path of the value (`method.h_steps`). Rooms below the loader raise with the key
+    alone; the loader knows the file and the line and puts them in front.
+    """
+
+    def __init__(self, message: str, key: str | None = None):
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
+
+
+class DataError(TpdistError):
+    """A text file or a store that cannot be read."""
+
+
+class RunError(TpdistError):
+    """A run directory or a checkpoint that does not fit what was asked."""
+
+
+class NonFiniteError(TpdistError):
+    """Training produced a number that is not finite."""
+
+    exit_code = 3
+
+
+class Interrupted(TpdistError):
+    """The user stopped the run; what was reached is saved."""
+
+    exit_code = 130
