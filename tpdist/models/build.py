@@ -1,0 +1,67 @@
+"""From the `model` part of the configuration to a model."""
+
+import importlib
+import inspect
+
+import torch
+from torch import nn
+
+from tpdist.config import Model, Run
+from tpdist.errors import ConfigError
+from tpdist.models.cells import GRU, LSTM, MRNN, Cell, Elman
+from tpdist.models.language_model import LanguageModel
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+def build_model(model: Model, run: Run, types: int) -> LanguageModel:
+    """A model of `types` token types with parameters drawn from `run.seed`, on the CPU.
+
+    Raises ConfigError with the key where an own cell cannot be loaded.
+    """
+    width = model.embedding or model.hidden
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        layers = [build_cell(model, width if i == 0 else model.hidden) for i in range(model.layers)]
+        language_model = LanguageModel(types, width, layers, model.tied)
+        _draw(language_model, model)
+    if run.dtype == "bfloat16":
+        language_model.product_dtype = torch.bfloat16
+    return language_model.to(DTYPES[run.dtype])
+
+
+def build_cell(model: Model, inputs: int) -> Cell:
+    """One layer that reads `inputs` numbers."""
+    match model.cell:
+        case "elman":
+            return Elman(inputs, model.hidden, model.activation or "logistic")
+        case "mrnn":
+            return MRNN(inputs, model.hidden, model.activation or "tanh")
+        case "gru":
+            return GRU(inputs, model.hidden)
+        case "lstm":
+            return LSTM(inputs, model.hidden)
+        case path:
+            return _own_cell(path)(inputs, model.hidden)
+
+
+def _own_cell(path: str) -> type[Cell]:
+    module_name, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot load {path!r}: {error}", "model.cell") from error
+    if not (inspect.isclass(found) and issubclass(found, Cell)):
+        raise ConfigError(f"{path!r} is not a subclass of tpdist.models.Cell", "model.cell")
+    return found
+
+
+def _draw(language_model: LanguageModel, model: Model) -> None:
+    """Uniform parameters: ±`init` for all, or torch's ±1/sqrt(H) in cells and head and ±0.1 in the embedding."""
+    if model.init is not None:
+        for parameter in language_model.parameters():
+            nn.init.uniform_(parameter, -model.init, model.init)
+        return
+    bound = model.hidden**-0.5
+    nn.init.uniform_(language_model.weight, -bound, bound)
+    nn.init.uniform_(language_model.embedding.weight, -0.1, 0.1)

@@ -1,0 +1,79 @@
+"""The output f of Eq. 2 and its loss: softmax(W_y h + b_y) and cross entropy, without keeping the logits.
+
+Shape letters: M tokens, H width of h, V types.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -1  # the label of a place that holds no token
+ROWS = {"cpu": 640, "cuda": 8192}  # tokens whose logits exist at once; on a CPU they stay in the cache
+
+
+def cross_entropy(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Summed cross entropy in nats; the gradient is computed in the forward pass, a chunk of tokens at a time.
+
+    h [M, H], weight [V, H], bias [V], labels [M] (`IGNORED` counts nothing). `dtype`: that of the matrix
+    products, if not h's own. Oracle: `torch.nn.functional.cross_entropy` over all logits at once.
+    """
+    return _ChunkedCrossEntropy.apply(h, weight, bias, labels, dtype or h.dtype)  # type: ignore[return-value]
+
+
+def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of every token, [M] in nats; 0 where ignored. Without gradient, for evaluation."""
+    rows = ROWS.get(h.device.type, ROWS["cuda"])
+    with torch.no_grad():
+        losses = [
+            functional.cross_entropy(
+                functional.linear(part, weight, bias), label, ignore_index=IGNORED, reduction="none"
+            )
+            for part, label in zip(h.split(rows), labels.split(rows), strict=True)
+        ]
+    return torch.cat(losses)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_h = torch.empty_like(h) if need_h else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if need_bias else None
+        low_weight = weight.to(dtype)
+        total = h.new_zeros(())
+        rows = ROWS.get(h.device.type, ROWS["cuda"])
+        for begin in range(0, h.shape[0], rows):
+            part, label = h[begin : begin + rows].to(dtype), labels[begin : begin + rows, None]
+            real = label != IGNORED
+            label = label.clamp(min=0)
+            logits = torch.addmm(bias.to(dtype), part, low_weight.t()).to(h.dtype)
+            logits -= logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, label)
+            norm = logits.exp_().sum(1, keepdim=True)
+            total += ((norm.log() - chosen) * real).sum()
+            if not (need_h or need_weight or need_bias):
+                continue
+            # in place: softmax - one-hot, and 0 for ignored rows
+            logits *= real / norm
+            logits.scatter_add_(1, label, -real.to(logits.dtype))
+            slope = logits.to(dtype)
+            if grad_h is not None:
+                grad_h[begin : begin + rows] = slope @ low_weight
+            if grad_weight is not None:
+                if dtype == weight.dtype:
+                    grad_weight.addmm_(slope.t(), part)
+                else:
+                    grad_weight += slope.t() @ part
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+        ctx.save_for_backward(*(g for g in (grad_h, grad_weight, grad_bias) if g is not None))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        grads = [next(saved) * upstream[0] if needed else None for needed in ctx.needs_input_grad[:3]]
+        return (*grads, None, None)

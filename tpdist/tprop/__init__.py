@@ -1,0 +1,20 @@
+"""The method: objective, penalties, free states, H-steps, duals, costates. Tensors in, tensors out."""
+
+from tpdist.tprop.plan import Plan, plan_epoch
+from tpdist.tprop.states import Boundaries
+from tpdist.tprop.theta import Theta
+from tpdist.tprop.visit import Outcome, visit
+from tpdist.tprop.window import Alone, Neighbours, Window, make_window
+
+__all__ = [
+    "Alone",
+    "Boundaries",
+    "Neighbours",
+    "Outcome",
+    "Plan",
+    "Theta",
+    "Window",
+    "make_window",
+    "plan_epoch",
+    "visit",
+]

@@ -1,0 +1,114 @@
+"""Gradient steps on the targets H (Section 3, step 1), with two copies of a boundary.
+
+A boundary's value is the target of the block before it and the start of the block after it. `starts: tied`
+moves both, as the paper does; `starts: held` moves the target alone, and then one plain step of size 1/λ is
+one costate sweep (design §3; tests/tprop/test_costate.py).
+
+Shape letters: `window.py`.
+"""
+
+import torch
+from torch import Tensor
+
+from tpdist.models import LanguageModel
+from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, frozen, target_gradient
+from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.plan import HStep, Plan
+from tpdist.tprop.states import Boundaries
+from tpdist.tprop.window import Neighbours, Window
+
+INSIDE = 1 - 1e-6  # |h| at most, where z of h = tanh(z) must be finite
+
+
+class Targets:
+    """The targets of one window while H-steps move them, and their optimiser. `h`: [S, k+1, d]."""
+
+    def __init__(self, spec: HStep, h: Tensor, movable: Tensor, boundaries: Boundaries, begin: int):
+        self.h = h
+        self._spec = spec
+        self._movable = movable[..., None]
+        self._boundaries = boundaries
+        self._begin = begin
+        free = torch.atanh(h.clamp(-INSIDE, INSIDE)) if spec.bounded else h
+        self._free = torch.nn.Parameter(free.clone())  # what the optimiser moves: h, or z of h = tanh(z)
+        self._optimizer = build_optimizer(spec, spec.lr, [self._free], "method.h_optimizer")
+        if spec.keep:
+            self._load()
+
+    def step(self, gradient: Tensor) -> None:
+        """One optimiser step along `gradient` [S, k+1, d], where boundaries may move.
+
+        The clip is per boundary, so it does not depend on how many there are or who holds them.
+        """
+        with torch.no_grad():
+            if self._spec.bounded:
+                gradient = gradient * (1 - self._free.tanh().square())
+            gradient = clip_rows(gradient, self._spec.clip)
+            self._free.grad = gradient.where(self._movable, 0)
+            self._optimizer.step()
+            moved = self._free.tanh() if self._spec.bounded else self._free
+            self.h = moved.where(self._movable, self.h)
+
+    def save(self) -> None:
+        """Leave the optimiser's state in the boundaries, for the next visit."""
+        if not self._spec.keep:
+            return
+        k, n = self.h.shape[1] - 1, self._boundaries
+        counts: dict[str, float] = {}
+        for name, value in self._optimizer.state[self._free].items():
+            if isinstance(value, Tensor) and value.shape == self.h.shape:
+                if name not in n.h_moments:
+                    assert n.h is not None
+                    n.h_moments[name] = torch.zeros_like(n.h)
+                n.h_moments[name][:, self._begin : self._begin + k] = value[:, :k]
+            elif value is not None:
+                counts[name] = float(value)
+        n.h_counts[self._begin] = counts
+
+    def _load(self) -> None:
+        counts = self._boundaries.h_counts.get(self._begin)
+        if counts is None:
+            return
+        k = self.h.shape[1] - 1
+        state = self._optimizer.state[self._free]
+        for name, count in counts.items():
+            state[name] = torch.tensor(count) if name in ("step", "eta", "mu") else count
+        for name, moment in self._boundaries.h_moments.items():
+            value = torch.zeros_like(self.h)
+            value[:, :k] = moment[:, self._begin : self._begin + k]
+            state[name] = value
+
+
+def h_step(
+    model: LanguageModel,
+    plan: Plan,
+    window: Window,
+    start: Tensor,
+    targets: Targets,
+    dual: Tensor,
+    neighbours: Neighbours,
+) -> Pass:
+    """Minimise Eq. 7 with respect to H by one step. start [S, k, d], dual [S, k+1, d]; moves `targets`."""
+    with frozen(model):
+        result = blocks_pass(model, plan.terms, window, start, targets.h, dual, plan.chunk_blocks, to_start=True)
+        targets.step(h_gradient(model, plan, window, targets.h, dual, result, neighbours))
+    return result
+
+
+def h_gradient(
+    model: LanguageModel, plan: Plan, window: Window, target: Tensor, dual: Tensor, result: Pass, neighbours: Neighbours
+) -> Tensor:
+    """∂L/∂h [S, k+1, d]: what a boundary is as a start, and what it is as a target."""
+    assert result.start_gradient is not None
+    prediction = at_boundaries(result.predictions, neighbours.to_right(result.predictions[:, -1]))
+    gradient = target_gradient(model, plan.terms, window, target, prediction, dual, plan.chunk_blocks)
+    gradient[:, :-1] += result.start_gradient
+    return gradient
+
+
+def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:
+    """Scale each state's gradient [..., d] to a norm of at most `largest`."""
+    if largest is None:
+        return gradient
+    norm = gradient.norm(dim=-1, keepdim=True)
+    return gradient * (largest / norm.clamp(min=largest))

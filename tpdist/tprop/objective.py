@@ -1,0 +1,173 @@
+"""Eq. 6-8 over one worker's blocks, a chunk of blocks at a time, and its gradients.
+
+Given the boundaries, blocks do not know each other: block i reads its start, and the target, the dual and
+the costate at its right boundary i+1. So the sum over a window falls into chunks of any size, and memory
+does not grow with the window.
+
+Shape letters: `window.py`, `tpdist.models.cells`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tpdist.models import IGNORED, LanguageModel
+from tpdist.tprop.penalties import penalty, target_loss
+from tpdist.tprop.plan import Terms
+from tpdist.tprop.window import Window
+
+
+@dataclass
+class Pass:
+    """One pass over the worker's blocks, in nats, undivided.
+
+    loss: the cross entropy. penalty: λ C. predictions: ĥ [S, k, d] at the right boundary of every block.
+    start_gradient: of loss + penalty + ⟨costate, ĥ⟩ with respect to the starts [S, k, d], if asked for.
+    """
+
+    loss: Tensor
+    penalty: Tensor
+    predictions: Tensor
+    start_gradient: Tensor | None
+
+
+def blocks_pass(
+    model: LanguageModel,
+    terms: Terms,
+    window: Window,
+    start: Tensor,
+    target: Tensor,
+    dual: Tensor,
+    chunk_blocks: int,
+    costate: Tensor | None = None,
+    to_start: bool = False,
+    to_theta: bool = False,
+) -> Pass:
+    """Roll every block out from its start; score it; differentiate.
+
+    start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read. With
+    `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is returned.
+    """
+    S, k, d = start.shape
+    inputs, labels = window.inputs.flatten(1), window.labels.flatten(1)
+    flat_start = start.reshape(-1, d)
+    right = [None if x is None else x[:, 1:].reshape(-1, d) for x in (target, dual, costate)]
+    coupled = window.coupled[:, 1:].reshape(-1)
+    predictions = torch.empty_like(flat_start)
+    gradient = torch.empty_like(flat_start) if to_start else None
+    loss_sum = penalty_sum = start.new_zeros((), dtype=torch.float64)
+    for chunk in chunks(S * k, chunk_blocks):
+        with torch.set_grad_enabled(to_start or to_theta):
+            leaf = flat_start[chunk].detach().requires_grad_(to_start)
+            h, prediction = model.unroll(inputs[:, chunk], leaf)
+            h_right, u_right, costate_right = (None if x is None else x[chunk] for x in right)
+            assert h_right is not None
+            assert u_right is not None
+            loss, cost = _score(
+                model, terms, h, labels[:, chunk], prediction, h_right, u_right, coupled[chunk], window.constrained
+            )
+            total = loss + cost
+            if costate_right is not None:
+                total = total + (costate_right * prediction * coupled[chunk, None]).sum()
+        if to_theta:
+            total.backward()
+            if gradient is not None and leaf.grad is not None:
+                gradient[chunk] = leaf.grad
+        elif gradient is not None:
+            (gradient[chunk],) = torch.autograd.grad(total, leaf)
+        predictions[chunk] = prediction.detach()
+        loss_sum = loss_sum + loss.detach()
+        penalty_sum = penalty_sum + cost.detach()
+    shape = (S, k, d)
+    return Pass(loss_sum, penalty_sum, predictions.view(shape), None if gradient is None else gradient.view(shape))
+
+
+def _score(
+    model: LanguageModel,
+    terms: Terms,
+    h: Tensor,
+    labels: Tensor,
+    prediction: Tensor,
+    target: Tensor,
+    dual: Tensor,
+    coupled: Tensor,
+    constrained: bool,
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy and penalty of n blocks: h [B, n, H], labels [B, n], the rest [n, d], coupled [n]."""
+    if not (constrained and terms.couples):
+        return model.loss(h, labels), h.new_zeros(())
+    cost = penalty(model, terms, target, prediction, dual, coupled)
+    if terms.loss_on == "prediction":
+        return model.loss(h, labels), cost
+    last = labels[-1]
+    inner = torch.cat([labels[:-1], last.where(coupled == 0, IGNORED)[None]])
+    return model.loss(h, inner) + target_loss(model, target, last, coupled), cost
+
+
+def target_gradient(
+    model: LanguageModel,
+    terms: Terms,
+    window: Window,
+    target: Tensor,
+    prediction: Tensor,
+    dual: Tensor,
+    chunk_blocks: int,
+) -> Tensor:
+    """Gradient of the objective with respect to the targets as targets: the part that the block before sees.
+
+    target, prediction, dual [S, k+1, d] -> [S, k+1, d]; λ (h - ĥ + u) for `l2` (Eq. 7). A boundary's own
+    worker computes it, from ĥ that the left neighbour sends.
+    """
+    S, places, d = target.shape
+    if terms.penalty == "l2" and terms.loss_on == "prediction":
+        return terms.weight * (target - prediction + dual) * window.coupled[..., None]
+    # The token that a boundary's state predicts is the first input of the block it starts. Boundary k is
+    # another worker's or a closing target, which carries no loss.
+    label = torch.cat([window.inputs[0], window.labels.new_full((S, 1), IGNORED)], 1).reshape(-1)
+    flat = [x.reshape(-1, d) for x in (target, prediction, dual)]
+    coupled = window.coupled.reshape(-1)
+    gradient = torch.empty_like(flat[0])
+    for chunk in chunks(S * places, chunk_blocks):
+        with torch.enable_grad():
+            leaf = flat[0][chunk].detach().requires_grad_()
+            total = penalty(model, terms, leaf, flat[1][chunk], flat[2][chunk], coupled[chunk])
+            if terms.loss_on == "target":
+                total = total + target_loss(model, leaf, label[chunk], coupled[chunk])
+        (gradient[chunk],) = torch.autograd.grad(total, leaf)
+    return gradient.view(S, places, d)
+
+
+def predict(model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: int) -> Tensor:
+    """ĥ at the end of every block, the recurrence alone: inputs [B, S, k], start [S, k, d] -> [S, k, d]."""
+    flat_inputs, flat_start = inputs.flatten(1), start.reshape(-1, start.shape[-1])
+    predictions = torch.empty_like(flat_start)
+    with torch.no_grad():
+        for chunk in chunks(flat_start.shape[0], chunk_blocks):
+            predictions[chunk] = model.unroll(flat_inputs[:, chunk], flat_start[chunk])[1]
+    return predictions.view(start.shape)
+
+
+def at_boundaries(predictions: Tensor, from_left: Tensor | None) -> Tensor:
+    """Predictions of blocks [S, k, d] as those of boundaries [S, k+1, d]: boundary 0's comes from the left."""
+    edge = torch.zeros_like(predictions[:, 0]) if from_left is None else from_left
+    return torch.cat([edge[:, None], predictions], 1)
+
+
+@contextmanager
+def frozen(model: LanguageModel) -> Iterator[None]:
+    """No gradients of θ inside: an H-step does not pay for them."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + size, total)) for begin in range(0, total, size))

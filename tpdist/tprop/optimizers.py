@@ -1,0 +1,41 @@
+"""Optimisers by `torch.optim` name, for θ and for H."""
+
+import inspect
+from typing import Any
+
+import torch
+
+from tpdist.config import Optimizer
+from tpdist.errors import ConfigError
+from tpdist.tprop.plan import HStep
+
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adadelta": torch.optim.Adadelta,
+    "adagrad": torch.optim.Adagrad,
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+    "asgd": torch.optim.ASGD,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+
+def build_optimizer(
+    spec: Optimizer | HStep, lr: float, parameters: list[torch.Tensor], key: str
+) -> torch.optim.Optimizer:
+    """The optimiser `spec.name` with `spec.options`. Raises ConfigError at `key`.options if it takes no such option."""
+    cls = CLASSES[spec.name]
+    known = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr")]
+    options: dict[str, Any] = dict(spec.options)
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options"
+            )
+    try:
+        return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"torch.optim.{cls.__name__}: {error}", f"{key}.options") from error

@@ -1,0 +1,47 @@
+"""What couples a target to its prediction: the penalty C of Eq. 6, and Eq. 8's loss on the target.
+
+Shape letters: `window.py`; here n boundaries at once.
+"""
+
+from torch import Tensor
+from torch.nn import functional
+
+from tpdist.models import IGNORED, LanguageModel
+from tpdist.tprop.plan import Terms
+
+
+def l2(target: Tensor, prediction: Tensor, dual: Tensor, coupled: Tensor) -> Tensor:
+    """Σ ½ ‖h - ĥ + u‖² over coupled boundaries (Eq. 7 without λ). [n, d] each, coupled [n] -> scalar."""
+    return 0.5 * ((target - prediction + dual).square().sum(-1) * coupled).sum()
+
+
+def kl(model: LanguageModel, target: Tensor, prediction: Tensor, coupled: Tensor) -> Tensor:
+    """Σ KL(softmax(W_y h) ‖ softmax(W_y ĥ)) over coupled boundaries: Section 4.3's proposal, in nats.
+
+    It sees the top layer's h alone: target and prediction [n, d] -> scalar.
+    """
+    log_p = functional.log_softmax(model.logits(model.visible(target)), -1)
+    log_q = functional.log_softmax(model.logits(model.visible(prediction)), -1)
+    return ((log_p.exp() * (log_p - log_q)).sum(-1) * coupled).sum()
+
+
+def penalty(
+    model: LanguageModel, terms: Terms, target: Tensor, prediction: Tensor, dual: Tensor, coupled: Tensor
+) -> Tensor:
+    """λ C(ĥ, h) summed over n boundaries, in nats.
+
+    `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual.
+    """
+    if terms.penalty == "l2":
+        return terms.weight * l2(target, prediction, dual, coupled)
+    divergence = terms.kl_weight * kl(model, target, prediction, coupled)
+    if terms.penalty == "l2+kl":
+        return divergence + terms.weight * l2(target, prediction, dual, coupled)
+    gap = target - prediction
+    unseen = gap.square().sum(-1) - model.visible(gap).square().sum(-1)
+    return divergence + terms.weight * 0.5 * (unseen * coupled).sum()
+
+
+def target_loss(model: LanguageModel, target: Tensor, label: Tensor, coupled: Tensor) -> Tensor:
+    """Eq. 8: the cross entropy of a boundary's token, read off the target. target [n, d], label [n] -> scalar."""
+    return model.loss(model.visible(target), label.where(coupled > 0, IGNORED))

@@ -1,0 +1,124 @@
+"""What one visit of a window does: the configuration, resolved for one epoch."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tpdist.config import Experiment
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The constants of the objective (Eq. 6-8). `weight` is λ, in Eq. 7's units."""
+
+    penalty: str
+    weight: float
+    kl_weight: float
+    loss_on: str
+
+    @property
+    def couples(self) -> bool:
+        """Whether the objective reads the targets at all."""
+        return self.weight > 0 or self.kl_weight > 0 or self.loss_on == "target"
+
+
+@dataclass(frozen=True)
+class HStep:
+    """The optimiser of the targets."""
+
+    name: str
+    lr: float
+    clip: float | None
+    options: dict[str, Any]
+    keep: bool  # keep its state from visit to visit
+    bounded: bool
+
+
+@dataclass(frozen=True)
+class DualStep:
+    """u ← u + α λ r."""
+
+    lr: float
+    clip: float | None
+    before_theta: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One visit: first values, `sweeps` costate sweeps, `h_steps`, `theta_steps` (joint: with H), duals."""
+
+    terms: Terms
+    first: str
+    relaxation: int
+    shuffled: bool
+    carry: bool
+    held: bool
+    h_steps: int
+    theta_steps: int
+    joint: bool
+    h: HStep
+    dual: DualStep | None
+    keep_duals: bool
+    sweeps: int
+    keep_costates: bool
+    edge_free: bool
+    closing: bool
+    chunk_blocks: int
+
+    @property
+    def moves_targets(self) -> bool:
+        return self.joint or self.h_steps > 0
+
+    @property
+    def loss_alone(self) -> Terms:
+        """The objective without the penalty."""
+        return replace(self.terms, weight=0.0, kl_weight=0.0)
+
+    @property
+    def stores_states(self) -> bool:
+        """Blocks own their states from visit to visit."""
+        return self.first == "persistent" or self.shuffled
+
+
+def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
+    """The plan of epoch 1, 2, … for windows of at most `blocks` blocks."""
+    method, objective = config.method, config.objective
+    growth = objective.weight_growth ** (epoch - 1)
+    weight = objective.weight * growth
+    kl_weight = weight if objective.kl_weight is None else objective.kl_weight * growth
+    has_duals = method.name in ("admm", "alm")
+    # a dual that is zeroed at every window and stepped last is never read
+    has_dual_step = (
+        has_duals and epoch >= method.dual.start_epoch and (method.dual.keep or method.dual.order == "before")
+    )
+    sweeps = 0
+    if method.name == "costate":
+        sweeps = blocks - 1 if method.sweeps is None else method.sweeps
+    default_lr = 1 / weight if weight else 1.0
+    return Plan(
+        terms=Terms(objective.penalty, weight, kl_weight, objective.loss_on),
+        first=method.first,
+        relaxation=method.relaxation,
+        shuffled=config.batching.order == "shuffled",
+        carry=method.edge == "carry",
+        held=method.starts == "held",
+        h_steps=method.h_steps,
+        theta_steps=method.theta_steps,
+        joint=method.name == "alm",
+        h=HStep(
+            method.h_optimizer.name,
+            method.h_optimizer.lr or default_lr,
+            method.h_optimizer.clip,
+            dict(method.h_optimizer.options),
+            keep=method.first == "persistent",
+            bounded=method.bounded,
+        ),
+        dual=DualStep(method.dual.lr or default_lr, method.dual.clip, method.dual.order == "before")
+        if has_dual_step
+        else None,
+        keep_duals=has_duals and method.dual.keep,
+        sweeps=sweeps,
+        keep_costates=method.keep_costates,
+        edge_free=method.edge_free,
+        closing=method.closing,
+        chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),
+    )

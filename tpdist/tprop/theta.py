@@ -1,0 +1,49 @@
+"""The θ-step (Section 3, step 2): one optimiser step on the parameters along a gradient summed over workers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tpdist.config import Optimizer
+from tpdist.models import LanguageModel
+from tpdist.tprop.optimizers import build_optimizer
+
+
+class Theta:
+    """The parameters and their optimiser.
+
+    reduce: adds up a list of tensors over all workers, in place; the sum of undivided gradients is exact
+    however unevenly the blocks are divided.
+    """
+
+    def __init__(self, model: LanguageModel, spec: Optimizer, reduce: Callable[[Sequence[Tensor]], None] | None = None):
+        self.parameters = list(model.parameters())
+        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer")
+        self._clip = spec.clip
+        self._reduce = reduce
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def zero(self) -> None:
+        """Before the passes that add to `.grad`."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, tokens: int) -> None:
+        """Reduce, divide by the window's tokens over all workers, clip, step."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
+        if self._reduce is not None:
+            self._reduce(gradients)
+        torch._foreach_mul_(gradients, 1 / tokens)
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        self.optimizer.step()

@@ -1,0 +1,164 @@
+"""One visit of a window: the meta-algorithm of Section 3, for every gradient-based method.
+
+first H → (H-step)* → (θ-step)* → duals. What the methods are made of:
+
+    bptt     θ-steps alone, λ = 0
+    pm       H-steps, θ-steps                            (penalty method)
+    admm     H-steps, θ-steps, a dual step               (alternating direction method of multipliers)
+    alm      steps on H and θ jointly, then a dual step  (augmented Lagrangian method)
+    costate  costate sweeps, θ-steps                     (ours)
+
+Shape letters: `window.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tpdist.models import LanguageModel
+from tpdist.tprop.costate import costate_sweeps
+from tpdist.tprop.h_steps import Targets, clip_rows, h_gradient, h_step
+from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict
+from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.states import Boundaries, first_values, keep
+from tpdist.tprop.theta import Theta
+from tpdist.tprop.window import Neighbours, Window
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a visit leaves, as tensors on the device: reading one waits for the device.
+
+    loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
+    penalty: λ C there. primal: Σ ‖h - ĥ‖² over this worker's blocks. dual: λ² Σ ‖ĥ_last - ĥ_first‖² over the
+    passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last prediction.
+    """
+
+    loss: Tensor
+    penalty: Tensor
+    primal: Tensor
+    dual: Tensor
+    carry: Tensor
+
+
+def visit(
+    model: LanguageModel,
+    plan: Plan,
+    theta: Theta,
+    window: Window,
+    begin: int,
+    boundaries: Boundaries,
+    carried: Tensor,
+    neighbours: Neighbours,
+) -> Outcome:
+    """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`."""
+    k, held = window.blocks, plan.held
+    h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
+    dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)
+    start = h[:, :k]
+    costate = _kept(boundaries.costate, h, begin, False)
+    costate = costate_sweeps(model, plan, window, start, costate, neighbours) if plan.sweeps else None
+    moving = plan.moves_targets and window.movable_at_all
+    targets = Targets(plan.h, h, window.movable, boundaries, begin) if moving else None
+    first: Pass | None = None
+
+    if targets is not None:
+        for _ in range(plan.h_steps):
+            _take_from_right(plan, window, targets.h, dual, neighbours)
+            result = h_step(model, plan, window, start, targets, dual, neighbours)
+            first = first or result
+            start = start if held else targets.h[:, :k]
+        h = targets.h
+
+    dual_step = plan.dual if window.constrained else None
+    fresh = None  # predictions at boundaries after the last change of θ and H
+    if dual_step and dual_step.before_theta:
+        dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+    for i in range(plan.theta_steps):
+        if i == 0 or plan.joint:
+            _take_from_right(plan, window, h, dual, neighbours)
+        theta.zero()
+        joint = plan.joint and targets is not None
+        result = blocks_pass(
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint, to_theta=True
+        )
+        first = first or result
+        if joint:
+            assert targets is not None
+            targets.step(h_gradient(model, plan, window, h, dual, result, neighbours))
+            h = targets.h
+            start = start if held else h[:, :k]
+        theta.step(window.tokens)
+    if dual_step and not dual_step.before_theta:
+        dual, fresh = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+
+    if targets is not None:
+        targets.save()
+    keep(plan, begin, boundaries, start, result.predictions[:, -1])
+    if boundaries.u is not None:
+        last = k + (plan.closing and neighbours.is_last)
+        boundaries.u[:, begin : begin + last] = dual[:, :last]
+    if boundaries.costate is not None and costate is not None:
+        boundaries.costate[:, begin : begin + k] = costate[:, :k]
+    return Outcome(
+        loss=result.loss,
+        penalty=result.penalty,
+        primal=_primal(window, h, result.predictions, fresh, neighbours),
+        dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
+        carry=neighbours.around(result.predictions[:, -1]),
+    )
+
+
+def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor:
+    """What `stored` holds of this window's boundaries, else 0: [S, k+1, d]."""
+    values = torch.zeros_like(h)
+    if stored is not None:
+        count = h.shape[1] - 1 + closing
+        values[:, :count] = stored[:, begin : begin + count]
+    return values
+
+
+def _take_from_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> None:
+    """Send h, and u if the method has duals, of boundary 0 to the left; fill boundary k from the right."""
+    if not (window.constrained and plan.terms.couples):
+        return
+    for values in (h, dual) if plan.keep_duals or plan.dual else (h,):
+        edge = neighbours.to_left(values[:, 0])
+        if edge is not None:
+            values[:, -1] = edge
+
+
+def _step_duals(
+    model: LanguageModel,
+    plan: Plan,
+    step: DualStep,
+    window: Window,
+    start: Tensor,
+    h: Tensor,
+    dual: Tensor,
+    neighbours: Neighbours,
+) -> tuple[Tensor, Tensor]:
+    """u ← u + α λ (h - ĥ) with a fresh ĥ, the recurrence alone (design §3; Boyd et al. 2011, Section 3.1.1).
+
+    Eq. 7 as printed drops -λ/2 ‖u‖², and its literal gradient λ(r + u) diverges. -> u, ĥ, both [S, k+1, d].
+    """
+    predictions = predict(model, window.inputs, start, plan.chunk_blocks)
+    at = at_boundaries(predictions, neighbours.to_right(predictions[:, -1]))
+    ascent = plan.terms.weight * (h - at) * window.coupled[..., None]
+    return dual + step.lr * clip_rows(ascent, step.clip), at
+
+
+def _primal(window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours) -> Tensor:
+    """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
+    if fresh is None:
+        gap, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
+    else:
+        own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
+        gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
+    return (gap.square().sum(-1) * weight).sum()
+
+
+def _change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
+    """λ² Σ ‖Δĥ‖²."""
+    return plan.terms.weight**2 * ((after - before).square().sum(-1) * window.coupled[:, 1:]).sum()
