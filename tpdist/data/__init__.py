@@ -1,0 +1,29 @@
+"""Text -> vocabulary -> Arrow store (IPC, memory-mapped) -> one worker's blocks. Imports neither torch nor ray."""
+
+from tpdist.data.manifest import Manifest, Split
+from tpdist.data.opening import check_options, open_or_prepare
+from tpdist.data.prepare import Progress, prepare
+from tpdist.data.recipes import default_store
+from tpdist.data.store import ArrayTokens, ArrowTokens, Store, Tokens
+from tpdist.data.streams import Blocks, StreamLayout, read_blocks
+from tpdist.data.vocabulary import EOS, UNK, Vocabulary
+
+__all__ = [
+    "EOS",
+    "UNK",
+    "ArrayTokens",
+    "ArrowTokens",
+    "Blocks",
+    "Manifest",
+    "Progress",
+    "Split",
+    "Store",
+    "StreamLayout",
+    "Tokens",
+    "Vocabulary",
+    "check_options",
+    "default_store",
+    "open_or_prepare",
+    "prepare",
+    "read_blocks",
+]

@@ -1,0 +1,68 @@
+"""The store of a configuration: open it, or make it first."""
+
+from pathlib import Path
+
+from tpdist.config.parts import Data
+from tpdist.data import recipes
+from tpdist.data.manifest import MANIFEST_FILE
+from tpdist.data.prepare import Report, prepare
+from tpdist.data.store import Store
+from tpdist.errors import DataError
+
+
+def open_or_prepare(data: Data, progress: Report | None = None) -> Store:
+    """The verified store of a configuration; made first if it is missing and the configuration says from what.
+
+    An existing store is read through once (SHA-256), so damage is found before a run and not in it. Workers then
+    use `Store.open`, which reads nothing.
+
+    Raises DataError: no store and no text (with the command to run), a damaged store, a store made otherwise.
+    """
+    directory = recipes.default_store(data)
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        if missing := recipes.missing_source(data):
+            raise DataError(
+                f"{directory}: no such store; run `{recipes.prepare_command(data)}`, or give {missing} "
+                f"in the configuration"
+            )
+        try:
+            return prepare(data, directory, progress)
+        except DataError:
+            if not (directory / MANIFEST_FILE).exists():
+                raise  # else another process has made it in the meantime
+    store = Store.open(directory)
+    check_options(store, data)
+    store.verify()
+    return store
+
+
+def check_options(store: Store, data: Data) -> None:
+    """Raise DataError, naming the option and both values, unless the store was made as `data` says.
+
+    Files that the configuration gives are compared by their size only.
+    """
+    made = store.manifest.options
+    asked = recipes.store_options(data)
+    pairs = [("recipe", store.manifest.recipe, data.recipe)]
+    pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name != "column"]
+    for name, has, wants in pairs:
+        if has != wants:
+            raise _other(store, f"made with data.{name} {_show(has)}, the configuration has {_show(wants)}")
+    if data.recipe in recipes.NO_FILES or recipes.missing_source(data):
+        return
+    try:
+        files = recipes.source_files(data)
+    except DataError:
+        return  # the text is no longer there; the store is enough
+    for split, path in files.items():
+        was = store.manifest.sources[split]
+        if path.is_file() and (size := path.stat().st_size) != was.bytes:
+            raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {Path(path)} has {size:,}")
+
+
+def _other(store: Store, what: str) -> DataError:
+    return DataError(f"{store.directory}: {what}; give data.store another directory, or delete this one")
+
+
+def _show(value: str | int | None) -> str:
+    return "null" if value is None else str(value)

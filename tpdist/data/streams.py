@@ -1,0 +1,107 @@
+"""The layout of a corpus: streams, blocks, windows (the words of ARCHITECTURE.md).
+
+A corpus of M+1 tokens gives M pairs (input, label), the label being the next token. The pairs are cut into S
+contiguous streams whose lengths differ by at most one; each stream is cut into blocks of B pairs, of which the
+last may be short. Every pair is in exactly one block.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpdist.data.store import Tokens
+from tpdist.errors import DataError
+
+PAD_INPUT = 0
+PAD_LABEL = -1
+
+
+@dataclass(frozen=True)
+class StreamLayout:
+    """`pairs` M pairs in `streams` S streams of blocks of `block` B pairs. Raises DataError if M < S."""
+
+    pairs: int
+    streams: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if self.streams < 1 or self.block < 1:
+            raise ValueError(f"streams={self.streams} and block={self.block} must be at least 1")
+        if self.pairs < self.streams:
+            raise DataError(
+                f"{max(self.pairs, 0) + 1:,} tokens are too few for S={self.streams} streams of at least one (input, "
+                f"label) pair, which take {self.streams + 1:,}: lower batching.streams or give a longer text"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the longest stream."""
+        return -(-self.length(0) // self.block)
+
+    def length(self, stream: int) -> int:
+        """Pairs of a stream; the first M mod S streams have one more than the others."""
+        return self.pairs // self.streams + (stream < self.pairs % self.streams)
+
+    def offset(self, stream: int) -> int:
+        """Index in the corpus of a stream's first input."""
+        return stream * (self.pairs // self.streams) + min(stream, self.pairs % self.streams)
+
+    def windows(self, blocks_per_window: int) -> list[tuple[int, int]]:
+        """Block ranges [begin, end) of the windows; the last may be shorter. Batch mode is `windows(blocks)`."""
+        if blocks_per_window < 1:
+            raise ValueError(f"a window of {blocks_per_window} blocks")
+        total = self.blocks
+        return [(begin, min(begin + blocks_per_window, total)) for begin in range(0, total, blocks_per_window)]
+
+    def require_window(self, blocks: int = 1) -> "StreamLayout":
+        """The layout itself, if every stream fills a window of `blocks` whole blocks. Raises DataError if not."""
+        need = self.streams * blocks * self.block
+        if self.length(self.streams - 1) < blocks * self.block:
+            raise DataError(
+                f"the training split of {self.pairs + 1:,} tokens is shorter than one window: S={self.streams} streams "
+                f"of K={blocks} blocks of B={self.block} steps take {need + 1:,}; lower batching.streams, "
+                "batching.blocks or objective.block, or give a longer text"
+            )
+        return self
+
+
+class Blocks(NamedTuple):
+    """Some blocks of some streams.
+
+    inputs: int64 [S, K, B], 0 where there is no pair; labels: int64 [S, K, B], -1 there;
+    counts: int64 [S, K], pairs in each block (they come first in it).
+    """
+
+    inputs: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def read_blocks(tokens: Tokens, layout: StreamLayout, streams: range, begin: int, end: int) -> Blocks:
+    """Blocks begin … end-1 of the given streams. Reads just their tokens, so a worker touches only its own part.
+
+    Shapes are those of `Blocks`, with S = len(streams) and K = end - begin.
+    """
+    if len(tokens) != layout.pairs + 1:
+        raise ValueError(f"a layout of {layout.pairs} pairs for {len(tokens)} tokens")
+    if not 0 <= begin <= end <= layout.blocks:
+        raise IndexError(f"blocks {begin} … {end} of {layout.blocks}")
+    if any(not 0 <= stream < layout.streams for stream in streams):
+        raise IndexError(f"{streams} of {layout.streams} streams")
+    steps = (end - begin) * layout.block
+    inputs = np.full((len(streams), steps), PAD_INPUT, dtype=np.int64)
+    labels = np.full((len(streams), steps), PAD_LABEL, dtype=np.int64)
+    counts = np.zeros((len(streams), end - begin), dtype=np.int64)
+    for row, stream in enumerate(streams):
+        pairs = min(max(layout.length(stream) - begin * layout.block, 0), steps)
+        if pairs == 0:
+            continue
+        first = layout.offset(stream) + begin * layout.block
+        ids = tokens.read(first, first + pairs + 1)
+        inputs[row, :pairs] = ids[:-1]
+        labels[row, :pairs] = ids[1:]
+        counts[row] = np.clip(pairs - np.arange(end - begin) * layout.block, 0, layout.block)
+    shape = (len(streams), end - begin, layout.block)
+    return Blocks(inputs.reshape(shape), labels.reshape(shape), counts)

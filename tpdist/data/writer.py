@@ -1,0 +1,217 @@
+"""Writing a store: all of it or nothing.
+
+Everything is written into a hidden sibling of the store's directory, forced to the disk, and renamed at the end.
+Whatever ends the work early takes the sibling with it; one that a killed process left is removed by the next
+preparation of the same store, which finds that nobody holds its lock.
+"""
+
+import errno
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tpdist.data.manifest import MANIFEST_FILE, STORE_FILES, VOCABULARY_FILE, FileEntry, Manifest
+from tpdist.data.store import ROWS_PER_BATCH, TOKEN_COLUMN, sha256_of
+from tpdist.data.vocabulary import Vocabulary
+from tpdist.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is swept there
+    fcntl = None
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into one clear line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DataError(
+                f"{path}: no space left on the device ({error.strerror}); nothing was kept: free some space, "
+                "or give a directory on another disk"
+            ) from None
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `out` when the block ends, and vanishes if it raises.
+
+    Raises DataError if `out` exists and is not an empty directory.
+    """
+    refuse_existing(out)
+    out = out.absolute()
+    created = [parent for parent in out.parents if not parent.exists()]
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    lock = None
+    try:
+        with writing(out):
+            lock = _lock(directory)
+        yield directory
+        refuse_existing(out)
+        with writing(out):
+            (directory / LOCK_FILE).unlink(missing_ok=True)
+            directory.chmod(0o777 & ~_umask())
+            _sync_directory(directory)
+            os.rename(directory, out)
+            _sync_directory(out.parent)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            for parent in created:
+                parent.rmdir()
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise DataError if `out` exists and is not an empty directory: nothing is ever overwritten."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out}: exists and is a file; give another directory")
+    with writing(out):
+        if any(out.iterdir()):
+            kind = "a store" if (out / MANIFEST_FILE).exists() else "other files"
+            raise DataError(
+                f"{out}: exists and holds {kind}; it is not overwritten: give another directory or delete it"
+            )
+
+
+class TokenWriter:
+    """Writes token ids to an Arrow IPC file, in record batches of `rows` rows (the last one may be shorter)."""
+
+    def __init__(self, path: Path, dtype: np.dtype, rows: int = ROWS_PER_BATCH):
+        self.path = path
+        self.tokens = 0
+        self._buffer = np.empty(rows, dtype=dtype)
+        self._filled = 0
+        schema = pa.schema([pa.field(TOKEN_COLUMN, pa.from_numpy_dtype(dtype), nullable=False)])
+        with writing(path):
+            self._file = open(path, "wb")  # noqa: SIM115 (closed by close() and abort())
+            self._writer = pa.ipc.new_file(self._file, schema)
+        self._schema = schema
+
+    def append(self, ids: NDArray[np.integer]) -> None:
+        """Add ids [n] at the end."""
+        self.tokens += len(ids)
+        while len(ids):
+            part = ids[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            ids = ids[len(part) :]
+            if self._filled == len(self._buffer):
+                self._flush()
+
+    def _flush(self) -> None:
+        column = pa.array(self._buffer[: self._filled])
+        with writing(self.path):
+            self._writer.write_batch(pa.RecordBatch.from_arrays([column], schema=self._schema))
+        self._filled = 0
+
+    def close(self) -> None:
+        """Write what is left and force it to the disk."""
+        if self._filled:
+            self._flush()
+        with writing(self.path):
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def abort(self) -> None:
+        """Close the file without finishing it."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def write_tokens(path: Path, dtype: np.dtype, batches: Iterator[NDArray[np.integer]]) -> int:
+    """Write all ids that `batches` yields; returns their number."""
+    writer = TokenWriter(path, dtype)
+    try:
+        for ids in batches:
+            writer.append(ids)
+        writer.close()
+    finally:
+        writer.abort()
+    return writer.tokens
+
+
+def write_vocabulary(directory: Path, vocabulary: Vocabulary) -> None:
+    """Write `vocabulary.json`."""
+    content = {"types": vocabulary.types, "counts": vocabulary.counts}
+    write_text(directory / VOCABULARY_FILE, json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Measure the other files, which must all be there, and write `manifest.json`."""
+    files = {}
+    for name in STORE_FILES:
+        with writing(directory / name):
+            path = directory / name
+            files[name] = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
+    write_text(directory / MANIFEST_FILE, manifest.model_copy(update={"files": files}).sealed().to_json())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8 and force it to the disk."""
+    with writing(path), open(path, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lock(directory: Path) -> int | None:
+    if fcntl is None:
+        return None
+    handle = os.open(directory / LOCK_FILE, os.O_CREAT | os.O_RDWR)
+    with suppress(OSError):  # some network file systems cannot lock; then only a sweep is lost
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed preparations of `out` left behind."""
+    if fcntl is None:
+        return
+    for directory in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        with suppress(OSError):
+            handle = os.open(directory / LOCK_FILE, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
