@@ -1,1 +1,40 @@
-"""tpdist."""
+"""Train recurrent language models by target propagation.
+
+    import tpdist
+    config = tpdist.load_config("configs/quickstart.yaml", ["run.epochs=2"])
+    result = tpdist.train(config, run_dir="runs/first")
+    tpdist.evaluate(result.run, "test").perplexity
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tpdist.config import Experiment, load_config
+from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, RunError, TpdistError
+
+if TYPE_CHECKING:
+    from tpdist.launch import evaluate, resume, sample, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Experiment",
+    "Interrupted",
+    "NonFiniteError",
+    "RunError",
+    "TpdistError",
+    "evaluate",
+    "load_config",
+    "resume",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`train`, `resume`, `evaluate` and `sample` load torch, so they are looked up only when used."""
+    if name in ("evaluate", "resume", "sample", "train"):
+        import tpdist.launch
+
+        return getattr(tpdist.launch, name)
+    raise AttributeError(f"module 'tpdist' has no attribute {name!r}")

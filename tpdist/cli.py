@@ -1,0 +1,168 @@
+"""The front door: `tpdist COMMAND`. Reads the command line, calls the rooms below, prints. No logic."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tpdist import __version__
+from tpdist.config import json_schema, load_config, to_yaml
+from tpdist.errors import TpdistError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except TpdistError as error:
+        print(f"tpdist: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"tpdist: no space left on the disk{where}; what was saved before is whole: free some space and use --resume",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("tpdist: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tpdist", description="Train recurrent language models by target propagation."
+    )
+    parser.add_argument("--version", action="version", version=f"tpdist {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a model", description="Train from a YAML file, or go on with a run.")
+    train.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
+    train.add_argument("--resume", metavar="RUN", help="continue the run in this directory")
+    train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
+    _add_set(train)
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="perplexity of a run's model")
+    evaluate.add_argument("run", metavar="RUN")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="valid")
+    evaluate.add_argument("--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)")
+    evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
+    evaluate.add_argument("--model", choices=("best", "last"), default="best")
+    evaluate.set_defaults(command=_evaluate)
+
+    sample = commands.add_parser("sample", help="text from a run's model")
+    sample.add_argument("run", metavar="RUN")
+    sample.add_argument("--prompt", default="")
+    sample.add_argument("--tokens", type=int, default=100, metavar="N")
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest types")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--model", choices=("best", "last"), default="best")
+    sample.set_defaults(command=_sample)
+
+    data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
+    prepare = data.add_parser("prepare", help="turn text into a store")
+    prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the store's directory; must not exist")
+    prepare.add_argument("--source", metavar="PATH", help="ptb, wikitext: the directory; text8: the file")
+    for split in ("train", "valid", "test"):
+        prepare.add_argument(f"--{split}", metavar="FILE", help=f"recipe text: the {split} file, text or Parquet")
+    prepare.add_argument("--level", choices=("word", "char"))
+    prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types")
+    prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
+    prepare.add_argument("--column", help="the text column of Parquet files; default text")
+    _add_set(prepare)
+    prepare.set_defaults(command=_prepare)
+    verify = data.add_parser("verify", help="read a store through and check it")
+    verify.add_argument("store", metavar="DIR")
+    verify.set_defaults(command=_verify)
+
+    config = commands.add_parser("config", help="look at configurations").add_subparsers(required=True, metavar="COMMAND")
+    show = config.add_parser("show", help="print the resolved configuration")
+    show.add_argument("config", nargs="?", metavar="CONFIG")
+    _add_set(show)
+    show.set_defaults(command=lambda options: print(to_yaml(load_config(options.config, options.set)), end=""))
+    schema = config.add_parser("schema", help="print a JSON Schema for editors")
+    schema.set_defaults(command=lambda _: print(json_schema(), end=""))
+    return parser
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override the file")
+
+
+def _train(options: argparse.Namespace) -> None:
+    if (options.config is None) == (options.resume is None):
+        raise TpdistError("train: give a configuration file, or --resume RUN, and not both")
+    if options.resume and options.run_dir:
+        raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
+    config = None if options.resume else load_config(options.config, options.set)
+    from tpdist.launch import resume, train
+    from tpdist.training.progress import DataBar, reporter
+
+    if config is None:
+        resume(options.resume, options.set, reporter())
+    else:
+        train(config, options.run_dir, reporter(), DataBar())
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tpdist.launch import evaluate
+
+    result = evaluate(
+        options.run,
+        options.split,
+        h_steps=options.h_steps,
+        h_lr=options.h_lr,
+        by_position=options.by_position,
+        which=options.model,
+    )
+    print(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
+    for position, value in enumerate(result.by_position or []):
+        print(f"  position {position:>3}  {value:.2f}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from tpdist.launch import sample
+
+    print(
+        sample(
+            options.run,
+            options.prompt,
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=options.seed,
+            which=options.model,
+        )
+    )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    given = {
+        name: getattr(options, name)
+        for name in ("recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "column")
+    }
+    overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    config = load_config(None, [*overrides, *options.set])
+    from tpdist.data import prepare
+    from tpdist.training.progress import DataBar
+
+    store = prepare(config.data, Path(options.out), DataBar())
+    counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
+    print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from tpdist.data import Store
+
+    Store.open(options.store).verify()
+    print(f"{options.store}: whole")

@@ -1,0 +1,41 @@
+"""The figures of a finished run: `result.json`, and what `tpdist.train` returns."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """Perplexities are those of the best epoch's model; null where a figure does not apply.
+
+    tokens_per_second: training tokens over the seconds of training alone; seconds: the same seconds.
+    best_perplexity: the lowest possible, known for synthetic corpora only.
+    """
+
+    run: str
+    method: str
+    seed: int
+    device: str
+    valid_perplexity: float
+    test_perplexity: float
+    unigram_perplexity: float
+    best_possible_perplexity: float | None
+    best_epoch: int
+    parameters: int
+    tokens_per_second: float
+    seconds: float
+    steps: int
+    epochs: int
+    workers: int = 1
+    boundary_bytes: int | None = None
+    gradient_bytes: int | None = None
+    recoveries: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return Path(self.run)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
