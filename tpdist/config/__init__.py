@@ -1,7 +1,7 @@
 """Configuration: one frozen model per part of the YAML, and the loader. Imports neither torch nor ray."""
 
 from tpdist.config.experiment import Experiment
-from tpdist.config.loader import load_config
+from tpdist.config.loader import load_config, locate, with_place
 from tpdist.config.parts import (
     Batching,
     Cluster,
@@ -16,6 +16,7 @@ from tpdist.config.parts import (
     Run,
     Synthetic,
 )
+from tpdist.config.show import json_schema, to_yaml
 
 __all__ = [
     "Batching",
@@ -31,5 +32,9 @@ __all__ = [
     "Optimizer",
     "Run",
     "Synthetic",
+    "json_schema",
     "load_config",
+    "locate",
+    "to_yaml",
+    "with_place",
 ]

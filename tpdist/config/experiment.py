@@ -1,14 +1,32 @@
 """The whole configuration, and the checks that need more than one part of it."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from tpdist.config.parts import Batching, Cluster, Data, Method, Model, Objective, Optimizer, Part, Run
+from tpdist.config.presets import PRESETS, merge
 from tpdist.errors import ConfigError
 
 BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
 DUAL_METHODS = ("admm", "alm")
+
+
+class SeveralConfigErrors(ConfigError):  # noqa: N818 (it is several)
+    """All the ways in which parts do not fit each other, so that one look is enough to mend them."""
+
+    def __init__(self, errors: list[ConfigError]):
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each value was written, as dotted key -> `file:line`; two configs that differ only here are equal."""
+
+    at: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Experiment(Part):
@@ -17,77 +35,110 @@ class Experiment(Part):
     Raises `ConfigError` (through pydantic) with the dotted key where parts do not fit each other.
     """
 
-    data: Data = Data()
-    model: Model = Model()
-    objective: Objective = Objective()
-    method: Method = Method()
-    batching: Batching = Batching()
-    optimizer: Optimizer = Optimizer()
-    run: Run = Run()
-    cluster: Cluster = Cluster()
-    sweep: dict[str, Any] | None = Field(None, description="for tpdist sweep: dotted keys and the values to try")
+    preset: Literal["paper", "released"] | None = Field(
+        default=None,
+        description="settings that lie beneath the ones written here: the paper's, or its released program's",
+    )
+    data: Data = Field(default=Data(), description="which corpus")
+    model: Model = Field(default=Model(), description="the recurrence and the output")
+    objective: Objective = Field(default=Objective(), description="blocks, penalty and loss")
+    method: Method = Field(default=Method(), description="how targets, parameters and duals are updated")
+    batching: Batching = Field(default=Batching(), description="streams and windows")
+    optimizer: Optimizer = Field(default=Optimizer(), description="the optimiser of the parameters")
+    run: Run = Field(default=Run(), description="everything else about a run")
+    cluster: Cluster = Field(default=Cluster(), description="workers and their mesh")
+    sweep: dict[str, Any] | None = Field(
+        default=None, description="for tpdist sweep: dotted keys and the values to try"
+    )
+
+    _places: Places = PrivateAttr(default_factory=Places)
 
     @model_validator(mode="before")
     @classmethod
-    def _fix_what_the_method_fixes(cls, parts: Any) -> Any:
-        """BPTT is a setting: no H-steps and λ = 0, whatever a file written for another method says."""
-        method = parts.get("method") if isinstance(parts, dict) else None
-        if not isinstance(method, dict):
+    def _lay_over_preset(cls, parts: Any) -> Any:
+        """The preset beneath what is written, then what the method fixes above it."""
+        if not isinstance(parts, dict):
             return parts
-        fixed: dict[str, dict[str, Any]] = {}
-        if method.get("name") == "bptt":
-            fixed = {"method": {"h_steps": 0}, "objective": {"weight": 0.0, "kl_weight": None}}
-        elif method.get("name") in ("costate", "alm", "als"):
-            fixed = {"method": {"h_steps": 0}}
-        return {**parts, **{part: {**(parts.get(part) or {}), **values} for part, values in fixed.items()}}
+        parts = {key: _written(value) for key, value in parts.items()}
+        preset = parts.get("preset")
+        if isinstance(preset, str) and preset in PRESETS:
+            parts = merge(PRESETS[preset], parts)
+        return _fix_what_the_method_fixes(parts)
 
     @model_validator(mode="after")
     def _check_parts_against_each_other(self) -> "Experiment":
-        for check in (_check_model, _check_method, _check_als, _check_cluster):
-            check(self)
+        checks = (_check_model, _check_method, _check_als, _check_cluster)
+        errors = [error for check in checks for error in check(self)]
+        if errors:
+            raise errors[0] if len(errors) == 1 else SeveralConfigErrors(errors)
         return self
 
 
-def _check_model(config: Experiment) -> None:
+def _written(value: Any) -> Any:
+    """A part made in Python as the mapping of what was set in it, so that a preset fills in the rest."""
+    if isinstance(value, Part):
+        return {name: _written(getattr(value, name)) for name in value.model_fields_set}
+    return value
+
+
+def _fix_what_the_method_fixes(parts: dict[str, Any]) -> dict[str, Any]:
+    """BPTT is a setting: no H-steps and λ = 0, whatever a file written for another method says."""
+    method = parts.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    fixed: dict[str, dict[str, Any]] = {}
+    if name == "bptt":
+        fixed = {"method": {"h_steps": 0}, "objective": {"weight": 0.0, "kl_weight": None}}
+    elif name in ("costate", "alm", "als"):
+        fixed = {"method": {"h_steps": 0}}
+    for part, values in fixed.items():
+        written = parts.get(part, {})
+        if isinstance(written, dict):
+            parts = {**parts, part: {**written, **values}}
+    return parts
+
+
+def _check_model(config: Experiment) -> Iterator[ConfigError]:
     model = config.model
     if ":" in model.cell:
         package = model.cell.split(":")[0]
         if not any(package == name or package.startswith(name + ".") for name in model.allow_cells_from):
-            raise ConfigError(
-                f"{model.cell!r} is not in a package that model.allow_cells_from lists; add {package.split('.')[0]!r} to it",
+            yield ConfigError(
+                f"{model.cell!r} is not in a package that model.allow_cells_from lists; "
+                f"add {package.split('.')[0]!r} to it",
                 "model.cell",
             )
     elif model.cell not in BUILT_IN_CELLS:
-        raise ConfigError(
+        yield ConfigError(
             f"unknown cell {model.cell!r}; choose {', '.join(BUILT_IN_CELLS)} or package.module:Class", "model.cell"
         )
     if model.activation is not None and model.cell not in ("elman", "mrnn"):
-        raise ConfigError(f"only elman and mrnn take an activation, the cell is {model.cell!r}", "model.activation")
+        yield ConfigError(f"only elman and mrnn take an activation, the cell is {model.cell!r}", "model.activation")
     if model.tied and model.embedding not in (None, model.hidden):
-        raise ConfigError(
-            f"tied needs embedding = hidden, got {model.embedding} and {model.hidden}", "model.embedding"
-        )
+        yield ConfigError(f"tied needs embedding = hidden, got {model.embedding} and {model.hidden}", "model.embedding")
 
 
-def _check_method(config: Experiment) -> None:
+def _check_method(config: Experiment) -> Iterator[ConfigError]:
     method, objective = config.method, config.objective
     if method.name in DUAL_METHODS and objective.penalty == "kl":
-        raise ConfigError(
-            f"kl has no dual, and {method.name} is made of duals; write l2, l2+kl, or method.name: pm", "objective.penalty"
+        yield ConfigError(
+            f"kl has no dual, and {method.name} is made of duals; write l2, l2+kl, or method.name: pm",
+            "objective.penalty",
         )
     if method.name in (*DUAL_METHODS, "pm", "als") and objective.weight == 0:
-        raise ConfigError(
+        yield ConfigError(
             f"{method.name} needs a weight above 0, got 0; for no penalty write method.name: bptt", "objective.weight"
         )
     if method.name == "pm" and method.h_steps == 0 and method.edge_free:
-        raise ConfigError("edge_free moves states by H-steps, and h_steps is 0", "method.edge_free")
+        yield ConfigError("edge_free moves states by H-steps, and h_steps is 0", "method.edge_free")
     if method.bounded and config.model.cell == "lstm":
-        raise ConfigError("an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
+        yield ConfigError("an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
     if method.closing and objective.loss_on == "target":
-        raise ConfigError("a closing target cannot carry the loss; write objective.loss_on: prediction", "method.closing")
+        yield ConfigError(
+            "a closing target cannot carry the loss; write objective.loss_on: prediction", "method.closing"
+        )
 
 
-def _check_als(config: Experiment) -> None:
+def _check_als(config: Experiment) -> Iterator[ConfigError]:
     if config.method.name != "als":
         return
     wanted = [
@@ -101,12 +152,12 @@ def _check_als(config: Experiment) -> None:
     ]
     for key, value, fits, wants in wanted:
         if not fits:
-            raise ConfigError(f"als alternates least squares and needs {wants}, got {value}", key)
+            yield ConfigError(f"als alternates least squares and needs {wants}, got {value}", key)
 
 
-def _check_cluster(config: Experiment) -> None:
+def _check_cluster(config: Experiment) -> Iterator[ConfigError]:
     mesh, workers = config.cluster.mesh, config.cluster.workers
     if mesh is not None and mesh[0] * mesh[1] != workers:
-        raise ConfigError(
+        yield ConfigError(
             f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {workers} workers; make them equal", "cluster.mesh"
         )

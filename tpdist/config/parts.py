@@ -6,173 +6,212 @@ weight, h the targets (free states at the boundaries), ĥ the predictions, u the
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, Strict
 
+# not pydantic's, whose bound is "above 0": for a whole number "at least 1" reads better
+PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+# YAML has lists only, so a list must pass for a tuple; what it holds stays strict
+Mesh = Annotated[tuple[PositiveInt, PositiveInt], Strict(False)]
+Packages = Annotated[tuple[Text, ...], Strict(False)]
+Pair = Annotated[tuple[float, float], Strict(False)]
 OptimizerName = Literal["adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "sgd"]
 
 
 class Part(BaseModel):
-    """Frozen, and no key but the declared ones."""
+    """Frozen, no key but the declared ones, and no silent conversion: 2.5, "2" and true are not whole numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Synthetic(Part):
     """The hidden Markov source of recipe `synthetic`; its entropy rate, and so the best perplexity, is known."""
 
-    types: Annotated[int, Field(ge=2)] = Field(64, description="number of token types")
-    states: PositiveInt = Field(32, description="hidden states of the source")
-    branching: Annotated[int, Field(ge=2)] = Field(4, description="token types that each hidden state can emit")
-    tokens: Annotated[int, Field(ge=100)] = Field(200_000, description="training tokens; validation and test get a tenth each")
-    seed: int = Field(0, description="seed of the source and of the sample")
+    types: Annotated[int, Field(ge=2)] = Field(default=64, description="number of token types")
+    states: PositiveInt = Field(default=32, description="hidden states of the source")
+    branching: Annotated[int, Field(ge=2)] = Field(default=4, description="token types that each hidden state can emit")
+    tokens: Annotated[int, Field(ge=100)] = Field(
+        default=200_000, description="training tokens; validation and test get a tenth each"
+    )
+    seed: int = Field(default=0, description="seed of the source and of the sample")
 
 
 class Data(Part):
     """Which corpus, and where its store lies."""
 
     recipe: Literal["ptb", "wikitext", "text8", "text", "python-docs", "synthetic"] = Field(
-        "python-docs", description="how the corpus is made; python-docs and synthetic need no files"
+        default="python-docs", description="how the corpus is made; python-docs and synthetic need no files"
     )
-    store: str | None = Field(None, description="the store's directory; default stores/<recipe>-<level>")
-    source: str | None = Field(None, description="ptb, wikitext: the directory of the text files; text8: the file")
-    train: str | None = Field(None, description="recipe text: the training file (text, or Parquet with a text column)")
-    valid: str | None = Field(None, description="recipe text: the validation file")
-    test: str | None = Field(None, description="recipe text: the test file")
-    column: str = Field("text", description="the text column of a Parquet file")
-    level: Literal["word", "char"] = Field("word", description="tokens are words or characters")
-    max_types: Annotated[int, Field(ge=2)] | None = Field(None, description="keep this many of the most frequent types")
+    store: Text | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
+    source: Text | None = Field(
+        default=None, description="ptb, wikitext: the directory of the text files; text8: the file"
+    )
+    train: Text | None = Field(
+        default=None, description="recipe text: the training file (text, or Parquet with a text column)"
+    )
+    valid: Text | None = Field(default=None, description="recipe text: the validation file")
+    test: Text | None = Field(default=None, description="recipe text: the test file")
+    column: Text = Field(default="text", description="the text column of a Parquet file")
+    level: Literal["word", "char"] = Field(default="word", description="tokens are words or characters")
+    max_types: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="keep this many of the most frequent types"
+    )
     min_count: PositiveInt | None = Field(
-        None, description="drop types rarer than this in the training split; default 1 (python-docs: 2)"
+        default=None, description="drop types rarer than this in the training split; default 1 (python-docs: 2)"
     )
-    synthetic: Synthetic = Synthetic()
+    synthetic: Synthetic = Field(default=Synthetic(), description="the source of recipe synthetic")
 
 
 class Model(Part):
     """The recurrence g and the output f of Eq. 1-2."""
 
-    cell: str = Field("gru", description="elman, gru, lstm, mrnn, or an own cell as package.module:Class")
+    cell: Text = Field(default="gru", description="elman, gru, lstm, mrnn, or an own cell as package.module:Class")
     activation: Literal["logistic", "tanh", "identity"] | None = Field(
-        None, description="elman and mrnn: the non-linearity; default logistic for elman, tanh for mrnn"
+        default=None, description="elman and mrnn: the non-linearity; default logistic for elman, tanh for mrnn"
     )
-    hidden: PositiveInt = Field(200, description="width of a layer's hidden state")
-    layers: PositiveInt = 1
-    embedding: PositiveInt | None = Field(None, description="width of the input embedding; default: hidden")
-    tied: bool = Field(False, description="the head's matrix is the embedding's")
+    hidden: PositiveInt = Field(default=200, description="width of a layer's hidden state")
+    layers: PositiveInt = Field(default=1, description="layers, one above the other; all their states are free")
+    embedding: PositiveInt | None = Field(default=None, description="width of the input embedding; default: hidden")
+    tied: bool = Field(default=False, description="the head's matrix is the embedding's")
     init: PositiveFloat | None = Field(
-        None, description="draw every parameter from uniform(-init, init); default: ±1/sqrt(hidden), embedding ±0.1"
+        default=None,
+        description="draw every parameter from uniform(-init, init); default: ±1/sqrt(hidden), embedding ±0.1",
     )
-    allow_cells_from: tuple[str, ...] = Field((), description="packages that an own cell may be imported from")
+    allow_cells_from: Packages = Field(default=(), description="packages that an own cell may be imported from")
 
 
 class Objective(Part):
     """Eq. 6-8, summed over a window, in nats."""
 
-    block: PositiveInt = Field(20, description="B, steps in a block")
-    penalty: Literal["l2", "kl", "l2+kl"] = Field("l2", description="C of Eq. 6")
-    weight: NonNegativeFloat = Field(0.1, description="λ, in the units of Eq. 7")
-    kl_weight: NonNegativeFloat | None = Field(None, description="weight of the kl term; default: weight")
-    weight_growth: PositiveFloat = Field(1.0, description="λ is multiplied by this after every epoch")
+    block: PositiveInt = Field(default=20, description="B, steps in a block")
+    penalty: Literal["l2", "kl", "l2+kl"] = Field(default="l2", description="C of Eq. 6")
+    weight: NonNegativeFloat = Field(default=0.1, description="λ, in the units of Eq. 7")
+    kl_weight: NonNegativeFloat | None = Field(default=None, description="weight of the kl term; default: weight")
+    weight_growth: PositiveFloat = Field(default=1.0, description="λ is multiplied by this after every epoch")
     loss_on: Literal["prediction", "target"] = Field(
-        "prediction", description="the loss at a boundary sits on ĥ (Eq. 6-7) or on h (Eq. 8)"
+        default="prediction", description="the loss at a boundary sits on ĥ (Eq. 6-7) or on h (Eq. 8)"
     )
 
 
 class HOptimizer(Part):
     """The optimiser of the targets H."""
 
-    name: OptimizerName = "sgd"
+    name: OptimizerName = Field(default="sgd", description="torch.optim's class, in lower case")
     lr: PositiveFloat | None = Field(
-        None, description="default 1/λ: with starts held, one plain step is one costate sweep"
+        default=None, description="default 1/λ: with starts held, one plain step is one costate sweep"
     )
-    clip: PositiveFloat | None = Field(None, description="largest norm of the gradient of one boundary's state")
-    options: dict[str, float | bool] = Field({}, description="further arguments of the torch.optim class")
+    clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient of one boundary's state")
+    options: dict[str, float | bool | Pair] = Field(
+        default={}, description="further arguments of the torch.optim class"
+    )
 
 
 class Dual(Part):
     """The dual step u ← u + α λ r, in Boyd's scaled form."""
 
-    lr: PositiveFloat | None = Field(None, description="α; default 1/λ, Boyd's")
-    clip: PositiveFloat | None = Field(None, description="largest norm of λ r of one boundary")
-    start_epoch: PositiveInt = Field(1, description="the first epoch with dual steps")
-    keep: bool = Field(True, description="keep u from visit to visit; false zeroes it at every window")
-    order: Literal["after", "before"] = Field("after", description="the dual step follows or precedes the θ-step")
+    lr: PositiveFloat | None = Field(default=None, description="α; default 1/λ, Boyd's")
+    clip: PositiveFloat | None = Field(default=None, description="largest norm of λ r of one boundary")
+    start_epoch: PositiveInt = Field(default=1, description="the first epoch with dual steps")
+    keep: bool = Field(default=True, description="keep u from visit to visit; false zeroes it at every window")
+    order: Literal["after", "before"] = Field(
+        default="after", description="the dual step follows or precedes the θ-step"
+    )
 
 
 class Method(Part):
     """How H, θ and U are updated in one visit of a window."""
 
-    name: Literal["bptt", "pm", "admm", "alm", "costate", "als"] = "admm"
-    h_steps: NonNegativeInt = Field(1, description="gradient steps on the targets a visit (pm, admm)")
-    theta_steps: PositiveInt = Field(1, description="gradient steps on the parameters a visit")
+    name: Literal["bptt", "pm", "admm", "alm", "costate", "als"] = Field(
+        default="admm", description="pm: no duals; alm: H and θ jointly; als: least squares in turn; costate: ours"
+    )
+    h_steps: NonNegativeInt = Field(default=1, description="gradient steps on the targets a visit (pm, admm)")
+    theta_steps: PositiveInt = Field(default=1, description="gradient steps on the parameters a visit")
     starts: Literal["tied", "held"] = Field(
-        "held", description="an H-step moves a block's start with its target (the paper) or leaves it (ours)"
+        default="held", description="an H-step moves a block's start with its target (the paper) or leaves it (ours)"
     )
-    sweeps: NonNegativeInt | None = Field(None, description="costate sweeps a visit; default K-1, the whole window")
-    keep_costates: bool = Field(False, description="start the sweeps from the last visit's costates, not from 0")
+    sweeps: NonNegativeInt | None = Field(
+        default=None, description="costate sweeps a visit; default K-1, the whole window"
+    )
+    keep_costates: bool = Field(
+        default=False, description="start the sweeps from the last visit's costates, not from 0"
+    )
     first: Literal["zero", "one-block", "forward", "persistent"] = Field(
-        "forward", description="first values of the targets inside a window"
+        default="forward", description="first values of the targets inside a window"
     )
-    relaxation: NonNegativeInt = Field(1, description="relaxation sweeps h ← ĥ after persistent first values")
-    edge: Literal["carry", "zero"] = Field("carry", description="the state at a window's start")
-    edge_free: bool = Field(False, description="optimise the state at a window's start too (the released program)")
-    closing: bool = Field(False, description="a last target, first 0, at the window's end (the released program)")
-    bounded: bool = Field(False, description="optimise z of h = tanh(z) in place of h")
-    h_optimizer: HOptimizer = HOptimizer()
-    dual: Dual = Dual()
+    relaxation: NonNegativeInt = Field(default=1, description="relaxation sweeps h ← ĥ after persistent first values")
+    edge: Literal["carry", "zero"] = Field(default="carry", description="the state at a window's start")
+    edge_free: bool = Field(
+        default=False, description="optimise the state at a window's start too (the released program)"
+    )
+    closing: bool = Field(
+        default=False, description="a last target, first 0, at the window's end (the released program)"
+    )
+    bounded: bool = Field(default=False, description="optimise z of h = tanh(z) in place of h")
+    h_optimizer: HOptimizer = Field(default=HOptimizer(), description="how an H-step moves the targets")
+    dual: Dual = Field(default=Dual(), description="the dual step (admm, alm)")
 
 
 class Batching(Part):
     """How the corpus is cut into minibatches."""
 
-    mode: Literal["minibatch", "batch"] = Field("minibatch", description="batch: one window covers all of every stream")
-    streams: PositiveInt = Field(4, description="S, streams read side by side")
-    blocks: PositiveInt = Field(8, description="K, blocks of every stream in a window; batch mode ignores it")
-    order: Literal["sequential", "shuffled"] = Field(
-        "sequential", description="windows in order, or in random order, each from its stored state"
+    mode: Literal["minibatch", "batch"] = Field(
+        default="minibatch", description="batch: one window covers all of every stream"
     )
-    chunk_tokens: PositiveInt = Field(16_384, description="tokens of a window worked on at once; bounds memory")
+    streams: PositiveInt = Field(default=4, description="S, streams read side by side")
+    blocks: PositiveInt = Field(default=8, description="K, blocks of every stream in a window; batch mode ignores it")
+    order: Literal["sequential", "shuffled"] = Field(
+        default="sequential", description="windows in order, or in random order, each from its stored state"
+    )
+    chunk_tokens: PositiveInt = Field(default=16_384, description="tokens of a window worked on at once; bounds memory")
 
 
 class Decay(Part):
     """Lower the learning rate of θ when the validation loss stops falling."""
 
-    factor: Fraction = Field(0.5, description="multiply the learning rate by this")
-    patience: NonNegativeInt = Field(0, description="epochs without gain that are let pass first")
+    factor: Fraction = Field(default=0.5, description="multiply the learning rate by this")
+    patience: NonNegativeInt = Field(default=0, description="epochs without gain that are let pass first")
 
 
 class Optimizer(Part):
     """The optimiser of the parameters θ."""
 
-    name: OptimizerName = "adam"
-    lr: PositiveFloat = 0.003
-    clip: PositiveFloat | None = Field(0.5, description="largest norm of the θ-gradient; null: none")
-    decay: Decay | None = None
-    options: dict[str, float | bool | tuple[float, float]] = Field(
-        {}, description="further arguments of the torch.optim class"
+    name: OptimizerName = Field(default="adam", description="torch.optim's class, in lower case")
+    lr: PositiveFloat = Field(default=0.003, description="learning rate of θ")
+    clip: PositiveFloat | None = Field(default=0.5, description="largest norm of the θ-gradient; null: none")
+    decay: Decay | None = Field(default=None, description="null: the learning rate stays as it is")
+    options: dict[str, float | bool | Pair] = Field(
+        default={}, description="further arguments of the torch.optim class"
     )
 
 
 class Run(Part):
     """Everything about a run that is not the method."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run directory")
-    seed: NonNegativeInt = 0
-    epochs: PositiveInt = 5
-    patience: PositiveInt | None = Field(None, description="stop after this many epochs without gain on validation")
-    dtype: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="bfloat16: matrix products only; states and parameters stay float32"
+    name: str = Field(default="run", pattern=NAME_PATTERN, description="names the run directory")
+    seed: NonNegativeInt = Field(
+        default=0, description="of the first parameters, of sampling and of the order of windows"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    deterministic: bool = Field(False, description="only kernels that repeat to the bit")
-    log_every: PositiveInt = Field(100, description="updates between two lines in metrics.jsonl")
-    checkpoint_every: PositiveInt | None = Field(None, description="updates between checkpoints; always one an epoch")
-    keep_last: PositiveInt = Field(2, description="checkpoints kept")
+    epochs: PositiveInt = Field(default=5, description="passes over the training split")
+    patience: PositiveInt | None = Field(
+        default=None, description="stop after this many epochs without gain on validation"
+    )
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32", description="bfloat16: matrix products only; states and parameters stay float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
+    log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
+    checkpoint_every: PositiveInt | None = Field(
+        default=None, description="updates between checkpoints; always one an epoch"
+    )
+    keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
 
 
 class Cluster(Part):
     """Workers and their mesh."""
 
-    workers: PositiveInt = 1
-    mesh: tuple[PositiveInt, PositiveInt] | None = Field(None, description="[stream, time]; their product is workers")
+    workers: PositiveInt = Field(default=1, description="how many; each owns its own blocks")
+    mesh: Mesh | None = Field(default=None, description="[stream, time]; their product is workers")

@@ -1,0 +1,241 @@
+"""Bad configurations, each with all that is printed for it."""
+
+from pathlib import Path
+
+import pytest
+
+from tpdist.config import load_config
+from tpdist.errors import ConfigError
+
+DATA_KEYS = "recipe, store, source, train, valid, test, column, level, max_types, min_count, synthetic"
+PARTS = "preset, data, model, objective, method, batching, optimizer, run, cluster, sweep"
+METHODS = "bptt, pm, admm, alm, costate, als"
+OPTION = "must be a number, true or false, or a list of two numbers"
+NO_KEYS = "holds no keys; write what differs from the defaults, such as run: {name: first}"
+
+# (text of the file a.yaml, lines that are printed)
+BAD_FILES = [
+    # keys
+    ("method:\n  h_stpes: 2", ["a.yaml:2: method.h_stpes: unknown key; did you mean method.h_steps?"]),
+    ("h_steps: 2", ["a.yaml:1: h_steps: unknown key; did you mean method.h_steps?"]),
+    ("model: {block: 5}", ["a.yaml:1: model.block: unknown key; did you mean objective.block?"]),
+    (
+        "model: {lr: 0.1}",
+        ["a.yaml:1: model.lr: unknown key; did you mean method.h_optimizer.lr or method.dual.lr or optimizer.lr?"],
+    ),
+    ("modle: {hidden: 5}", ["a.yaml:1: modle: unknown key; did you mean model?"]),
+    ("data: {xyzzy: 1}", [f"a.yaml:1: data.xyzzy: unknown key; data has {DATA_KEYS}"]),
+    ("12: 1", [f"a.yaml:1: 12: unknown key; a configuration has {PARTS}"]),
+    ("method.h_steps: 2", ["a.yaml:1: method.h_steps: unknown key; in a file write h_steps below method:"]),
+    ("run: {seed: 1}\nmodel: {}\nrun: {seed: 2}", ["a.yaml:3: run: written on lines 1 and 3; keep one"]),
+    ("run:\n  seed: 1\n  seed: 1", ["a.yaml:3: run.seed: written on lines 2 and 3; keep one"]),
+    ("? [a, b]\n: 1", ["a.yaml:1: a key must be a plain word"]),
+    ("run: {'': 1}", ["a.yaml:1: run: a key must be a plain word"]),
+    (
+        "sweep:\n  method.h_stpes: [1, 2]",
+        ["a.yaml:2: sweep.method.h_stpes: unknown key; did you mean method.h_steps?"],
+    ),
+    # kinds
+    ("method: {h_steps: 2.5}", ["a.yaml:1: method.h_steps: must be a whole number, got 2.5"]),
+    ("method: {h_steps: '2'}", ["a.yaml:1: method.h_steps: must be a whole number, got '2'; write it without quotes"]),
+    ("method: {h_steps: true}", ["a.yaml:1: method.h_steps: must be a whole number, got true"]),
+    ("method: {h_steps: }", ["a.yaml:1: method.h_steps: must be a whole number, got nothing"]),
+    ("data: {max_types: 1e4}", ["a.yaml:1: data.max_types: must be a whole number or null, got 1e4; write 10000"]),
+    ("run: {seed: 0x10}", ["a.yaml:1: run.seed: must be a whole number, got '0x10'"]),
+    ("run: {seed: 010}", ["a.yaml:1: run.seed: 010 begins with 0; write 10, or '010' in quotes if it is text"]),
+    ("run: {name: 001}", ["a.yaml:1: run.name: 001 begins with 0; write 1, or '001' in quotes if it is text"]),
+    ("run: {name: 1e3}", ["a.yaml:1: run.name: must be text, got 1e3; put it in quotes: '1e3'"]),
+    ("data: {store: 12}", ["a.yaml:1: data.store: must be text or null, got 12; put it in quotes: '12'"]),
+    ("data: {store: [a]}", ["a.yaml:1: data.store: must be text or null, got ['a']"]),
+    ("optimizer: {lr: fast}", ["a.yaml:1: optimizer.lr: must be a number, got 'fast'"]),
+    ("optimizer: {lr: false}", ["a.yaml:1: optimizer.lr: must be a number, got false"]),
+    ("optimizer: {lr: .nan}", ["a.yaml:1: optimizer.lr: must be finite, got .nan"]),
+    ("optimizer: {lr: -.inf}", ["a.yaml:1: optimizer.lr: must be finite, got -.inf"]),
+    ("optimizer: {lr: 1e999}", ["a.yaml:1: optimizer.lr: must be finite, got 1e999"]),
+    (
+        "run: {epochs: 99999999999999999999}",
+        ["a.yaml:1: run.epochs: 99999999999999999999 is too large; the largest is 9223372036854775807"],
+    ),
+    (
+        "method: {edge_free: yes}",
+        ["a.yaml:1: method.edge_free: yes may be a boolean or text; write true, or 'yes' in quotes"],
+    ),
+    ("run: {name: off}", ["a.yaml:1: run.name: off may be a boolean or text; write false, or 'off' in quotes"]),
+    ("method: {edge_free: 1}", ["a.yaml:1: method.edge_free: must be true or false, got 1"]),
+    (
+        "method: {edge_free: 'true'}",
+        ["a.yaml:1: method.edge_free: must be true or false, got 'true'; write it without quotes"],
+    ),
+    (
+        "cluster: 8",
+        ["a.yaml:1: cluster: takes keys of its own (workers, mesh), got 8"],
+    ),
+    ("cluster: [8]", ["a.yaml:1: cluster: takes keys of its own (workers, mesh), got [8]"]),
+    (
+        "cluster: {mesh: 4}",
+        ["a.yaml:1: cluster.mesh: must be a list [whole number, whole number] or null, got 4"],
+    ),
+    (
+        "cluster: {mesh: [4]}",
+        ["a.yaml:1: cluster.mesh: must be a list [whole number, whole number] or null, got [4]"],
+    ),
+    (
+        "cluster: {mesh: [1, 2, 3]}",
+        ["a.yaml:1: cluster.mesh: must be a list [whole number, whole number] or null, got [1, 2, 3]"],
+    ),
+    ("cluster:\n  mesh: [1,\n    2.5]", ["a.yaml:3: cluster.mesh[1]: must be a whole number, got 2.5"]),
+    ("optimizer: {options: {eps: small}}", [f"a.yaml:1: optimizer.options.eps: {OPTION}, got 'small'"]),
+    ("optimizer: {options: {betas: [0.9, b]}}", [f"a.yaml:1: optimizer.options.betas: {OPTION}, got [0.9, 'b']"]),
+    ("optimizer: {options: 3}", ["a.yaml:1: optimizer.options: must be a mapping of keys to values, got 3"]),
+    # values
+    ("objective: {block: 0}", ["a.yaml:1: objective.block: must be at least 1, got 0"]),
+    ("objective: {weight: -1}", ["a.yaml:1: objective.weight: must be at least 0, got -1"]),
+    ("optimizer: {lr: 0}", ["a.yaml:1: optimizer.lr: must be above 0, got 0"]),
+    ("optimizer: {decay: {factor: 1.5}}", ["a.yaml:1: optimizer.decay.factor: must be below 1, got 1.5"]),
+    ("method: {name: admn}", [f"a.yaml:1: method.name: must be one of {METHODS}; got 'admn'; did you mean admm?"]),
+    ("method: {name: null}", [f"a.yaml:1: method.name: must be one of {METHODS}; got null"]),
+    ("preset: parer", ["a.yaml:1: preset: must be one of paper, released or null; got 'parer'; did you mean paper?"]),
+    (
+        "run: {name: a/b}",
+        [
+            "a.yaml:1: run.name: must be made of letters, digits, '.', '_' and '-', "
+            "the first a letter or a digit; got 'a/b'"
+        ],
+    ),
+    ("data: {store: ''}", ["a.yaml:1: data.store: must not be empty"]),
+    (
+        'data: {store: "a\\nb"}',
+        ["a.yaml:1: data.store: holds a line break or another control character: 'a\\nb'"],
+    ),
+    (
+        'data: {store: "\\ud800"}',
+        ["a.yaml:1: data.store: holds a line break or another control character: '\\ud800'"],
+    ),
+    # parts that do not fit each other
+    (
+        "model:\n  cell: gur",
+        ["a.yaml:2: model.cell: unknown cell 'gur'; choose elman, gru, lstm, mrnn or package.module:Class"],
+    ),
+    (
+        "model:\n  cell: mine.cells:Own",
+        [
+            "a.yaml:2: model.cell: 'mine.cells:Own' is not in a package that model.allow_cells_from lists; "
+            "add 'mine' to it"
+        ],
+    ),
+    (
+        "cluster: {workers: 3, mesh: [2, 2]}",
+        ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal"],
+    ),
+    (
+        "method: {name: admm}\nobjective:\n  penalty: kl\n  weight: 0",
+        [
+            "a.yaml:3: objective.penalty: kl has no dual, and admm is made of duals; "
+            "write l2, l2+kl, or method.name: pm",
+            "a.yaml:4: objective.weight: admm needs a weight above 0, got 0; for no penalty write method.name: bptt",
+        ],
+    ),
+    (
+        "run: {seed: 1}\npreset: released\nobjective: {loss_on: target}",
+        ["a.yaml:2: method.closing: a closing target cannot carry the loss; write objective.loss_on: prediction"],
+    ),
+    # what is not YAML, or not the YAML allowed here
+    ("", [f"a.yaml: {NO_KEYS}"]),
+    ("# nothing yet\n", [f"a.yaml: {NO_KEYS}"]),
+    ("just words", ["a.yaml:1: must be keys with values, such as run: {name: first}, not one value or a list"]),
+    ("- a\n- b", ["a.yaml:1: must be keys with values, such as run: {name: first}, not one value or a list"]),
+    ("run:\n  seed: 1: 2", ["a.yaml:2: not valid YAML: mapping values are not allowed here"]),
+    ("run:\n\tseed: 1", ["a.yaml:2: not valid YAML: a tab where YAML wants spaces; indent with spaces"]),
+    ("run: {}\n---\nrun: {}", ["a.yaml:2: not valid YAML: a second document begins; a file holds one configuration"]),
+    ("run: {name: \x07}", ["a.yaml:1: a control character, U+0007; remove it"]),
+    ('run: {name: "\\UFFFFFFFF"}', ["a.yaml:1: not valid YAML: a number or an escape that is out of range"]),
+    (
+        "run: !!python/object/apply:os.system ['true']",
+        [
+            "a.yaml:1: tags are not allowed, got tag:yaml.org,2002:python/object/apply:os.system; "
+            "remove it, or quote the text"
+        ],
+    ),
+    (
+        "run: &a {seed: 1}\nmodel: *a",
+        ["a.yaml:1: anchors (&) and aliases (*) are not allowed; write the value out, or quote the text"],
+    ),
+    ("sweep: " + "[" * 5000, ["a.yaml:1: nested more than 12 levels deep"]),
+    # everything at once, in the order of the file
+    (
+        "method:\n  h_stpes: 1\n  theta_steps: 0\nrun:\n  seed: no\n  epochs: many\ncluster: {mesh: [2, 2]}",
+        [
+            "a.yaml:2: method.h_stpes: unknown key; did you mean method.h_steps?",
+            "a.yaml:3: method.theta_steps: must be at least 1, got 0",
+            "a.yaml:5: run.seed: no may be a boolean or text; write false, or 'no' in quotes",
+            "a.yaml:6: run.epochs: must be a whole number, got 'many'",
+        ],
+    ),
+]
+
+# (overrides, lines that are printed)
+BAD_OVERRIDES = [
+    (["method.h_stpes=2"], ["--set: method.h_stpes: unknown key; did you mean method.h_steps?"]),
+    (["h_steps=2"], ["--set: h_steps: unknown key; did you mean method.h_steps?"]),
+    (["method.daul.lr=2"], ["--set: method.daul.lr: unknown key; did you mean method.dual?"]),
+    (["run.seed.x=2"], ["--set: run.seed.x: unknown key; run.seed has no keys, it is a whole number"]),
+    (["run.seed"], ["--set: 'run.seed' has no '='; write key=value, such as method.h_steps=2"]),
+    (["=3"], ["--set: '=3' has no key; write key=value, such as method.h_steps=2"]),
+    (["run.seed=1", "run.seed=2"], ["--set: run.seed: given twice; keep one"]),
+    (["data.max_types=1e4"], ["--set: data.max_types: must be a whole number or null, got 1e4; write 10000"]),
+    (["run.seed="], ["--set: run.seed: must be a whole number, got nothing"]),
+    (["run.seed=[1"], ["--set: run.seed: not valid YAML: expected ',' or ']', but got '<stream end>'"]),
+    (["method.edge_free=on"], ["--set: method.edge_free: on may be a boolean or text; write true, or 'on' in quotes"]),
+    (["data.store=a\nb"], ["--set: data.store: holds a line break or another control character: 'a\\nb'"]),
+    (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal"]),
+    (["method={h_stpes: 2}"], ["--set: method.h_stpes: unknown key; did you mean method.h_steps?"]),
+    (["optimizer.options.=1"], ["--set: optimizer.options.: a name is missing after the dot"]),
+    (
+        ["run.seed=-1", "objective.block=x"],
+        [
+            "--set: run.seed: must be at least 0, got -1",
+            "--set: objective.block: must be a whole number, got 'x'",
+        ],
+    ),
+]
+
+
+def lines_of(path: Path | None, overrides: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value).split("\n")
+
+
+@pytest.mark.parametrize(("text", "lines"), BAD_FILES, ids=[text[:40] for text, _ in BAD_FILES])
+def test_file(text: str, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(text, encoding="utf-8")
+    assert lines_of(Path("a.yaml"), []) == lines
+
+
+@pytest.mark.parametrize(("overrides", "lines"), BAD_OVERRIDES, ids=[str(one) for one, _ in BAD_OVERRIDES])
+def test_override(overrides: list[str], lines: list[str]):
+    assert lines_of(None, overrides) == lines
+
+
+def test_file_and_override_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("run: {seed: x}")
+    assert lines_of(Path("a.yaml"), ["objective.block=0"]) == [
+        "a.yaml:1: run.seed: must be a whole number, got 'x'",
+        "--set: objective.block: must be at least 1, got 0",
+    ]
+
+
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("latin.yaml").write_bytes(b"run:\n  name: caf\xe9\n")
+    Path("long.yaml").write_bytes(b"# " + b"x" * 300_000)
+    Path("folder").mkdir()
+    assert lines_of(Path("none.yaml"), []) == ["none.yaml: no such file"]
+    assert lines_of(Path("folder"), []) == ["folder: is a directory; give a YAML file in it"]
+    assert lines_of(Path("latin.yaml"), []) == [
+        "latin.yaml:2: not UTF-8 text: byte 0xe9 at offset 16; save the file as UTF-8"
+    ]
+    assert lines_of(Path("long.yaml"), []) == ["long.yaml: is larger than 256 KiB; a configuration is a short text"]
+    assert lines_of(Path("a\0b"), []) == ["a\\x00b: cannot be read: embedded null byte"]

@@ -1,0 +1,166 @@
+"""From data that does not fit to lines that say so in plain words, each with its dotted key."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from tpdist.config.experiment import Experiment, SeveralConfigErrors
+from tpdist.config.keys import close_to, describe, field_at, is_free, part_of, takes_null, unknown, why_unknown
+from tpdist.config.parts import NAME_PATTERN, Part
+from tpdist.config.yaml_text import Tree, join, shown
+from tpdist.errors import ConfigError
+
+NAME_WORDS = "letters, digits, '.', '_' and '-', the first a letter or a digit"
+
+
+def keep_known(data: dict[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """`data` without the keys that do not exist, and what to say of each of those.
+
+    An empty section (`method:` with nothing below it) counts as one without keys.
+    """
+    complaints: list[tuple[str, str]] = []
+    return _keep(Experiment, data, (), texts, complaints), complaints
+
+
+def _keep(
+    part: type[Part], data: dict[str, Any], path: tuple[str, ...], texts: Mapping[str, str], said: list[tuple[str, str]]
+) -> dict[str, Any]:
+    kept = {}
+    for name, value in data.items():
+        here = (*path, name)
+        key = ".".join(map(shown, here))
+        field = part.model_fields.get(name)
+        if field is None:
+            said.append((key, unknown([shown(n) for n in here])))
+            continue
+        inner = part_of(field)
+        if value is None and (inner or is_free(field)) and not takes_null(field):
+            value = {}
+        if inner and isinstance(value, dict):
+            value = _keep(inner, value, here, texts, said)
+        elif inner and value is not None:
+            names = ", ".join(inner.model_fields)
+            said.append((key, f"takes keys of its own ({names}), got {_got(value, texts.get(key))}"))
+            continue
+        kept[name] = value
+    return kept
+
+
+def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
+    """A dotted name in `sweep` is a key to vary, so it has to exist."""
+    names = [name for name in sweep if "." in name] if isinstance(sweep, dict) else []
+    said = [(join("sweep", shown(name)), why_unknown([shown(step) for step in name.split(".")])) for name in names]
+    return [(key, text) for key, text in said if text]
+
+
+def translate(error: ValidationError, data: Any, tree: Tree, between_parts: bool) -> list[tuple[str, str]]:
+    """Pydantic's errors as (dotted key, what is wrong), one for each key.
+
+    `between_parts`: also where two parts do not fit each other.
+    """
+    complaints: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        raised = detail.get("ctx", {}).get("error")
+        if isinstance(raised, ConfigError):
+            several = raised.errors if isinstance(raised, SeveralConfigErrors) else [raised]
+            for one in several if between_parts else []:
+                complaints.setdefault(one.key or "", str(one).removeprefix(f"{one.key}: "))
+            continue
+        path, whole, value = _written_path(detail["loc"], data)
+        key = _dotted(path)
+        # a union is tried member by member: each failure says half of the truth, the field's type all of it
+        kind = detail["type"] if whole else "union"
+        complaints.setdefault(key, _words(kind, detail.get("ctx", {}), path, value, tree.texts.get(key)))
+    return list(complaints.items())
+
+
+def _written_path(loc: tuple[int | str, ...], data: Any) -> tuple[list[int | str], bool, Any]:
+    """The part of pydantic's `loc` that the user wrote, whether it is all of `loc`, and the value there."""
+    path: list[int | str] = []
+    for step in loc:
+        if not _holds(data, step):
+            return path, False, data
+        data = data[step]
+        path.append(step)
+    return path, True, data
+
+
+def _holds(data: Any, step: int | str) -> bool:
+    if isinstance(data, dict):
+        return step in data
+    return isinstance(data, list) and isinstance(step, int) and step < len(data)
+
+
+def _dotted(path: list[int | str]) -> str:
+    key = ""
+    for step in path:
+        key = f"{key}[{step}]" if isinstance(step, int) else join(key, shown(step))
+    return key
+
+
+def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any, text: str | None) -> str:
+    got = _got(value, text)
+    names = [step for step in path if isinstance(step, str)]
+    field = field_at(names)
+    null = " or null" if field is not None and takes_null(field) and names == path else ""
+    bounds = {
+        "greater_than_equal": ("ge", "at least"),
+        "greater_than": ("gt", "above"),
+        "less_than_equal": ("le", "at most"),
+        "less_than": ("lt", "below"),
+    }
+    if kind in bounds:
+        name, words = bounds[kind]
+        return f"must be {words} {ctx[name]:g}, got {got}"
+    if kind == "string_pattern_mismatch" and ctx["pattern"] == NAME_PATTERN:
+        return f"must be made of {NAME_WORDS}; got {got}"
+    if kind == "string_too_short":
+        return "must not be empty"
+    if kind == "literal_error" and field is not None:
+        choices = describe(field.annotation).removeprefix("one of ").removesuffix(" or null")
+        hint = close_to(value, choices.split(", ")) if isinstance(value, str) else ""
+        return f"must be one of {choices}{null}; got {got}{hint}"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"must be a whole number{null}, got {got}; write {int(value)}"
+    simple = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "bool_type": "true or false",
+    }
+    if kind in simple:
+        return f"must be {simple[kind]}{null}, got {got}{_mend(kind, value, text)}"
+    if field is None:  # an entry of `options`
+        field = field_at(names[:-1])
+        return f"must be a number, true or false, or a list of two numbers, got {got}" if field else f"got {got}"
+    return f"must be {describe(field.annotation)}, got {got}"
+
+
+def _mend(kind: str, value: Any, text: str | None) -> str:
+    if kind == "string_type" and text is not None and not isinstance(value, dict | list) and value is not None:
+        return f"; put it in quotes: '{shown(text)}'"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and text is None:
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return "; write it without quotes"
+    if kind == "bool_type" and isinstance(value, str) and value.lower() in ("true", "false"):
+        return "; write it without quotes"
+    return ""
+
+
+def _got(value: Any, text: str | None) -> str:
+    """A value as its writer would know it again."""
+    if value is None:
+        return text or "nothing"
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    if isinstance(value, dict):
+        return "a mapping of keys to values" if value else "{}"
+    if isinstance(value, list | tuple):
+        return shown("[" + ", ".join(_got(item, None) for item in value[:20]) + "]")
+    if text is not None:
+        return shown(text)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,142 @@
+"""A YAML file and `key=value` overrides to an `Experiment`; every error says where, which key, and what to write.
+
+Three layers, the later above the earlier: the preset, the file, the overrides. Sections are merged key by key;
+lists and `options` are replaced whole (`optimizer.options.eps=1e-8` changes one entry).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from tpdist.config.complaints import keep_known, sweep_complaints, translate
+from tpdist.config.experiment import Experiment, Places
+from tpdist.config.overrides import OVERRIDE, lay_over, read_overrides
+from tpdist.config.presets import PRESETS, merge
+from tpdist.config.yaml_text import Place, Problem, Tree, join, read, shown
+from tpdist.errors import ConfigError
+
+P = TypeVar("P")
+MAX_BYTES = 256 * 1024
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Experiment:
+    """Load `path` (None: nothing but defaults) and lay `overrides`, such as `method.h_steps=2`, over it.
+
+    Raises `ConfigError` with one line for each thing that is wrong, `file:line: key: what is wrong`, in the order
+    of the file and then of the overrides, whose place is `--set`.
+    """
+    tree = _no_file() if path is None else _read_file(Path(path))
+    _drop_unknown(tree)
+    written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)
+    presets = [one.tree.data for one in written if one.key == "preset"] or [tree.data.get("preset")]
+    preset = PRESETS.get(presets[0], {}) if isinstance(presets[0], str) else {}
+    tree.data = merge(preset, tree.data)
+    for one in written:
+        lay_over(tree, one)
+    _drop_unknown(tree)
+    for key in _leaves(preset):
+        tree.places.setdefault(key, tree.places["preset"])
+    return _build(tree)
+
+
+def locate(config: Experiment, key: str) -> str | None:
+    """Where the value of `key` was written, `file:line` or `--set`.
+
+    For a default, the section it would stand in, else the file; for a preset's value the line that names the preset;
+    None for a config made in Python.
+    """
+    place = _nearest(config._places.at, key)
+    return str(place) if place is not None else None
+
+
+def with_place(error: ConfigError, config: Experiment) -> ConfigError:
+    """`error` with `file:line:` in front, where its key and its place are known; otherwise as it is."""
+    place = locate(config, error.key) if error.key else None
+    if place is None:
+        return error
+    placed = ConfigError(f"{place}: {error}")
+    placed.key = error.key
+    return placed
+
+
+def _no_file() -> Tree:
+    return Tree(data={}, places={"": Place(1, None, OVERRIDE)})
+
+
+def _read_file(path: Path) -> Tree:
+    name = shown(str(path), 300)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{name}: is a directory; give a YAML file in it") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{name}: cannot be read: {reason}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{name}: is larger than {MAX_BYTES // 1024} KiB; a configuration is a short text")
+    try:
+        text = raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        raise ConfigError(f"{name}:{line}: not UTF-8 text: {byte}; save the file as UTF-8") from None
+    tree = read(text, lambda line: Place(0, line, name))
+    tree.places[""] = Place(0, None, name)
+    if tree.broken:
+        raise ConfigError(str(tree.problems[0]))
+    if tree.data is None and not tree.problems:
+        raise ConfigError(f"{name}: holds no keys; write what differs from the defaults, such as run: {{name: first}}")
+    if not isinstance(tree.data, dict):
+        raise ConfigError(f"{name}:1: must be keys with values, such as run: {{name: first}}, not one value or a list")
+    return tree
+
+
+def _drop_unknown(tree: Tree) -> None:
+    tree.data, complaints = keep_known(tree.data, tree.texts)
+    _note(tree, complaints)
+
+
+def _note(tree: Tree, complaints: list[tuple[str, str]]) -> None:
+    noted = {problem.key for problem in tree.problems}
+    tree.problems += [Problem(_nearest(tree.places, key), key, text) for key, text in complaints if key not in noted]
+
+
+def _build(tree: Tree) -> Experiment:
+    _note(tree, sweep_complaints(tree.data.get("sweep")))
+    config = None
+    try:
+        config = Experiment.model_validate(tree.data)
+    except ValidationError as error:
+        # what was left out above stands at its default, so parts may only seem not to fit each other
+        _note(tree, translate(error, tree.data, tree, between_parts=not tree.problems))
+    if tree.problems or config is None:
+        ordered = sorted(tree.problems, key=lambda problem: _order(problem.place))
+        error = ConfigError("\n".join(str(problem) for problem in ordered))
+        error.key = ordered[0].key or None
+        raise error
+    config._places = Places({key: str(place) for key, place in tree.places.items()})
+    return config
+
+
+def _order(place: Place | None) -> tuple[int, int]:
+    return (place.rank, place.line or 0) if place else (0, 0)
+
+
+def _nearest(places: Mapping[str, P], key: str) -> P | None:
+    """The place of `key`, else of the section around it, else of the whole."""
+    while key and key not in places:
+        key = key.rpartition("[" if key.endswith("]") else ".")[0]
+    return places.get(key)
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in data.items():
+        key = join(prefix, name)
+        keys += _leaves(value, key) if isinstance(value, dict) and value else [key]
+    return keys

@@ -1,0 +1,76 @@
+"""`--set key=value`: reading the values and laying them over what the file says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tpdist.config.keys import field_at, is_text, part_of, takes_null, why_unknown
+from tpdist.config.presets import merge
+from tpdist.config.yaml_text import Place, Problem, Tree, control_character, read, shown
+
+OVERRIDE = "--set"
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value` whose key exists and whose value could be read."""
+
+    key: str
+    tree: Tree
+
+
+def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Override]:
+    """The overrides that can be read; what is wrong with the others goes to `problems`."""
+    read_so_far: dict[str, Override] = {}
+    for rank, text in enumerate(texts, 1):
+        place = Place(rank, None, OVERRIDE)
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            what = "has no '='" if not equals else "has no key"
+            problems.append(Problem(place, "", f"'{shown(text)}' {what}; write key=value, such as method.h_steps=2"))
+            continue
+        path = [shown(name) for name in key.split(".")]
+        key = ".".join(path)
+        wrong = why_unknown(path) or ("given twice; keep one" if key in read_so_far else None)
+        if wrong:
+            problems.append(Problem(place, key, wrong))
+            continue
+        tree = _read_value(path, value, place)
+        problems += tree.problems
+        if not tree.problems:
+            read_so_far[key] = Override(key, tree)
+    return list(read_so_far.values())
+
+
+def _read_value(path: list[str], value: str, place: Place) -> Tree:
+    key = ".".join(path)
+    field = field_at(path)
+    if field is None or not is_text(field) or value.startswith(("'", '"')):
+        tree = read(value, lambda line: place, key)
+        tree.places[key] = place
+        return tree
+    # text needs no quotes here: the shell has taken them off already, and run.name=001 can mean only one thing
+    wrong = control_character(value)
+    problems = [Problem(place, key, wrong)] if wrong else []
+    data = None if takes_null(field) and value in ("null", "~") else value
+    return Tree(data=data, places={key: place}, problems=problems)
+
+
+def lay_over(tree: Tree, override: Override) -> None:
+    """Put the override into `tree`: merged where it is a section, in place of the old value elsewhere."""
+    *sections, last = override.key.split(".")
+    data: Any = tree.data
+    for name in sections:
+        if not isinstance(data.get(name, {}), dict | type(None)):
+            return  # the file has a wrong value there, and will be told so
+        data[name] = dict(data.get(name) or {})
+        data = data[name]
+    value, old = override.tree.data, data.get(last)
+    field = field_at([*sections, last])
+    if field is not None and part_of(field) and isinstance(value, dict) and isinstance(old, dict):
+        value = merge(old, value)
+    data[last] = value
+    for key, place in override.tree.places.items():
+        tree.places[key] = place
+        tree.texts.pop(key, None)
+    tree.texts |= override.tree.texts
