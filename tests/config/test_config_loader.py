@@ -1,0 +1,144 @@
+"""What a good file and good overrides come to: values, layers, places."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tpdist.config import Experiment, Method, load_config, locate, with_place
+from tpdist.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_loading_imports_neither_torch_nor_ray_nor_numpy():
+    code = (
+        "import sys, tpdist.config as c; c.load_config(None, ['run.seed=1']); c.json_schema(); "
+        "assert not {'torch', 'ray', 'numpy', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_file_in_configs_loads(path: Path):
+    assert isinstance(load_config(path), Experiment)
+    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_no_file_is_the_defaults():
+    assert load_config(None) == Experiment()
+
+
+def test_a_path_may_be_text(tmp_path: Path):
+    assert load_config(str(write(tmp_path, "run: {seed: 3}"))).run.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-3", 1e-3), ("1E3", 1e3), (".5", 0.5), ("5.", 5.0), ("1", 1.0), ("+1.5e+2", 150.0)]
+)
+def test_numbers_of_yaml_1_2(text: str, number: float, tmp_path: Path):
+    assert load_config(write(tmp_path, f"optimizer: {{lr: {text}}}")).optimizer.lr == number
+    assert load_config(None, [f"optimizer.lr={text}"]).optimizer.lr == number
+
+
+def test_underscores_in_whole_numbers(tmp_path: Path):
+    assert load_config(write(tmp_path, "data: {max_types: 10_000}")).data.max_types == 10_000
+
+
+def test_an_empty_section_is_one_without_keys(tmp_path: Path):
+    config = load_config(write(tmp_path, "run: {seed: 1}\nmethod:\noptimizer: {options: }\nmodel: # later\n"))
+    assert config == load_config(None, ["run.seed=1"])
+
+
+def test_byte_order_mark_and_dos_lines(tmp_path: Path):
+    assert load_config(write(tmp_path, "\ufeffrun:\r\n  seed: 4\r\n")).run.seed == 4
+
+
+def test_overrides_of_every_kind(tmp_path: Path):
+    path = write(tmp_path, "optimizer: {decay: {factor: 0.3}, options: {eps: 1e-8}}\nrun: {name: old}")
+    config = load_config(
+        path,
+        [
+            "run.name=001",
+            "data.store=1234",
+            "cluster.mesh=[1,2]",
+            "cluster.workers=2",
+            "optimizer.decay=null",
+            "optimizer.options.weight_decay=1e-2",
+            "method.dual={lr: 0.5, keep: false}",
+            "method.dual.clip=2",
+            'data.train="two  words"',
+            "data.valid=a=b: [c",
+            "model.allow_cells_from=[mine]",
+            "model.cell=mine.cells:Own",
+        ],
+    )
+    assert (config.run.name, config.data.store, config.data.train) == ("001", "1234", "two  words")
+    assert config.data.valid == "a=b: [c"
+    assert (config.cluster.mesh, config.optimizer.decay) == ((1, 2), None)
+    assert config.optimizer.options == {"eps": 1e-8, "weight_decay": 1e-2}
+    assert (config.method.dual.lr, config.method.dual.keep, config.method.dual.clip) == (0.5, False, 2.0)
+    assert config.model.allow_cells_from == ("mine",)
+
+
+def test_null_is_text_only_where_nothing_else_fits():
+    assert load_config(None, ["data.store=null"]).data.store is None
+    assert load_config(None, ["data.store='null'"]).data.store == "null"
+    assert load_config(None, ["run.name=null"]).run.name == "null"
+
+
+def test_bptt_is_a_setting():
+    config = load_config(None, ["method.name=bptt", "method.h_steps=3"])
+    assert (config.method.h_steps, config.objective.weight) == (0, 0.0)
+    assert Experiment(method=Method(name="bptt")) == load_config(None, ["method.name=bptt"])
+
+
+def test_sweeps_may_name_settings_and_their_own_words(tmp_path: Path):
+    text = "sweep: {method.h_steps: [0, 1], optimizer.options.eps: [1e-8], seeds: 3}"
+    assert load_config(write(tmp_path, text)).sweep == {
+        "method.h_steps": [0, 1],
+        "optimizer.options.eps": [1e-8],
+        "seeds": 3,
+    }
+
+
+def test_places(tmp_path: Path):
+    path = write(tmp_path, "preset: released\n\nmethod:\n  h_steps: 2\n  dual: {lr: 1}\nrun: {seed: 1}\n")
+    config = load_config(path, ["run.epochs=2"])
+    assert locate(config, "method.h_steps") == f"{path}:4"
+    assert locate(config, "method.dual.start_epoch") == f"{path}:1"  # the preset's
+    assert locate(config, "method.sweeps") == f"{path}:3"  # a default: the section around it
+    assert locate(config, "run.epochs") == "--set"
+    assert locate(config, "cluster.mesh") == str(path)
+    assert locate(load_config(None), "cluster.mesh") == "--set"
+    assert locate(Experiment(), "cluster.mesh") is None
+
+
+def test_with_place(tmp_path: Path):
+    path = write(tmp_path, "optimizer:\n  options: {epps: 1}\n")
+    config = load_config(path)
+    error = with_place(ConfigError("adam has no epps", "optimizer.options.epps"), config)
+    assert str(error) == f"{path}:2: optimizer.options.epps: adam has no epps"
+    assert error.key == "optimizer.options.epps"
+    bare = ConfigError("the corpus is too short")
+    assert with_place(bare, config) is bare
+    keyed = ConfigError("x", "run.seed")
+    assert with_place(keyed, Experiment()) is keyed
+
+
+def test_places_are_no_part_of_the_value(tmp_path: Path):
+    config = load_config(write(tmp_path, "run: {seed: 1}"))
+    assert config == load_config(None, ["run.seed=1"])
+    assert "_places" not in config.model_dump()
+    assert "places" not in repr(config)
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config
+    assert locate(again, "run.seed") == locate(config, "run.seed")
