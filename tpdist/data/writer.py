@@ -55,6 +55,9 @@ def staged(out: Path) -> Iterator[Path]:
     """
     refuse_existing(out)
     out = out.absolute()
+    for parent in out.parents:
+        if parent.exists() and not parent.is_dir():
+            raise DataError(f"{parent}: a file, where a directory is expected")
     created = [parent for parent in out.parents if not parent.exists()]
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

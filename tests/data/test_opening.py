@@ -1,0 +1,116 @@
+"""The store of a configuration: found, made, or refused with what to do."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tpdist.config import Data, Synthetic
+from tpdist.data import open_or_prepare, opening, prepare
+from tpdist.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_recipes_without_files_are_prepared_once():
+    data = Data(recipe="synthetic", synthetic=Synthetic(tokens=1000))
+    first = open_or_prepare(data)
+    assert str(first.directory).startswith("stores/synthetic-")
+    stamp = os.stat(first.directory / "train.arrow").st_mtime_ns
+    assert open_or_prepare(data).manifest == first.manifest
+    assert os.stat(first.directory / "train.arrow").st_mtime_ns == stamp
+
+
+def test_files_that_the_configuration_gives_are_prepared(texts):
+    assert open_or_prepare(texts("a b\n")).directory == Path("stores/text-word")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"recipe": "ptb"},
+            "stores/ptb-word: no such store; run `tpdist data prepare ptb --source DIR --out stores/ptb-word`, "
+            "or give data.source in the configuration",
+        ),
+        (
+            {"recipe": "text8", "level": "char", "store": "s"},
+            "s: no such store; run `tpdist data prepare text8 --source FILE --level char --out s`, "
+            "or give data.source in the configuration",
+        ),
+        (
+            {"recipe": "text", "train": "x.txt"},
+            "stores/text-word: no such store; run `tpdist data prepare text --train FILE --valid FILE --test FILE "
+            "--out stores/text-word`, or give data.valid, data.test in the configuration",
+        ),
+        ({"recipe": "ptb", "source": "x"}, "x: no such directory; recipe ptb takes the directory of its text files"),
+    ],
+)
+def test_a_missing_store_says_the_command(options: dict, line: str):
+    with pytest.raises(DataError) as caught:
+        open_or_prepare(Data(**options))
+    assert str(caught.value) == line
+    assert not Path("stores").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"max_types": 5}, "made with data.max_types null, the configuration has 5"),
+        ({"min_count": 3}, "made with data.min_count 1, the configuration has 3"),
+        ({"level": "char"}, "made with data.level word, the configuration has char"),
+        ({"recipe": "ptb"}, "made with data.recipe text, the configuration has ptb"),
+        (
+            {"recipe": "synthetic"},
+            "made with data.recipe text, the configuration has synthetic",
+        ),
+    ],
+)
+def test_a_store_made_otherwise_is_refused(texts, changed: dict, what: str):
+    data = texts("a b a b\n", store="mine")
+    open_or_prepare(data)
+    with pytest.raises(DataError) as caught:
+        open_or_prepare(data.model_copy(update=changed))
+    assert str(caught.value) == f"mine: {what}; give data.store another directory, or delete this one"
+
+
+def test_another_synthetic_source_is_refused():
+    data = Data(recipe="synthetic", store="mine", synthetic=Synthetic(tokens=1000))
+    open_or_prepare(data)
+    with pytest.raises(DataError, match=r"made with data\.synthetic\.seed 0, the configuration has 1"):
+        open_or_prepare(data.model_copy(update={"synthetic": Synthetic(tokens=1000, seed=1)}))
+
+
+def test_a_text_that_changed_since_is_refused(texts):
+    data = texts("a b a b\n")
+    open_or_prepare(data)
+    Path(data.train).write_text("a b a b c\n")
+    with pytest.raises(DataError, match=r"made from train.txt of 8 bytes, .*train.txt has 10; give data.store another"):
+        open_or_prepare(data)
+    Path(data.train).unlink()  # the text itself is not needed any more
+    open_or_prepare(data)
+
+
+def test_a_damaged_store_is_found_before_the_run(texts):
+    data = texts("a b a b\n")
+    path = open_or_prepare(data).directory / "train.arrow"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"train.arrow: SHA-256 .*; the store is damaged: delete stores/text-word"):
+        open_or_prepare(data)
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_opened(texts, monkeypatch):
+    data = texts("a b a b\n")
+
+    def beaten(*arguments: object) -> None:
+        prepare(data, Path("stores/text-word"))
+        raise DataError("exists")
+
+    monkeypatch.setattr(opening, "prepare", beaten)
+    assert open_or_prepare(data).manifest.tokens["train"] == 5

@@ -1,0 +1,106 @@
+"""The recipes: published token counts, splits, the embedded corpus."""
+
+from pathlib import Path
+
+import pytest
+
+from tpdist.config import Data, Synthetic
+from tpdist.data import default_store, prepare
+from tpdist.data.python_docs import normalise, paragraphs, python_docs, split_paragraphs
+
+
+@pytest.mark.parametrize(
+    ("recipe", "directory", "tokens", "types"),
+    [
+        ("ptb", "ptb", (929_589, 73_760, 82_430), 10_000),
+        ("wikitext", "wikitext2", (2_088_628, 217_646, 245_569), 33_278),
+    ],
+)
+def test_published_counts(benchmark_texts: Path, tmp_path: Path, recipe, directory: str, tokens, types: int):
+    store = prepare(Data(recipe=recipe, source=str(benchmark_texts / directory)), tmp_path / "store")
+    assert tuple(store.manifest.tokens.values()) == tokens
+    assert len(store.vocabulary) == types
+    assert store.manifest.dtype == "uint16"
+    store.verify()
+
+
+def test_ptb_characters_spell_unk_out(benchmark_texts: Path, tmp_path: Path):
+    """50 types, as in the usual character-level PTB (`<unk>` is the characters < u n k >)."""
+    store = prepare(Data(recipe="ptb", source=str(benchmark_texts / "ptb"), level="char"), tmp_path / "store")
+    assert len(store.vocabulary) == 50
+    assert "<unk>" not in store.vocabulary.types
+    raw = (benchmark_texts / "ptb" / "ptb.valid.txt").read_text()
+    assert store.vocabulary.decode(store.tokens("valid").read(0, len(raw))) == raw
+
+
+def test_wikitext_takes_raw_files(tmp_path: Path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"wiki.{split}.raw").write_text(" = A = \n a b c \n")
+    store = prepare(Data(recipe="wikitext", source=str(tmp_path)), tmp_path / "store")
+    assert store.manifest.tokens["train"] == 8
+    assert store.manifest.sources["valid"].name == "wiki.valid.raw"
+
+
+@pytest.mark.parametrize("source", ["text8", "."])
+def test_text8_is_cut_90_5_5_and_has_no_lines(tmp_path: Path, source: str):
+    text = "".join(chr(97 + i % 26) if i % 7 else " " for i in range(2000))
+    (tmp_path / "text8").write_text(text)
+    data = Data(recipe="text8", source=str(tmp_path / source), level="char")
+    store = prepare(data, tmp_path / "chars")
+    assert tuple(store.manifest.tokens.values()) == (1800, 100, 100)
+    read = {s: store.vocabulary.decode(store.tokens(s).read(0, n)) for s, n in store.manifest.tokens.items()}
+    assert "".join(read.values()) == text
+    assert "<eos>" not in store.vocabulary.types
+    words = prepare(data.model_copy(update={"level": "word"}), tmp_path / "words")
+    assert words.manifest.tokens["train"] == len(text[:1800].split())
+    assert words.tokenize("ab\ncd") == ["ab", "cd"]
+
+
+def test_text8_with_a_newline_at_its_end(tmp_path: Path):
+    (tmp_path / "t").write_text("ab cd " * 50 + "\n")
+    store = prepare(Data(recipe="text8", source=str(tmp_path / "t")), tmp_path / "store")
+    assert "<eos>" not in store.vocabulary.types
+
+
+def test_python_docs_leaks_nothing(tmp_path: Path):
+    texts = python_docs("word")
+    lines = {split: text.text.splitlines() for split, text in texts.items()}
+    every = [line for part in lines.values() for line in part]
+    assert len(set(every)) == len(every) > 1000
+    store = prepare(Data(), tmp_path / "store")
+    tokens = store.manifest.tokens
+    total = sum(tokens.values())
+    assert total > 50_000
+    assert 0.05 < tokens["valid"] / total < 0.12
+    assert 0.05 < tokens["test"] / total < 0.12
+    assert store.manifest.options["min_count"] == 2
+    regular = [c for t, c in zip(store.vocabulary.types, store.vocabulary.counts, strict=True) if t[0] != "<"]
+    assert min(regular) >= 2
+    assert store.tokenize("The cat's (x)\nY") == ["the", "cat's", "(", "x", ")", "<eos>", "y"]
+
+
+def test_python_docs_normalisation():
+    text = "Title\n*****\n\nSee a.b,  and\n  c->d.\n\nsee a.b, and c->d.\n\n+---+---+\n\nlast…"
+    assert paragraphs(text, "word") == ["title", "see a . b , and c -> d .", "last …"]
+    assert paragraphs(text, "char") == ["title", "see a.b, and c->d.", "last…"]
+    assert normalise("It’s `x == y`, ...", "word") == "it's ` x == y ` , ..."
+
+
+def test_python_docs_deals_runs():
+    dealt = split_paragraphs([str(i) for i in range(50)])
+    assert dealt["valid"] == ["20", "21", "44", "45"]
+    assert dealt["test"] == ["22", "23", "46", "47"]
+    assert len(dealt["train"]) == 42
+
+
+def test_default_stores_do_not_collide():
+    assert default_store(Data()) == Path("stores/python-docs-word")
+    assert default_store(Data(recipe="ptb", level="char")) == Path("stores/ptb-char")
+    assert default_store(Data(store="elsewhere")) == Path("elsewhere")
+    first = default_store(Data(recipe="synthetic"))
+    changed = [
+        default_store(Data(recipe="synthetic", synthetic=Synthetic(**{name: 101})))
+        for name in ("types", "states", "branching", "tokens", "seed")
+        if name != "branching"
+    ]
+    assert len({first, *changed}) == 5
