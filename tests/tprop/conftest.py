@@ -91,3 +91,30 @@ def relative_error(got: list[Tensor], wanted: list[Tensor]) -> float:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def make_stream(streams: int, steps: int, types: int, seed: int = 5) -> Tensor:
+    """Token ids [streams, steps + 1]: a next token is wanted for every step."""
+    return torch.randint(types, (streams, steps + 1), generator=torch.Generator().manual_seed(seed))
+
+
+def windows_of(stream: Tensor, block: int, blocks: int, **options: Any) -> list[Window]:
+    """The stream [S, steps + 1] in windows of `blocks` blocks; the last may be shorter."""
+    S, steps = stream.shape[0], stream.shape[1] - 1
+    inputs, labels = (
+        x.reshape(S, steps // block, block).permute(2, 0, 1).contiguous() for x in (stream[:, :-1], stream[:, 1:])
+    )
+    windows = []
+    for begin in range(0, steps // block, blocks):
+        here = slice(begin, begin + blocks)
+        windows.append(
+            make_window(
+                inputs[:, :, here],
+                labels[:, :, here],
+                torch.float64,
+                tokens=labels[:, :, here].numel(),
+                opens=begin == 0,
+                **options,
+            )
+        )
+    return windows

@@ -42,10 +42,10 @@ def build_cell(model: Model, inputs: int) -> Cell:
         case "lstm":
             return LSTM(inputs, model.hidden)
         case path:
-            return _own_cell(path)(inputs, model.hidden)
+            return _own_cell(path, inputs, model.hidden)
 
 
-def _own_cell(path: str) -> type[Cell]:
+def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
     module_name, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -53,7 +53,12 @@ def _own_cell(path: str) -> type[Cell]:
         raise ConfigError(f"cannot load {path!r}: {error}", "model.cell") from error
     if not (inspect.isclass(found) and issubclass(found, Cell)):
         raise ConfigError(f"{path!r} is not a subclass of tpdist.models.Cell", "model.cell")
-    return found
+    if found.step is Cell.step and found.forward is Cell.forward:
+        raise ConfigError(f"{path!r} has no step(x, state)", "model.cell")
+    try:
+        return found(inputs, hidden)
+    except TypeError as error:
+        raise ConfigError(f"{path!r} cannot be made from (inputs, hidden): {error}", "model.cell") from error
 
 
 def _draw(language_model: LanguageModel, model: Model) -> None:

@@ -109,12 +109,14 @@ class GRU(Cell):
         self.rnn = nn.GRU(inputs, hidden)
 
     def project(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+        weight, _, bias, _ = self.rnn.all_weights[0]
+        return nn.functional.linear(x, weight, bias)
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         """The oracle of `forward`."""
         x_r, x_z, x_n = x.chunk(3, -1)
-        h_r, h_z, h_n = nn.functional.linear(state, self.rnn.weight_hh_l0, self.rnn.bias_hh_l0).chunk(3, -1)
+        _, weight, _, bias = self.rnn.all_weights[0]
+        h_r, h_z, h_n = nn.functional.linear(state, weight, bias).chunk(3, -1)
         reset, update = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
         new = torch.tanh(x_n + reset * h_n)
         return new + update * (state - new)
@@ -134,12 +136,14 @@ class LSTM(Cell):
         self.rnn = nn.LSTM(inputs, hidden)
 
     def project(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+        weight, _, bias, _ = self.rnn.all_weights[0]
+        return nn.functional.linear(x, weight, bias)
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         """The oracle of `forward`."""
         h, c = state.chunk(2, -1)
-        gates = x + nn.functional.linear(h, self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        _, weight, _, bias = self.rnn.all_weights[0]
+        gates = x + nn.functional.linear(h, weight, bias)
         i, f, g, o = gates.chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], -1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 IGNORED = -1  # the label of a place that holds no token
@@ -73,7 +74,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         saved = iter(ctx.saved_tensors)
         grads = [next(saved) * upstream[0] if needed else None for needed in ctx.needs_input_grad[:3]]
         return (*grads, None, None)

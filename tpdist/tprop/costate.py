@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.objective import blocks_pass, chunks, frozen
+from tpdist.tprop.objective import blocks_pass, chunks, frozen, target_gradient
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.window import Neighbours, Window
 
@@ -29,23 +29,39 @@ def costate_sweeps(
     """
     if plan.sweeps == 0 or not window.constrained:
         return costate
-    zero = torch.zeros_like(costate)
+    if plan.keep_costates:
+        costate = _with_right_edge(costate[:, :-1], neighbours)
     with frozen(model):
-        own = blocks_pass(
-            model, plan.loss_alone, window, start, zero, zero, plan.chunk_blocks, to_start=True
-        ).start_gradient
-        assert own is not None
-        first = True
-        for _ in range(plan.sweeps):
-            through = torch.zeros_like(own)
-            if not first or plan.keep_costates:
-                through = transpose_product(model, window, start, costate, plan.chunk_blocks)
-            first = False
-            costate = torch.cat([own + through, zero[:, -1:]], 1)
-            from_right = neighbours.to_left(costate[:, 0])
-            if from_right is not None:
-                costate[:, -1] = from_right
+        own = _loss_gradient(model, plan, window, start)
+        for sweep in range(plan.sweeps):
+            gradient = own
+            if sweep > 0 or plan.keep_costates:  # else the costate is 0
+                gradient = own + transpose_product(model, window, start, costate, plan.chunk_blocks)
+            costate = _with_right_edge(gradient, neighbours)
     return costate
+
+
+def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tensor) -> Tensor:
+    """Gradient of the cross entropy with respect to the states at boundaries 0..k-1. start [S, k, d] -> the same.
+
+    Where the loss sits on targets (Eq. 8), a boundary's own token counts too: a costate is what the loss from its
+    boundary on says of the state there.
+    """
+    target = torch.cat([start, torch.zeros_like(start[:, :1])], 1)
+    nothing = torch.zeros_like(target)
+    loss = plan.loss_alone
+    result = blocks_pass(model, loss, window, start, target, nothing, plan.chunk_blocks, to_start=True)
+    assert result.start_gradient is not None
+    if loss.loss_on == "prediction":
+        return result.start_gradient
+    on_target = target_gradient(model, loss, window, target, nothing, nothing, plan.chunk_blocks)
+    return result.start_gradient + on_target[:, :-1]
+
+
+def _with_right_edge(costate: Tensor, neighbours: Neighbours) -> Tensor:
+    """Costates of boundaries 0..k-1 [S, k, d], and the right neighbour's first, else 0: [S, k+1, d]."""
+    edge = neighbours.to_left(costate[:, 0])
+    return torch.cat([costate, (torch.zeros_like(costate[:, 0]) if edge is None else edge)[:, None]], 1)
 
 
 def transpose_product(

@@ -72,7 +72,7 @@ class Targets:
         k = self.h.shape[1] - 1
         state = self._optimizer.state[self._free]
         for name, count in counts.items():
-            state[name] = torch.tensor(count) if name in ("step", "eta", "mu") else count
+            state[name] = torch.tensor(count)
         for name, moment in self._boundaries.h_moments.items():
             value = torch.zeros_like(self.h)
             value[:, :k] = moment[:, self._begin : self._begin + k]

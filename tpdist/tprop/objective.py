@@ -57,7 +57,7 @@ def blocks_pass(
     right = [None if x is None else x[:, 1:].reshape(-1, d) for x in (target, dual, costate)]
     coupled = window.coupled[:, 1:].reshape(-1)
     predictions = torch.empty_like(flat_start)
-    gradient = torch.empty_like(flat_start) if to_start else None
+    gradient = torch.zeros_like(flat_start) if to_start else None
     loss_sum = penalty_sum = start.new_zeros((), dtype=torch.float64)
     for chunk in chunks(S * k, chunk_blocks):
         with torch.set_grad_enabled(to_start or to_theta):

@@ -66,7 +66,8 @@ def first_values(
     """
     S, k, d = carried.shape[0], window.blocks, carried.shape[1]
     h = carried.new_zeros(S, k + 1, d)
-    h[:, 0] = _edge(model, plan, window, begin, boundaries, carried)
+    if neighbours.is_first:
+        h[:, 0] = _edge(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
 
         def roll(start: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def _relax(
     Windows in random order let the reach cross the window's edge: the sweeps then run over the blocks before
     it too, whose r-th sweep is what `_edge` rolled out.
     """
-    e = window.earlier.shape[2]
+    e = window.earlier.shape[2] if plan.carry else 0
     states, inputs = h[:, :-1].clone(), window.inputs
     if e:
         states[:, 0] = stored[:, begin]

@@ -11,14 +11,14 @@ from tpdist.tprop.optimizers import build_optimizer
 
 
 class Theta:
-    """The parameters and their optimiser.
+    """The parameters that require gradients, and their optimiser.
 
     reduce: adds up a list of tensors over all workers, in place; the sum of undivided gradients is exact
     however unevenly the blocks are divided.
     """
 
     def __init__(self, model: LanguageModel, spec: Optimizer, reduce: Callable[[Sequence[Tensor]], None] | None = None):
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer")
         self._clip = spec.clip
         self._reduce = reduce
@@ -43,7 +43,8 @@ class Theta:
             p.grad = gradient
         if self._reduce is not None:
             self._reduce(gradients)
-        torch._foreach_mul_(gradients, 1 / tokens)
+        for gradient in gradients:
+            gradient /= tokens
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
         self.optimizer.step()

@@ -62,6 +62,7 @@ def visit(
     moving = plan.moves_targets and window.movable_at_all
     targets = Targets(plan.h, h, window.movable, boundaries, begin) if moving else None
     first: Pass | None = None
+    result: Pass | None = None
 
     if targets is not None:
         for _ in range(plan.h_steps):
@@ -72,6 +73,7 @@ def visit(
         h = targets.h
 
     dual_step = plan.dual if window.constrained else None
+    read = h  # the targets that the last pass read
     fresh = None  # predictions at boundaries after the last change of θ and H
     if dual_step and dual_step.before_theta:
         dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
@@ -83,7 +85,7 @@ def visit(
         result = blocks_pass(
             model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint, to_theta=True
         )
-        first = first or result
+        first, read = first or result, h
         if joint:
             assert targets is not None
             targets.step(h_gradient(model, plan, window, h, dual, result, neighbours))
@@ -92,6 +94,8 @@ def visit(
         theta.step(window.tokens)
     if dual_step and not dual_step.before_theta:
         dual, fresh = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+    assert first is not None
+    assert result is not None  # theta_steps >= 1
 
     if targets is not None:
         targets.save()
@@ -104,7 +108,7 @@ def visit(
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        primal=_primal(window, h, result.predictions, fresh, neighbours),
+        primal=_primal(window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1]),
     )
@@ -120,8 +124,11 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
 
 
 def _take_from_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> None:
-    """Send h, and u if the method has duals, of boundary 0 to the left; fill boundary k from the right."""
-    if not (window.constrained and plan.terms.couples):
+    """Send h, and u if the method has duals, of boundary 0 to the left; fill boundary k from the right.
+
+    Where λ = 0 the objective does not read them; the primal residual does.
+    """
+    if not window.constrained:
         return
     for values in (h, dual) if plan.keep_duals or plan.dual else (h,):
         edge = neighbours.to_left(values[:, 0])

@@ -30,6 +30,7 @@ class Window:
     earlier: [B, S, e] inputs of the e blocks before the window, for relaxation across its edge.
     tokens: labels of the window over all workers.
     opens: whether the window begins its streams.
+    offset: blocks of the window to the left of this worker's.
     constrained, movable_at_all: whether any boundary is coupled, or may move; known without asking the device.
     """
 
@@ -42,6 +43,7 @@ class Window:
     opens: bool
     constrained: bool
     movable_at_all: bool
+    offset: int
 
     @property
     def blocks(self) -> int:
@@ -60,14 +62,22 @@ def make_window(
     closing: bool = False,
     earlier: Tensor | None = None,
     continues: tuple[bool, bool] = (False, False),
+    follows: Tensor | None = None,
+    offset: int = 0,
 ) -> Window:
     """A window from its tokens: inputs, labels [B, S, k]; a block without labels has no boundary.
 
-    continues: whether the window goes on to the left and to the right of this worker's blocks.
+    continues: whether the window goes on to the left and to the right of this worker's blocks. follows: [S] bool,
+    the streams in which the right neighbour's first block has labels; by default those whose last block here has.
+    A closing target ends the streams whose last block has labels.
     """
     _, S, k = inputs.shape
     exists = (labels != IGNORED).any(0)
-    end = exists[:, -1:] if closing or continues[1] else exists.new_zeros(S, 1)
+    end = exists.new_zeros(S, 1)
+    if continues[1]:
+        end = exists[:, -1:] if follows is None else follows[:, None]
+    elif closing:
+        end = exists[:, -1:]
     coupled = torch.cat([exists if continues[0] else exists & (torch.arange(k, device=exists.device) > 0), end], 1)
     movable = coupled.clone()
     if continues[1]:
@@ -84,6 +94,7 @@ def make_window(
         opens=opens,
         constrained=k > 1 or closing or any(continues),
         movable_at_all=k > 1 or closing or edge_free or any(continues),
+        offset=offset,
     )
 
 

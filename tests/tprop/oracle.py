@@ -1,0 +1,228 @@
+"""The method written out plainly: autograd over the whole window, block by block, stream by stream.
+
+No chunks, no masks, no flattening, no kernels: loops over `Cell.step`, torch's own losses and optimisers. Slow, and
+meant to be read beside Section 3 of the paper.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tpdist.config import Experiment
+from tpdist.models import IGNORED, LanguageModel
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}
+
+
+def unroll(model: LanguageModel, ids: Tensor, state: Tensor) -> tuple[list[Tensor], Tensor]:
+    """One block of one stream: ids [B], state [d] -> the top h of every step, the last state (Eq. 1)."""
+    outputs = []
+    for token in ids:
+        x, states = model.embedding.weight[token][None], []
+        for layer, part in zip(model.layers, state.split(model.sizes), strict=True):
+            new = layer.step(layer.project(x), part[None])  # type: ignore[operator]
+            x = new[:, : layer.hidden]  # type: ignore[index]
+            states.append(new[0])
+        state = torch.cat(states)
+        outputs.append(x[0])
+    return outputs, state
+
+
+def top(model: LanguageModel, state: Tensor) -> Tensor:
+    """The top layer's h of a state [d]."""
+    last = model.layers[-1]
+    return state[-last.state_size :][: last.hidden]  # type: ignore[misc,index]
+
+
+def token_loss(model: LanguageModel, h: Tensor, label: Tensor) -> Tensor:
+    return functional.cross_entropy((model.weight @ h + model.bias)[None], label[None], reduction="sum")
+
+
+def constraint(config: Experiment, model: LanguageModel, h: Tensor, prediction: Tensor, u: Tensor) -> Tensor:
+    """λ C of one boundary, undivided (Eq. 6-7, Section 4.3)."""
+    objective = config.objective
+    l2 = objective.weight / 2 * (h - prediction + u).square().sum()
+    if objective.penalty == "l2":
+        return l2
+    kl_weight = objective.weight if objective.kl_weight is None else objective.kl_weight
+    p = torch.softmax(model.weight @ top(model, h) + model.bias, 0)
+    q = torch.softmax(model.weight @ top(model, prediction) + model.bias, 0)
+    kl = kl_weight * (p * (p / q).log()).sum()
+    if objective.penalty == "l2+kl":
+        return kl + l2
+    unseen = torch.ones(model.state_size, dtype=torch.bool)
+    unseen[model.seen] = False
+    return kl + objective.weight / 2 * (h - prediction)[unseen].square().sum()
+
+
+@dataclass
+class Value:
+    """The objective of a window and what it is made of; predictions by (stream, boundary)."""
+
+    loss: Tensor
+    penalty: Tensor
+    predictions: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+
+def evaluate(
+    config: Experiment,
+    model: LanguageModel,
+    inputs: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    target: Tensor,
+    u: Tensor,
+) -> Value:
+    """Eq. 6-8 of a window, in nats. inputs, labels [B, S, K]; start, target, u [S, K+1, d]."""
+    _, streams, blocks = inputs.shape
+    value = Value(torch.zeros(()).double(), torch.zeros(()).double())
+    for s in range(streams):
+        for i in range(blocks):
+            real = [label for label in labels[:, s, i] if label != IGNORED]
+            h, prediction = unroll(model, inputs[:, s, i], start[s, i])
+            value.predictions[s, i + 1] = prediction
+            if not real:
+                continue
+            constrained = bool((labels[:, s, i + 1] != IGNORED).any()) if i + 1 < blocks else config.method.closing
+            if constrained:
+                value.penalty = value.penalty + constraint(config, model, target[s, i + 1], prediction, u[s, i + 1])
+                if config.objective.loss_on == "target":
+                    h[-1] = top(model, target[s, i + 1])
+            for step, label in enumerate(real):
+                value.loss = value.loss + token_loss(model, h[step], label)
+    return value
+
+
+class Oracle:
+    """pm, admm, alm and costate with a penalty over a fixed corpus of windows; h and u are kept if persistent."""
+
+    def __init__(self, config: Experiment, model: LanguageModel, streams: int, blocks: int):
+        self.config, self.model = config, model
+        shape = (streams, blocks + 1, model.state_size)
+        self.h, self.u = torch.zeros(shape).double(), torch.zeros(shape).double()
+        spec = config.optimizer
+        self.theta = OPTIMIZERS[spec.name](list(model.parameters()), lr=spec.lr, **spec.options)  # type: ignore[arg-type]
+        self.carried = torch.zeros(streams, model.state_size).double()
+
+    def visit(self, inputs: Tensor, labels: Tensor, begin: int, opens: bool) -> Tensor:
+        """One update; returns the loss of the last θ-pass."""
+        config, method, objective, model = self.config, self.config.method, self.config.objective, self.model
+        blocks = inputs.shape[2]
+        here = slice(begin, begin + blocks)
+        tokens = int((labels != IGNORED).sum())
+        edge = torch.zeros_like(self.carried) if opens or method.edge == "zero" else self.carried
+        h = self._first_values(inputs, begin, edge)
+        u = torch.zeros_like(h)
+        if method.name in ("admm", "alm") and method.dual.keep:
+            u[:, : blocks + method.closing] = self.u[:, begin : begin + blocks + method.closing]
+        start = h.clone()
+        delta = self._costates(inputs, labels, start) if method.name == "costate" else None
+        free = [i for i in range(blocks + 1) if 0 < i < blocks or (i == 0 and method.edge_free)]
+        if method.closing:
+            free.append(blocks)
+
+        leaf = torch.nn.Parameter(h)
+        h_spec = method.h_optimizer
+        lr = h_spec.lr or 1 / objective.weight
+        h_optimizer = OPTIMIZERS[h_spec.name]([leaf], lr=lr, **h_spec.options)  # type: ignore[arg-type]
+        held = method.starts == "held"
+
+        def total(moving: Tensor) -> Value:
+            """The objective where `moving` is the target, and the start too where starts are tied."""
+            begin_of_block = moving if not held else start + (moving - moving.detach())
+            return evaluate(config, model, inputs, labels, begin_of_block, moving, u)
+
+        def move(value: Value) -> None:
+            (gradient,) = torch.autograd.grad(value.loss + value.penalty, leaf, retain_graph=True)
+            leaf.grad = torch.zeros_like(leaf)
+            for i in free:
+                leaf.grad[:, i] = clip_each(gradient[:, i], h_spec.clip)
+            h_optimizer.step()
+
+        def step_duals() -> None:
+            value = evaluate(config, model, inputs, labels, start if held else leaf, leaf, u)
+            alpha = method.dual.lr or 1 / objective.weight
+            for (s, i), prediction in value.predictions.items():
+                if i < blocks or method.closing:
+                    ascent = objective.weight * (leaf[s, i] - prediction).detach()
+                    u[s, i] += alpha * clip_each(ascent[None], method.dual.clip)[0]
+
+        for _ in range(method.h_steps):
+            move(total(leaf))
+        duals = method.name in ("admm", "alm")
+        if duals and method.dual.order == "before":
+            step_duals()
+        for _ in range(method.theta_steps):
+            value = total(leaf)
+            summed = value.loss + value.penalty
+            if delta is not None:
+                for (s, i), prediction in value.predictions.items():
+                    if i < blocks:
+                        summed = summed + delta[s, i] @ prediction
+            parameters = list(model.parameters())
+            gradients = torch.autograd.grad(summed, parameters, retain_graph=True)
+            if method.name == "alm":
+                move(value)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient / tokens
+            if config.optimizer.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip)
+            self.theta.step()
+        if duals and method.dual.order == "after":
+            step_duals()
+
+        self.h[:, here] = (start if held else leaf.detach())[:, :blocks]
+        self.u[:, begin : begin + blocks + method.closing] = u[:, : blocks + method.closing]
+        self.carried = torch.stack([value.predictions[s, blocks].detach() for s in range(inputs.shape[1])])
+        return value.loss.detach()
+
+    def _first_values(self, inputs: Tensor, begin: int, edge: Tensor) -> Tensor:
+        """`forward` and `persistent` first values [S, K+1, d]; the place at the window's end is 0."""
+        _, streams, blocks = inputs.shape
+        h = torch.zeros(streams, blocks + 1, self.model.state_size).double()
+        h[:, 0] = edge
+        if self.config.method.first == "persistent":
+            h[:, 1:blocks] = self.h[:, begin + 1 : begin + blocks]
+        sweeps = self.config.method.relaxation if self.config.method.first == "persistent" else blocks
+        for _ in range(sweeps):
+            before = h.clone()
+            for s in range(streams):
+                for i in range(1, blocks):
+                    h[s, i] = unroll(self.model, inputs[:, s, i - 1], before[s, i - 1])[1].detach()
+        return h
+
+    def _costates(self, inputs: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+        """δ_i ← ∂/∂h_i [CE_i + ⟨δ_{i+1}, ĥ_{i+1}⟩], as often as `sweeps` says; on every state that is a start."""
+        _, streams, blocks = inputs.shape
+        delta = torch.zeros_like(start)
+        sweeps = self.config.method.sweeps
+        for _ in range(blocks - 1 if sweeps is None else sweeps):
+            new = torch.zeros_like(delta)
+            for s in range(streams):
+                for i in range(1, blocks):
+                    leaf = start[s, i].clone().requires_grad_()
+                    h, prediction = unroll(self.model, inputs[:, s, i], leaf)
+                    value = delta[s, i + 1] @ prediction
+                    for step, label in enumerate(labels[:, s, i]):
+                        if self.config.objective.loss_on == "target" and step == len(h) - 1 and i + 1 < blocks:
+                            continue
+                        value = value + token_loss(self.model, h[step], label)
+                    if self.config.objective.loss_on == "target":
+                        value = value + token_loss(self.model, top(self.model, leaf), inputs[0, s, i])
+                    (new[s, i],) = torch.autograd.grad(value, leaf)
+            delta = new
+        return delta
+
+
+def clip_each(rows: Tensor, largest: float | None) -> Tensor:
+    """Rows [n, d] with norms of at most `largest`."""
+    if largest is None:
+        return rows
+    return torch.stack([row * min(1.0, largest / float(row.norm().clamp(min=1e-300))) for row in rows])
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
