@@ -136,6 +136,13 @@ BAD_FILES = [
         ],
     ),
     (
+        "method: {name: costate, first: persistent, relaxation: 0}",
+        [
+            "a.yaml:1: method.relaxation: persistent states that neither H-steps (starts: tied) nor relaxation moves "
+            "stay 0 for ever; write 1 or more"
+        ],
+    ),
+    (
         "run: {seed: 1}\npreset: released\nobjective: {loss_on: target}",
         ["a.yaml:2: method.closing: a closing target cannot carry the loss; write objective.loss_on: prediction"],
     ),

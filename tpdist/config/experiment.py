@@ -130,6 +130,13 @@ def _check_method(config: Experiment) -> Iterator[ConfigError]:
         )
     if method.name == "pm" and method.h_steps == 0 and method.edge_free:
         yield ConfigError("edge_free moves states by H-steps, and h_steps is 0", "method.edge_free")
+    unmoved = method.starts == "held" or (method.h_steps == 0 and method.name not in ("alm", "als"))
+    handed_on = config.batching.order == "shuffled" and config.batching.blocks == 1
+    if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on:
+        yield ConfigError(
+            "persistent states that neither H-steps (starts: tied) nor relaxation moves stay 0 for ever; write 1 or more",
+            "method.relaxation",
+        )
     if method.bounded and config.model.cell == "lstm":
         yield ConfigError("an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
     if method.closing and objective.loss_on == "target":
