@@ -62,9 +62,10 @@ def plain_bptt(plain: Plain, stream: Tensor, optimizer: torch.optim.Optimizer, c
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize(("layers", "blocks"), [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("name", "layers", "blocks"), [("sgd", 1, 1), ("adagrad", 1, 1), ("adam", 1, 1), ("sgd", 2, 1), ("adam", 1, 3)]
+)
 def test_same_updates_as_a_plain_torch_loop(name: str, cell: str, layers: int, blocks: int) -> None:
     cls, options = OPTIMIZERS[name]
     clip = 0.3

@@ -1,5 +1,6 @@
 """The method: objective, penalties, free states, H-steps, duals, costates. Tensors in, tensors out."""
 
+from tpdist.tprop.als import als_visit
 from tpdist.tprop.plan import Plan, plan_epoch
 from tpdist.tprop.states import Boundaries
 from tpdist.tprop.theta import Theta
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "Theta",
     "Window",
+    "als_visit",
     "make_window",
     "plan_epoch",
     "visit",

@@ -63,6 +63,7 @@ class Plan:
     edge_free: bool
     closing: bool
     chunk_blocks: int
+    als: bool  # `als_visit` in place of `visit`
 
     @property
     def moves_targets(self) -> bool:
@@ -121,4 +122,5 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         edge_free=method.edge_free,
         closing=method.closing,
         chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),
+        als=method.name == "als",
     )

@@ -66,7 +66,7 @@ def visit(
 
     if targets is not None:
         for _ in range(plan.h_steps):
-            _take_from_right(plan, window, targets.h, dual, neighbours)
+            take_from_right(plan, window, targets.h, dual, neighbours)
             result = h_step(model, plan, window, start, targets, dual, neighbours)
             first = first or result
             start = start if held else targets.h[:, :k]
@@ -79,7 +79,7 @@ def visit(
         dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
     for i in range(plan.theta_steps):
         if i == 0 or plan.joint:
-            _take_from_right(plan, window, h, dual, neighbours)
+            take_from_right(plan, window, h, dual, neighbours)
         theta.zero()
         joint = plan.joint and targets is not None
         result = blocks_pass(
@@ -123,7 +123,7 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
     return values
 
 
-def _take_from_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> None:
+def take_from_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> None:
     """Send h, and u if the method has duals, of boundary 0 to the left; fill boundary k from the right.
 
     Where λ = 0 the objective does not read them; the primal residual does.

@@ -1,0 +1,125 @@
+"""P workers in time compute what one does, and send no more than Section 4 of the design allows."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from chain import Chain, Link
+from conftest import experiment, make_stream
+from torch import Tensor
+
+from tpdist.models import IGNORED, build_model
+from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+
+TYPES, B, S, K, VISITS = 6, 2, 2, 5, 3
+SPANS = {1: [5], 2: [3, 2], 3: [1, 3, 1], 5: [1, 1, 1, 1, 1]}
+METHODS: dict[str, dict[str, Any]] = {
+    "bptt": {"name": "bptt", "first": "forward"},
+    "pm-zero": {"name": "pm", "h_steps": 2, "first": "zero", "starts": "tied"},
+    "pm-one-block": {"name": "pm", "h_steps": 2, "first": "one-block", "theta_steps": 2},
+    "admm": {"name": "admm", "h_steps": 2, "first": "persistent", "relaxation": 2, "starts": "tied"},
+    "admm-released": {
+        "name": "admm", "h_steps": 2, "theta_steps": 2, "first": "one-block", "starts": "tied", "closing": True,
+        "edge_free": True, "edge": "zero", "dual": {"order": "before", "keep": False, "lr": 0.1},
+        "h_optimizer": {"name": "adagrad", "lr": 0.1, "options": {}},
+    },
+    "admm-kept-adam": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.05}},
+    "admm-late-duals": {"name": "admm", "first": "forward", "dual": {"start_epoch": 2}},
+    "alm": {"name": "alm", "theta_steps": 2, "first": "forward", "starts": "tied"},
+    "alm-late-duals": {"name": "alm", "theta_steps": 2, "first": "forward", "dual": {"start_epoch": 2}},
+    "costate": {"name": "costate", "first": "persistent", "sweeps": 2},
+    "costate-kept": {"name": "costate", "first": "persistent", "sweeps": 1, "keep_costates": True},
+}  # fmt: skip
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "": {},
+    "target": {"loss_on": "target"},
+    "l2+kl": {"penalty": "l2+kl"},
+    "no-weight": {"weight": 0.0},
+}
+COMBINATIONS = [(m, "") for m in METHODS]
+COMBINATIONS += [(m, "target") for m in ("pm-one-block", "admm", "alm", "costate", "costate-kept")]
+COMBINATIONS += [("admm", "l2+kl"), ("costate", "no-weight")]
+
+
+def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[list[list[Tensor]], list[Link]]:
+    """θ, h, u, costates, carried state, loss, penalty and residuals after each visit, put together again."""
+    config = experiment(
+        model={"cell": "lstm", "hidden": 3, "init": 0.5},
+        objective={"block": B, "weight": 0.6, **OBJECTIVES[objective]},
+        method=METHODS[method],
+        batching={"streams": S, "blocks": K, "chunk_tokens": 4},
+        optimizer={"name": "adagrad", "lr": 0.1, "clip": 0.2},
+    )
+    stream = make_stream(S, K * B, TYPES)
+    inputs, labels = (x.reshape(S, K, B).permute(2, 0, 1).contiguous() for x in (stream[:, :-1], stream[:, 1:]))
+    if short:  # stream 1 lacks the last block, stream 0 its last token
+        labels[:, 1, -1] = IGNORED
+        labels[-1, 0, -1] = IGNORED
+    tokens = int((labels != IGNORED).sum())
+    plan = plan_epoch(config, 1, K)
+    model = build_model(config.model, config.run, TYPES)
+    chain = Chain(workers)
+    links = [Link(chain, p) for p in range(workers)]
+    spans = SPANS[workers]
+
+    def work(place: int) -> list[list[Tensor]]:
+        mine, begin = copy.deepcopy(model), sum(spans[:place])
+        here = slice(begin, begin + spans[place])
+        ends = begin + spans[place]
+        window = make_window(
+            inputs[:, :, here], labels[:, :, here], torch.float64, tokens=tokens, opens=False,
+            edge_free=config.method.edge_free, closing=config.method.closing,
+            continues=(place > 0, place < workers - 1),
+            follows=(labels[:, :, ends] != IGNORED).any(0) if ends < K else None, offset=begin,
+        )  # fmt: skip
+        theta = Theta(mine, config.optimizer, chain.sum_over(place))
+        boundaries = Boundaries.for_plan(plan, S, spans[place], mine)
+        neighbours = Alone() if workers == 1 else links[place]
+        carried = mine.zero_state(S) + 0.3
+        log = []
+        for _ in range(VISITS):
+            out = visit(mine, plan, theta, window, 0, boundaries, carried, neighbours)
+            carried = out.carry
+            sums = torch.stack([out.loss, out.penalty, out.primal, out.dual]).detach()
+            kept = [None if x is None else x[:, : spans[place]].clone() for x in
+                    (boundaries.h, boundaries.u, boundaries.costate)]  # fmt: skip
+            log.append([[p.detach().clone() for p in mine.parameters()], sums, carried.clone(), kept])
+        return log
+
+    logs = chain.run(work)
+    visits = []
+    for parts in zip(*logs, strict=True):
+        for other in parts[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(parts[0][0], other[0], strict=True))  # one θ everywhere
+        kept = [torch.cat(x, 1) for x in zip(*(p[3] for p in parts), strict=True) if x[0] is not None]
+        visits.append([*parts[0][0], torch.stack([p[1] for p in parts]).sum(0), parts[0][2], *kept])
+    return visits, links
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize(("method", "objective"), COMBINATIONS)
+def test_workers_agree_with_one(method: str, objective: str, workers: int) -> None:
+    short = workers == 3  # the last worker's only block is empty in stream 1
+    one, _ = work_of(method, objective, 1, short)
+    many, _ = work_of(method, objective, workers, short)
+    for a, b in zip(one, many, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("method", "right", "left"),
+    [
+        ("bptt", 0, 1),  # h alone, for the residual
+        ("pm-zero", 2, 3),  # n = 2 H-steps: 2dn + d
+        ("admm", 3 + 2, 6),  # 3d(n+1), and two relaxation sweeps
+        ("costate", 1, 2 + 1),  # one relaxation sweep; two costate sweeps, and h
+    ],
+)
+def test_numbers_that_cross_an_edge(method: str, right: int, left: int) -> None:
+    """In units of d per stream, edge and update; `forward` and the carried state are counted apart."""
+    _, (first, second) = work_of(method, "", 2, False)
+    unit = VISITS * S * 2 * 3
+    assert (first.sent_right, second.sent_left) == (unit * right, unit * left)
+    assert (first.sent_left, second.sent_right) == (0, 0)
