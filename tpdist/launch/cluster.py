@@ -1,0 +1,84 @@
+"""Connect to Ray: an embedded one on this machine, or a cluster by its address; check that it fits."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# before ray is imported: workers of a node see all its GPUs and pick theirs, or NCCL loses its peer-to-peer path
+os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+from tpdist.errors import TpdistError
+from tpdist.launch.placement import Node, TooFewResourcesError, assign
+from tpdist.training.progress import Reporter
+
+WAIT_FOR_NODES_S = 60.0
+LOOK_EVERY_S = 1.0
+
+
+class ClusterError(TpdistError):
+    """There is no cluster, or not one that can be used."""
+
+
+@contextmanager
+def connected(address: str | None, cpus: float) -> Iterator[None]:
+    """Connected to the cluster at `address` (`auto`, `host:port`), or to an embedded one with `cpus` CPUs.
+
+    Raises ClusterError where nothing answers or another version does.
+    """
+    try:
+        # log_to_driver off: workers write to the run directory
+        if address is None:
+            ray.init("local", num_cpus=max(1, round(cpus)), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(address, log_to_driver=False, logging_level="ERROR", namespace="tpdist")
+    except ConnectionError as error:
+        raise ClusterError(
+            f"no Ray cluster at --address {address}: {_first_line(error)}; start one with `ray start --head`, or leave "
+            "--address out for an embedded one"
+        ) from error
+    except RuntimeError as error:
+        if "version" not in str(error).lower():
+            raise
+        raise ClusterError(
+            f"the cluster at --address {address} runs other versions: {_first_line(error)}; install the same Ray and "
+            "Python on every machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def free_nodes() -> list[Node]:
+    """Live nodes with what they have free."""
+    available = ray._private.state.available_resources_per_node()
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            free = available.get(node["NodeID"], {})
+            nodes.append(Node(node["NodeID"], node["NodeManagerAddress"], free.get("CPU", 0.0), free.get("GPU", 0.0)))
+    return nodes
+
+
+def place(workers: int, cpus: float, gpus: float, reporter: Reporter, wait_s: float = WAIT_FOR_NODES_S) -> list[Node]:
+    """A node for every rank; waits up to `wait_s` for nodes to join. Raises TooFewResourcesError then."""
+    deadline = time.monotonic() + wait_s
+    said = False
+    while True:
+        try:
+            return assign(free_nodes(), workers, cpus, gpus)
+        except TooFewResourcesError as error:
+            if time.monotonic() >= deadline:
+                raise TooFewResourcesError(f"after {wait_s:.0f} s: {error}") from error
+            if not said:
+                reporter.say(f"waiting up to {wait_s:.0f} s for the cluster to have room for {workers} workers")
+                said = True
+            time.sleep(LOOK_EVERY_S)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,52 @@
+"""Which worker runs on which node: a pure function of what the cluster has."""
+
+from dataclasses import dataclass
+
+from tpdist.errors import TpdistError
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has free."""
+
+    id: str
+    address: str
+    cpus: float
+    gpus: float
+
+    def room(self, cpus: float, gpus: float) -> int:
+        """Workers that fit, each with so many CPUs and GPUs."""
+        limits = [have / need for have, need in ((self.cpus, cpus), (self.gpus, gpus)) if need > 0]
+        # 0.25 GPUs a worker: four on one GPU, whatever the rounding
+        return int(min(limits) + 1e-6) if limits else 1_000_000
+
+
+class TooFewResourcesError(TpdistError):
+    """The cluster cannot hold the workers."""
+
+
+def assign(nodes: list[Node], workers: int, cpus: float, gpus: float) -> list[Node]:
+    """A node for every rank, in the order of the ranks: spread evenly, and neighbours in rank on one node.
+
+    Raises TooFewResourcesError with what there is and what is needed.
+    """
+    ordered = sorted(nodes, key=lambda node: (node.address, node.id))
+    room = [node.room(cpus, gpus) for node in ordered]
+    if sum(room) < workers:
+        have = ", ".join(f"{node.address} {node.cpus:g} CPUs {node.gpus:g} GPUs" for node in ordered) or "no node"
+        raise TooFewResourcesError(
+            f"{workers} workers of {cpus:g} CPUs and {gpus:g} GPUs each need {workers * cpus:g} CPUs and {workers * gpus:g} "
+            f"GPUs; the cluster has room for {sum(room)} (free: {have}); lower cluster.workers, cluster.cpus_per_worker or "
+            "cluster.gpus_per_worker, or add nodes"
+        )
+    counts = [0] * len(ordered)
+    for _ in range(workers):
+        emptiest = min((i for i in range(len(ordered)) if counts[i] < room[i]), key=lambda i: (counts[i], i))
+        counts[emptiest] += 1
+    return [node for node, count in zip(ordered, counts, strict=True) for _ in range(count)]
+
+
+def choose_backend(gpus: list[tuple[str, int] | None]) -> str:
+    """`nccl` where every worker has a GPU of its own, else `gloo`. gpus: (node, GPU) of every worker, None without."""
+    own = [gpu for gpu in gpus if gpu is not None]
+    return "nccl" if len(own) == len(gpus) == len(set(own)) else "gloo"

@@ -1,0 +1,103 @@
+"""What neighbours in time tell each other: boundary states, and nothing else.
+
+Every worker of a stream group makes every call, in the same order. Messages between two workers are a few
+states of d numbers each, whatever the number of blocks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass
+class Traffic:
+    """Bytes that this worker sent, by what they were. `exchange` is bounded by ARCHITECTURE.md's table."""
+
+    exchange: int = 0
+    carried: int = 0
+    gradient: int = 0
+    waited_s: dict[str, float] = field(default_factory=dict)
+
+
+class TimeNeighbours:
+    """Neighbours along dimension `time` of the mesh, over one process group.
+
+    ranks: the stream group's workers, in the order of their blocks. active: how many of them, from the first,
+    hold blocks of the window at hand; the others take no part (`absent`).
+    """
+
+    def __init__(self, ranks: list[int], group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
+        self._ranks, self._group, self._traffic = ranks, group, traffic
+        self._me = ranks.index(dist.get_rank())
+        self._active = len(ranks) if active is None else active
+        self._through_host = dist.get_backend(group) == "gloo"  # Gloo sends and receives host memory only
+
+    def among(self, active: int) -> "TimeNeighbours":
+        """The same workers in a window that only the first `active` of them hold blocks of."""
+        return TimeNeighbours(self._ranks, self._group, self._traffic, active)
+
+    @property
+    def absent(self) -> bool:
+        return self._me >= self._active
+
+    @property
+    def is_first(self) -> bool:
+        return self._me == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self._me == self._active - 1
+
+    def to_right(self, edge: Tensor) -> Tensor | None:
+        to = None if self.is_last else self._me + 1
+        return self._swap(edge, to, None if self.is_first else self._me - 1)
+
+    def to_left(self, edge: Tensor) -> Tensor | None:
+        to = None if self.is_first else self._me - 1
+        return self._swap(edge, to, None if self.is_last else self._me + 1)
+
+    def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
+        if not self.is_first:
+            start = self._receive(start, self._me - 1)
+        end = roll(start)
+        if not self.is_last:
+            self._traffic.carried += self._send(end, self._me + 1)
+
+    def around(self, edge: Tensor) -> Tensor:
+        last = self._active - 1
+        if last == 0:
+            return edge
+        if self._me == last:
+            self._traffic.carried += self._send(edge, 0)
+        return self._receive(edge, last) if self.is_first else edge
+
+    def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Tensor | None:
+        """Send and receive at once, so that no order of the workers can lock them."""
+        operations, out, into = [], self._outgoing(edge), None
+        if to is not None:
+            operations.append(dist.P2POp(dist.isend, out, self._ranks[to], self._group))
+            self._traffic.exchange += out.numel() * out.element_size()
+        if source is not None:
+            into = torch.empty_like(out)
+            operations.append(dist.P2POp(dist.irecv, into, self._ranks[source], self._group))
+        if operations:
+            for work in dist.batch_isend_irecv(operations):
+                work.wait()
+        return None if into is None else into.to(edge.device)
+
+    def _send(self, state: Tensor, to: int) -> int:
+        out = self._outgoing(state)
+        dist.send(out, self._ranks[to], self._group)
+        return out.numel() * out.element_size()
+
+    def _receive(self, like: Tensor, source: int) -> Tensor:
+        into = torch.empty_like(self._outgoing(like))
+        dist.recv(into, self._ranks[source], self._group)
+        return into.to(like.device)
+
+    def _outgoing(self, state: Tensor) -> Tensor:
+        state = state.detach().contiguous()
+        return state.cpu() if self._through_host else state

@@ -1,0 +1,85 @@
+"""One worker's view of the mesh: its place, its neighbours in time, the sum over all workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from tpdist.parallel.exchange import TimeNeighbours, Traffic
+from tpdist.parallel.place import Place
+from tpdist.parallel.reduce import GradientSum
+
+
+@dataclass
+class Workers:
+    """All workers of a run, seen from one of them. `Workers.alone()` is a run on one."""
+
+    place: Place
+    traffic: Traffic
+    neighbours: TimeNeighbours | None = None
+    gradient_sum: GradientSum | None = None
+    group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def alone(cls) -> "Workers":
+        return cls(Place(), Traffic())
+
+    @classmethod
+    def join(cls, shape: tuple[int, int], device: torch.device, dtype: torch.dtype | None = None) -> "Workers":
+        """The mesh `shape` = (stream, time) over the default process group; neighbours in time have ranks side by side.
+
+        dtype: what gradients are sent in, if not their own.
+        """
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stream", "time"))
+        stream, time = (mesh.get_local_rank(name) for name in ("stream", "time"))
+        traffic = Traffic()
+        world = dist.group.WORLD
+        assert world is not None
+        return cls(
+            Place(stream, time, *shape),
+            traffic,
+            TimeNeighbours(_ranks(mesh), mesh.get_group("time"), traffic),
+            GradientSum(world, traffic, dtype),
+            world,
+        )
+
+    @property
+    def count(self) -> int:
+        return self.place.streams * self.place.times
+
+    @property
+    def leads(self) -> bool:
+        """The one worker that evaluates, logs and writes what is not sharded."""
+        return self.place.stream == self.place.time == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Small figures added up over all workers."""
+        if self.group is not None:
+            dist.all_reduce(values, group=self.group)
+        return values
+
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
+        if self.gradient_sum is not None:
+            self.gradient_sum(gradients)
+
+    def from_leader(self, value: float) -> float:
+        """The leader's number, on every worker."""
+        if self.group is None:
+            return value
+        box = torch.tensor([value], dtype=torch.float64)
+        device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        box = box.to(device)
+        dist.broadcast(box, 0, group=self.group)
+        return float(box)
+
+    def wait_for_all(self) -> None:
+        if self.group is not None:
+            dist.barrier(self.group)
+
+
+def _ranks(mesh: DeviceMesh) -> list[int]:
+    """Global ranks of this worker's stream group, in time order."""
+    return mesh["time"].mesh.tolist()
