@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from chain import Chain, Link
-from conftest import experiment, make_stream
+from problems import experiment, make_stream
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model
@@ -170,7 +170,7 @@ def test_visits_lower_the_perplexity_of_a_tiny_corpus(cell: str, first: str) -> 
     if first == "persistent":
         assert all(b <= a + 1e-9 for a, b in itertools.pairwise(sums))
     assert perplexities[0] > 0.9 * TYPES
-    assert perplexities[-1] < 0.4 * TYPES
+    assert perplexities[-1] < 1.2
 
 
 @pytest.mark.parametrize("cell", CELLS)

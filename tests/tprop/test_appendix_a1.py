@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import BLOCKS, STREAMS, Problem, relative_error
+from problems import BLOCKS, STREAMS, Problem, relative_error
 from torch import Tensor
 
 from tpdist.models import IGNORED

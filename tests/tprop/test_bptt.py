@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import experiment, make_stream, windows_of
+from problems import experiment, make_stream, windows_of
 from torch import Tensor, nn
 
 from tpdist.models import LanguageModel, build_model

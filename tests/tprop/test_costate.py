@@ -1,7 +1,7 @@
 """Costate sweeps and H-steps against BPTT (design §3), in float64."""
 
 import pytest
-from conftest import BLOCKS, Problem, relative_error
+from problems import BLOCKS, Problem, relative_error
 
 from tpdist.tprop import Alone, Boundaries, visit
 
@@ -56,3 +56,18 @@ def test_tied_starts_leave_an_error_that_does_not_vanish() -> None:
         errors.append(relative_error(run(problem), problem.bptt_gradients(2)))
     assert errors[-1] == pytest.approx(errors[-2], rel=1e-2)
     assert errors[-1] > 1e-3
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm-2"])
+@pytest.mark.parametrize("block", [1, 5])
+def test_sweeps_are_full_bptt_where_the_loss_sits_on_targets_too(cell: str, block: int) -> None:
+    """Eq. 8 on rolled-out states: a boundary's own token reaches θ through its costate alone."""
+    problem = Problem(
+        model=CELLS[cell], method={"name": "costate"}, objective={"weight": 0, "loss_on": "target", "block": block}
+    )
+    assert relative_error(run(problem), problem.bptt_gradients(BLOCKS)) < 1e-12
+
+
+def test_a_penalty_adds_nothing_to_the_first_gradient_on_rolled_out_states() -> None:
+    problem = Problem(method={"name": "costate"}, objective={"weight": 3.0})
+    assert relative_error(run(problem), problem.bptt_gradients(BLOCKS)) < 1e-12

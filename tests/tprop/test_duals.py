@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import experiment, make_stream, windows_of
+from problems import experiment, make_stream, windows_of
 from torch import Tensor
 
 from tpdist.models import IGNORED, Elman, LanguageModel, build_model
@@ -110,7 +110,7 @@ def train(plan: Plan, visits: int, lr: float) -> tuple[SquaredLoss, Boundaries, 
     ids=["admm-1", "admm-3", "alm-2"],
 )
 def test_reaches_the_kkt_point(method: dict[str, Any], weight: float, h_lr: float, theta_lr: float) -> None:
-    model, boundaries, primal = train(plan_for({**method, "h_optimizer": {"lr": h_lr}}, weight), 60, theta_lr)
+    model, boundaries, primal = train(plan_for({**method, "h_optimizer": {"lr": h_lr}}, weight), 45, theta_lr)
     w = window()
     assert primal[-1] < 1e-16
     got = torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
@@ -129,7 +129,7 @@ def test_reaches_the_kkt_point(method: dict[str, Any], weight: float, h_lr: floa
 
 def test_pm_does_not_reach_it() -> None:
     method = {"name": "pm", "h_steps": 6, "theta_steps": 6, "h_optimizer": {"lr": 0.35}}
-    _, _, primal = train(plan_for(method, 1.0), 60, 0.03)
+    _, _, primal = train(plan_for(method, 1.0), 40, 0.03)
     assert primal[-1] == pytest.approx(primal[-10], rel=1e-3)
     assert primal[-1] > 1e-3
 

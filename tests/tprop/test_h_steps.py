@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import experiment, make_stream, windows_of
+from problems import experiment, make_stream, windows_of
 from torch import Tensor
 
 from tpdist.models import build_model

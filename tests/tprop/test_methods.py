@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import experiment, make_stream, windows_of
 from oracle import Oracle
+from problems import experiment, make_stream, windows_of
 
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
@@ -107,7 +107,7 @@ def test_two_theta_steps_and_all_clips(method: str, starts: str) -> None:
         {"dual": {"order": "before"}},
         {"dual": {"order": "before", "keep": False}},
         {"first": "forward"},
-        {"first": "persistent", "relaxation": 0},
+        {"first": "persistent", "relaxation": 0, "starts": "tied"},
         {"first": "persistent", "relaxation": 2, "edge": "zero"},
         {"closing": True, "starts": "tied"},
         {"edge_free": True, "starts": "tied"},

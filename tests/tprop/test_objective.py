@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import TYPES, experiment
 from oracle import evaluate
+from problems import TYPES, experiment
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from chain import Chain, Link
-from conftest import experiment, make_stream
+from problems import experiment, make_stream
 from torch import Tensor
 
 from tpdist.models import IGNORED, build_model

@@ -1,0 +1,259 @@
+"""Cells, head and model against plain torch."""
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tpdist.config import Experiment
+from tpdist.config import Model as ModelPart
+from tpdist.errors import ConfigError
+from tpdist.models import GRU, IGNORED, LSTM, MRNN, Cell, Elman, LanguageModel, build_model, cross_entropy, token_losses
+from tpdist.models import head as head_module
+
+B, N, E, H, V = 5, 3, 4, 6, 9
+CELLS = {
+    "elman": lambda: Elman(E, H),
+    "elman-tanh": lambda: Elman(E, H, "tanh"),
+    "elman-identity": lambda: Elman(E, H, "identity"),
+    "mrnn": lambda: MRNN(E, H),
+    "mrnn-identity": lambda: MRNN(E, H, "identity"),
+    "gru": lambda: GRU(E, H),
+    "lstm": lambda: LSTM(E, H),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def build(seed: int = 0, dtype: str = "float64", **model: Any) -> LanguageModel:
+    config = Experiment.model_validate({"model": {"hidden": H, **model}, "run": {"seed": seed, "dtype": dtype}})
+    return build_model(config.model, config.run, V)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_fast_forward_equals_the_step_loop(name: str) -> None:
+    cell = CELLS[name]().double()
+    for p in cell.parameters():
+        nn.init.normal_(p)
+    x, state = rand(B, N, E).requires_grad_(), rand(N, cell.state_size).requires_grad_()
+    up_h, up_last = rand(B, N, H), rand(N, cell.state_size)
+    results = []
+    for forward in (cell, lambda x, s: Cell.forward(cell, x, s)):
+        h, last = forward(x, state)
+        assert torch.equal(h[-1], last[:, :H])
+        total = (h * up_h).sum() + (last * up_last).sum()
+        results.append((h, last, *torch.autograd.grad(total, [x, state, *cell.parameters()])))
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_are_the_written_equations() -> None:
+    x, h = rand(N, E), rand(N, H)
+    elman, mrnn = Elman(E, H).double(), MRNN(E, H).double()
+    for p in (*elman.parameters(), *mrnn.parameters()):
+        nn.init.normal_(p)
+    wanted = torch.sigmoid(x @ elman.input.weight.T + elman.input.bias + h @ elman.recurrent.weight.T)
+    torch.testing.assert_close(elman.step(elman.project(x), h), wanted)
+    a, u = x @ mrnn.input.weight.T, h @ mrnn.recurrent.weight.T
+    wanted = torch.tanh(mrnn.alpha * a * u + mrnn.beta_h * u + mrnn.beta_x * a + mrnn.bias)
+    torch.testing.assert_close(mrnn.step(mrnn.project(x), h), wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("needed", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
+def test_chunked_head_equals_cross_entropy(rows: int, needed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(head_module.ROWS, "cpu", rows)
+    labels = torch.randint(V, (11,))
+    labels[[0, 5, 10]] = IGNORED
+    values = [5 * rand(11, H), rand(V, H), rand(V)]
+    leaves = [x.requires_grad_(bool(n)) for x, n in zip(values, needed, strict=True)]
+    h, weight, bias = leaves
+    got = cross_entropy(h, weight, bias, labels)
+    wanted = nn.functional.cross_entropy(h @ weight.T + bias, labels, ignore_index=IGNORED, reduction="sum")
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    asked = [x for x in leaves if x.requires_grad]
+    upstream = -2.5  # a loss that is scaled further on
+    for a, b in zip(
+        torch.autograd.grad(upstream * got, asked), torch.autograd.grad(upstream * wanted, asked), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    each = token_losses(h, weight, bias, labels)
+    assert each[labels == IGNORED].tolist() == [0, 0, 0]
+    torch.testing.assert_close(each.sum(), wanted.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_head_does_not_overflow_and_bears_ignored_and_no_tokens() -> None:
+    h, weight, bias = 1e4 * rand(4, H), rand(V, H), rand(V)
+    assert torch.isfinite(cross_entropy(h, weight, bias, torch.zeros(4, dtype=torch.long)))
+    h.requires_grad_()
+    nothing = cross_entropy(h, weight, bias, torch.full((4,), IGNORED))
+    nothing.backward()
+    assert float(nothing.detach()) == 0
+    assert h.grad is not None
+    assert not h.grad.any()
+    assert float(cross_entropy(h[:0], weight, bias, torch.zeros(0, dtype=torch.long)).detach()) == 0
+
+
+def test_head_refuses_second_derivatives() -> None:
+    """The gradient is computed in the forward pass; a derivative of it would be silently wrong."""
+    h, weight, bias = rand(4, H).requires_grad_(), rand(V, H), rand(V)
+    (gradient,) = torch.autograd.grad(
+        cross_entropy(h, weight, bias, torch.zeros(4, dtype=torch.long)) ** 2, h, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_bfloat16_products_are_close() -> None:
+    low, high = build(dtype="bfloat16", cell="gru"), build(dtype="float32", cell="gru")
+    ids, state = torch.randint(V, (B, N)), torch.rand(N, H) - 0.5
+    results = []
+    for model in (low, high):
+        h, last = model.unroll(ids, state)
+        loss = model.loss(h, ids)
+        assert (h.dtype, last.dtype, loss.dtype, model.weight.dtype) == (torch.float32,) * 4
+        results.append((h, last, loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    different = False
+    for a, b in zip(*results, strict=True):
+        different |= not torch.equal(a, b)
+        assert float(((a - b).norm() / b.norm()).detach()) < 2e-2
+    assert different
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tied_embeddings_share_one_matrix_and_sum_its_gradients(tied: bool) -> None:
+    model = build(tied=tied)
+    assert (model.weight is model.embedding.weight) is tied
+    assert len(list(model.parameters())) == (7 if not tied else 6)
+    if tied:
+        ids = torch.randint(V, (B, N))
+        h, _ = model.unroll(ids, model.zero_state(N))
+        (got,) = torch.autograd.grad(model.loss(h, ids), model.weight)
+        untied = build(tied=False)
+        with torch.no_grad():
+            for name, p in untied.named_parameters():
+                p.copy_(model.weight if name == "embedding.weight" else model.get_parameter(name))
+        h, _ = untied.unroll(ids, untied.zero_state(N))
+        parts = torch.autograd.grad(untied.loss(h, ids), [untied.weight, untied.embedding.weight])
+        torch.testing.assert_close(got, parts[0] + parts[1], rtol=1e-12, atol=1e-12)
+
+
+def test_layers_share_one_flat_state() -> None:
+    """Layer by layer, h first; the head sees the top h."""
+    model = build(cell="lstm", layers=2, embedding=E)
+    ids, state = torch.randint(V, (B, N)), rand(N, 4 * H)
+    h, last = model.unroll(ids, state)
+    plain = nn.LSTM(E, H, num_layers=2).double()
+    names = [f"{kind}_{at}_l{layer}" for layer in (0, 1) for kind in ("weight", "bias") for at in ("ih", "hh")]
+    with torch.no_grad():
+        for name in names:
+            source = model.layers[int(name[-1])].get_parameter(f"rnn.{name[:-1]}0")
+            plain.get_parameter(name).copy_(source)
+    first = (
+        torch.stack([state[:, :H], state[:, 2 * H : 3 * H]]),
+        torch.stack([state[:, H : 2 * H], state[:, 3 * H :]]),
+    )
+    out, (h_last, c_last) = plain(model.embedding(ids), first)
+    torch.testing.assert_close(h, out)
+    torch.testing.assert_close(last, torch.cat([h_last[0], c_last[0], h_last[1], c_last[1]], 1))
+    assert torch.equal(model.visible(last), h[-1])
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])
+def test_first_parameters(cell: str) -> None:
+    a, same, other = build(3, cell=cell, init=0.02), build(3, cell=cell, init=0.02), build(4, cell=cell, init=0.02)
+    for x, y, z in zip(a.parameters(), same.parameters(), other.parameters(), strict=True):
+        assert torch.equal(x, y)
+        assert not torch.equal(x, z)
+        assert 0.005 < float(x.detach().abs().max()) <= 0.02
+    default = build(cell=cell)
+    assert 0.09 < float(default.embedding.weight.detach().abs().max()) <= 0.1
+    assert 0.9 * H**-0.5 < float(default.weight.detach().abs().max()) <= H**-0.5
+    before = torch.get_rng_state()
+    build(cell=cell)
+    assert torch.equal(before, torch.get_rng_state())  # the run's other draws do not depend on the model
+
+
+class Leaky(Cell):
+    """An own cell: h_t = h_{t-1}/2 + W x_t."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.map = nn.Linear(inputs, hidden)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.map(x)
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return 0.5 * state + x
+
+
+class NoStep(Cell):
+    pass
+
+
+class WrongArguments(Leaky):
+    def __init__(self, inputs: int):
+        super().__init__(inputs, 3)
+
+
+@pytest.fixture
+def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = types.ModuleType("own_cells_for_test")
+    vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+def test_own_cell_by_import_path(own_module: str) -> None:
+    model = build(cell=f"{own_module}:Leaky", allow_cells_from=[own_module], layers=2, embedding=E)
+    ids, state = torch.randint(V, (B, N)), rand(N, 2 * H)
+    h, last = model.unroll(ids, state)
+    low, high = state.split(H, 1)
+    first, second = model.layers
+    assert isinstance(first, Leaky)
+    assert isinstance(second, Leaky)
+    for t in range(B):
+        low = 0.5 * low + first.map(model.embedding(ids[t]))
+        high = 0.5 * high + second.map(low)
+        torch.testing.assert_close(h[t], high)
+    torch.testing.assert_close(last, torch.cat([low, high], 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Missing", "cannot load"),
+        ("NotACell", "not a subclass"),
+        ("number", "not a subclass"),
+        ("NoStep", "no step"),
+        ("WrongArguments", "inputs, hidden"),
+    ],
+)
+def test_bad_own_cells_name_the_key(own_module: str, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(cell=f"{own_module}:{name}", allow_cells_from=[own_module])
+    assert caught.value.key == "model.cell"
+
+
+def test_an_own_cell_from_nowhere_names_the_key() -> None:
+    part = ModelPart(cell="no_such_package_here:Cell", allow_cells_from=("no_such_package_here",))
+    with pytest.raises(ConfigError, match="no_such_package_here") as caught:
+        build_model(part, Experiment().run, V)
+    assert caught.value.key == "model.cell"
+
+
+def test_an_own_cell_from_a_package_that_is_not_listed_is_refused(own_module: str) -> None:
+    with pytest.raises(ValueError, match="allow_cells_from"):
+        build(cell=f"{own_module}:Leaky")
