@@ -1,10 +1,11 @@
 """The front door: `tpdist COMMAND`. Reads the command line, calls the rooms below, prints. No logic."""
 
 import argparse
-import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from tpdist import __version__
 from tpdist.config import json_schema, load_config, to_yaml
@@ -16,33 +17,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # nobody reads any more (`| head`); what else is printed at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"tpdist: no space left on the disk{where}; what was saved before is whole: free some space and use --resume",
-              file=sys.stderr)  # fmt: skip
-        return 2
     except KeyboardInterrupt:
         print("tpdist: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tpdist", description="Train recurrent language models by target propagation."
-    )
+    parser = Parser(prog="tpdist", description="Train recurrent language models by target propagation.")
     parser.add_argument("--version", action="version", version=f"tpdist {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train a model", description="Train from a YAML file, or go on with a run.")
+    train = commands.add_parser(
+        "train", help="train a model", description="Train from a YAML file, or go on with a run."
+    )
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
     train.add_argument("--resume", metavar="RUN", help="continue the run in this directory")
     train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
@@ -52,10 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="perplexity of a run's model")
     evaluate.add_argument("run", metavar="RUN")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="valid")
-    evaluate.add_argument("--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)")
+    evaluate.add_argument(
+        "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
+    )
     evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
     evaluate.add_argument("--model", choices=("best", "last"), default="best")
+    _add_set(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     sample = commands.add_parser("sample", help="text from a run's model")
@@ -66,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest types")
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--model", choices=("best", "last"), default="best")
+    _add_set(sample)
     sample.set_defaults(command=_sample)
 
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
@@ -85,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("store", metavar="DIR")
     verify.set_defaults(command=_verify)
 
-    config = commands.add_parser("config", help="look at configurations").add_subparsers(required=True, metavar="COMMAND")
+    config = commands.add_parser("config", help="look at configurations").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     show = config.add_parser("show", help="print the resolved configuration")
     show.add_argument("config", nargs="?", metavar="CONFIG")
     _add_set(show)
@@ -101,17 +110,18 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     if (options.config is None) == (options.resume is None):
-        raise TpdistError("train: give a configuration file, or --resume RUN, and not both")
+        raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
     if options.resume and options.run_dir:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
     config = None if options.resume else load_config(options.config, options.set)
     from tpdist.launch import resume, train
     from tpdist.training.progress import DataBar, reporter
 
-    if config is None:
-        resume(options.resume, options.set, reporter())
-    else:
-        train(config, options.run_dir, reporter(), DataBar())
+    with DataBar() as bar:
+        if config is None:
+            resume(options.resume, options.set, reporter(), bar)
+        else:
+            train(config, options.run_dir, reporter(), bar)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -124,6 +134,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         h_lr=options.h_lr,
         by_position=options.by_position,
         which=options.model,
+        overrides=options.set,
     )
     print(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
     for position, value in enumerate(result.by_position or []):
@@ -142,6 +153,7 @@ def _sample(options: argparse.Namespace) -> None:
             top_k=options.top_k,
             seed=options.seed,
             which=options.model,
+            overrides=options.set,
         )
     )
 
@@ -156,7 +168,8 @@ def _prepare(options: argparse.Namespace) -> None:
     from tpdist.data import prepare
     from tpdist.training.progress import DataBar
 
-    store = prepare(config.data, Path(options.out), DataBar())
+    with DataBar() as bar:
+        store = prepare(config.data, Path(options.out), bar)
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
 

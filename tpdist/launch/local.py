@@ -1,7 +1,11 @@
 """The commands' meaning: train, resume, evaluate, sample; on one worker in this process."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -18,6 +22,8 @@ from tpdist.training.sampling import sample_text
 from tpdist.training.trainer import pick_device
 from tpdist.training.worker import run_worker
 
+MODELS = ("best", "last")
+
 
 def train(
     config: Experiment,
@@ -29,21 +35,30 @@ def train(
 
     Raises ConfigError, DataError, RunError for input that does not do; NonFiniteError; Interrupted.
     """
-    _check_supported(config)
-    store = open_or_prepare(config.data, data_progress)
-    run = RunDirectory.create(config, run_dir)
-    return _run(config, store, run, reporter, resume=False)
+    if run_dir is not None:
+        RunDirectory(Path(run_dir)).refuse_existing()
+    with _at_work(config, reporter):
+        store = open_or_prepare(config.data, data_progress)
+        run = RunDirectory.create(config, run_dir)
+        return run_worker(config, store, run, reporter or Silent(), resume=False)
 
 
-def resume(run_dir: str | Path, overrides: Sequence[str] = (), reporter: Reporter | None = None) -> Result:
+def resume(
+    run_dir: str | Path,
+    overrides: Sequence[str] = (),
+    reporter: Reporter | None = None,
+    data_progress: Report | None = None,
+) -> Result:
     """Continue a run from its newest checkpoint, to the same numbers as an uninterrupted run.
 
-    overrides: changes of its configuration, such as `run.epochs=20`; the model and the corpus must stay.
+    overrides: changes of its configuration, such as `run.epochs=20`, which then stay with the run; the model and
+    the corpus must stay.
     """
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)
-    _check_supported(config)
-    return _run(config, open_or_prepare(config.data), run, reporter, resume=True)
+    with _at_work(config, reporter):
+        store = open_or_prepare(config.data, data_progress)
+        return run_worker(config, store, run, reporter or Silent(), resume=True)
 
 
 def evaluate(
@@ -54,15 +69,20 @@ def evaluate(
     h_lr: float = 0.1,
     by_position: bool = False,
     which: str = "best",
+    overrides: Sequence[str] = (),
 ) -> Evaluation:
     """Perplexity of a run's `best` or `last` model on a split, rolled out exactly.
 
     h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). by_position: perplexity at every
-    position of a block too.
+    position of a block too. overrides: of the run's configuration, such as `data.store=DIR`, for this once.
     """
+    if split not in get_args(Split):
+        raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
     if h_steps < 0:
         raise TpdistError(f"--h-steps: must be at least 0, got {h_steps}")
-    config, store, model = _load(run_dir, which)
+    if not 0 < h_lr < math.inf:
+        raise TpdistError(f"--h-lr: must be above 0, got {h_lr}")
+    config, store, model = _load(run_dir, which, overrides)
     test_time = TestTimeSteps(h_steps, h_lr, config.objective.weight) if h_steps else None
     return evaluate_tokens(
         model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
@@ -78,33 +98,47 @@ def sample(
     top_k: int | None = None,
     seed: int = 0,
     which: str = "best",
+    overrides: Sequence[str] = (),
 ) -> str:
     """The prompt continued by `tokens` tokens."""
-    _, store, model = _load(run_dir, which)
+    _, store, model = _load(run_dir, which, overrides)
     return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
 
 
-def _run(config: Experiment, store: Store, run: RunDirectory, reporter: Reporter | None, resume: bool) -> Result:
-    reporter = reporter or Silent()
-    torch.use_deterministic_algorithms(config.run.deterministic)
+@contextmanager
+def _at_work(config: Experiment, reporter: Reporter | None) -> Iterator[None]:
+    """Checks before a run; afterwards torch's settings are as they were, and errors know their place in the file."""
+    was = torch.are_deterministic_algorithms_enabled()
     try:
-        return run_worker(config, store, run, reporter, resume)
+        _check_supported(config)
+        if config.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat itself
+            torch.use_deterministic_algorithms(True)
+        yield
     except ConfigError as error:
         raise with_place(error, config) from error
     finally:
-        reporter.close()
+        torch.use_deterministic_algorithms(was)
+        if reporter is not None:
+            reporter.close()
 
 
-def _load(run_dir: str | Path, which: str) -> tuple[Experiment, Store, LanguageModel]:
+def _load(run_dir: str | Path, which: str, overrides: Sequence[str]) -> tuple[Experiment, Store, LanguageModel]:
+    if which not in MODELS:
+        raise TpdistError(f"--model: must be one of {', '.join(MODELS)}; got {which!r}")
     run = RunDirectory.open(run_dir)
-    config = run.load_config()
-    store = open_or_prepare(config.data)
-    return config, store, run.load_model(config, which).to(pick_device(config))
+    config = run.load_config(overrides)
+    try:
+        device = pick_device(config)
+        store = open_or_prepare(config.data)
+        return config, store, run.load_model(config, which, store.manifest).to(device)
+    except ConfigError as error:
+        raise with_place(error, config) from error
 
 
 def _check_supported(config: Experiment) -> None:
+    pick_device(config)
     if config.cluster.workers > 1:
-        raise with_place(
-            ConfigError(f"this version trains on one worker, got {config.cluster.workers}; write 1", "cluster.workers"),
-            config,
+        raise ConfigError(
+            f"this version trains on one worker, got {config.cluster.workers}; write 1", "cluster.workers"
         )

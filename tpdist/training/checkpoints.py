@@ -1,25 +1,24 @@
 """Checkpoints: everything that the next step depends on, written whole or not at all.
 
-A checkpoint is a directory `step-<steps>`, or `step-<steps>-epoch` at an epoch's end, with `tensors.safetensors`, `state.json` and `manifest.json` (sizes
-and SHA-256 of the other two). It is written under another name, synced, and renamed; a torn or altered one is
-recognised by its manifest and the one before it is used.
+A checkpoint is a directory `step-<steps>`, or `step-<steps>-epoch` at an epoch's end, with `tensors.safetensors`,
+`state.json` and `manifest.json` (sizes and SHA-256 of the other two). It is written under another name, synced, and
+renamed; a torn or altered one is recognised by its manifest, set aside as `damaged-step-<steps>`, and the one before
+it is used.
 """
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tpdist.errors import RunError
+from tpdist.training.files import atomic_directory, save_tensors, sha256, write_json
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -28,33 +27,55 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 def save_checkpoint(final: Path, tensors: dict[str, Tensor], state: dict[str, Any], keep: int) -> None:
     """Write the checkpoint `final` and delete all but the newest `keep` beside it.
 
-    A name says step and phase, so one that exists already holds the same state.
+    A name says step and phase, so a whole one that exists already holds the same state.
     """
     if final.exists():
-        return
+        if verify_checkpoint(final) is None:
+            return
+        shutil.rmtree(final)
     with atomic_directory(final) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+        save_tensors(tensors, temporary / TENSORS)
         write_json(temporary / STATE, {"format": FORMAT, **state})
         files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
                  for name in (TENSORS, STATE)}  # fmt: skip
         write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
     for old in list_checkpoints(final.parent)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(directory: Path, notice: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True)
+class Loaded:
+    """A whole checkpoint, and the damaged ones after it."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    damaged: list[Path]
+
+    def set_damaged_aside(self) -> None:
+        """Rename the damaged ones, so that none is taken for newer than what the run writes next."""
+        for path in self.damaged:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def load_checkpoint(directory: Path, notice: Callable[[str], None]) -> Loaded:
     """The newest checkpoint that is whole; those passed over are told to `notice`.
 
-    Raises RunError where there is none.
+    Raises RunError where there is none, and for one that another version of the program wrote.
     """
-    checkpoints = list_checkpoints(directory)
-    for path in reversed(checkpoints):
-        wrong = verify_checkpoint(path)
-        if wrong is None:
+    damaged: list[Path] = []
+    wrong = ""
+    for path in reversed(list_checkpoints(directory)):
+        if wrong:
+            notice(f"{wrong}; the checkpoint before it is used")
+        wrong = verify_checkpoint(path) or ""
+        if not wrong:
             state = json.loads((path / STATE).read_text())
-            return load_file(path / TENSORS), state
-        notice(f"{wrong}; the checkpoint before it is used")
-    found = f"all {len(checkpoints)} are damaged" if checkpoints else "there is none"
+            return Loaded(path, load_file(path / TENSORS), state, damaged)
+        damaged.append(path)
+    found = f"all {len(damaged)} are damaged; the oldest: {wrong}" if damaged else "there is none"
     raise RunError(f"{directory}: no checkpoint to resume from ({found}); start a new run")
 
 
@@ -64,11 +85,14 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def verify_checkpoint(path: Path) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None if nothing is."""
+    """What is wrong with a checkpoint, naming the file; None if nothing is. Raises RunError for another format."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
-            return f"{path / MANIFEST}: format {manifest['format']}, this version reads {FORMAT}"
+            raise RunError(
+                f"{path / MANIFEST}: a checkpoint of format {manifest['format']}, this program reads format {FORMAT}; "
+                f"resume with the version that wrote it"
+            )
         for name in (TENSORS, STATE):
             expected, file = manifest["files"][name], path / name
             if file.stat().st_size != expected["bytes"]:
@@ -77,55 +101,11 @@ def verify_checkpoint(path: Path) -> str | None:
                 return f"{file}: its SHA-256 is not that of what was written"
     except FileNotFoundError as error:
         return f"{error.filename}: missing"
+    except OSError as error:
+        return f"{error.filename or path}: cannot be read ({error.strerror})"
     except (KeyError, TypeError, ValueError):
         return f"{path / MANIFEST}: not a checkpoint's manifest"
     return None
-
-
-@contextmanager
-def atomic_directory(final: Path) -> Iterator[Path]:
-    """A directory that appears as `final` when the block ends, complete and synced, and not at all if it raises."""
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        sync(temporary)
-        temporary.rename(final)
-        sync(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` a file under another name, sync it, and put it in the place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -145,20 +125,17 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> tuple[dict[
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, Tensor], scalars: dict[str, Any]
 ) -> None:
-    """The inverse of `pack_optimizer`, onto an optimiser of the same parameters."""
+    """The inverse of `pack_optimizer`, onto an optimiser of the same parameters, to the bit."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **scalars}.items():
         if key.startswith(prefix):
             index, name = key.removeprefix(prefix).split(".", 1)
             state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, or RunError."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: missing; did the run finish an epoch?") from error
-    except SafetensorError as error:
-        raise RunError(f"{path}: not a whole safetensors file ({error})") from error
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():  # torch casts scalars such as NAdam's mu_product to the parameters' dtype
+        loaded = optimizer.state[parameters[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                loaded[name] = loaded[name].to(value.dtype)

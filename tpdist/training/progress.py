@@ -1,13 +1,14 @@
 """What a person sees while a run goes on: a live line on a terminal, plain lines in a pipe."""
 
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from tpdist.data import Progress as Preparation
 
@@ -68,31 +69,28 @@ class Plain:
         self._last = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        _print(text)
 
     def step(self, status: Status) -> None:
         if time.monotonic() - self._last >= PLAIN_EVERY_S:
             self._last = time.monotonic()
-            print(f"  step {status.step}/{status.steps}  {status.text()}", flush=True)
+            _print(f"  step {status.step}/{status.steps}  {status.text()}")
 
     def close(self) -> None: ...
 
 
 class Live:
-    """One moving line with a bar; what is said scrolls above it."""
+    """One moving line with a bar, from the first update on; what is said scrolls above it."""
 
-    def __init__(self) -> None:
-        console = Console(highlight=False)
-        self._progress = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}"), console=console
-        )
-        self._task = self._progress.add_task("starting", total=None)
-        self._progress.start()
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = _bar(console or Console(highlight=False))
+        self._task = self._progress.add_task("", total=None)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, soft_wrap=True)
 
     def step(self, status: Status) -> None:
+        self._progress.start()  # does nothing once started
         self._progress.update(self._task, description=status.text(), completed=status.step, total=status.steps)
 
     def close(self) -> None:
@@ -102,6 +100,19 @@ class Live:
 def reporter() -> Reporter:
     """`Live` on a terminal, else `Plain`."""
     return Live() if sys.stdout.isatty() else Plain()
+
+
+def _bar(console: Console) -> Progress:
+    percent = TextColumn("{task.percentage:>3.0f}%  {task.description}")
+    return Progress(BarColumn(bar_width=24), percent, console=console)
+
+
+def _print(text: str) -> None:
+    """Print a line. Where nobody reads any more (`| head`), training goes on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
 def clock(seconds: float) -> str:
@@ -118,13 +129,23 @@ class DataBar:
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
+        self._task = TaskID(0)
         self._last = time.monotonic()
+
+    def __enter__(self) -> "DataBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
     def __call__(self, at: Preparation) -> None:
         text = f"{at.phase} {at.split}"
         if sys.stdout.isatty():
             if self._bar is None:
-                self._bar = Progress(BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}"))
+                self._bar = Progress(
+                    BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}")
+                )
                 self._bar.add_task("", total=at.total)
                 self._bar.start()
             self._bar.update(self._bar.tasks[0].id, description=text, completed=at.done)
@@ -132,4 +153,4 @@ class DataBar:
                 self._bar.stop()
         elif time.monotonic() - self._last >= PLAIN_EVERY_S:
             self._last = time.monotonic()
-            print(f"  {text}: {at.done:,}/{at.total:,} {at.unit}", flush=True)
+            _print(f"  {text}: {at.done:,}/{at.total:,} {at.unit}")

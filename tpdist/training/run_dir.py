@@ -1,28 +1,38 @@
 """One run's directory.
 
-    RUN/config.yaml          the resolved configuration
-    RUN/metrics.jsonl        a line every N updates and every epoch
-    RUN/tensorboard/         the same, as TensorBoard events
-    RUN/checkpoints/         what `--resume` continues from
-    RUN/models/best.*        the parameters of the best epoch: .safetensors, and .json about them
-    RUN/models/last.*        those of the last epoch
-    RUN/result.json          the figures of the finished run
+RUN/config.yaml          the resolved configuration
+RUN/metrics.jsonl        a line every N updates and every epoch
+RUN/tensorboard/         the same, as TensorBoard events
+RUN/checkpoints/         what `--resume` continues from
+RUN/models/best.*        the parameters of the best epoch: .safetensors, and .json about them
+RUN/models/last.*        those of the last epoch
+RUN/result.json          the figures of the finished run
+RUN/.lock                held by the process that trains
 """
 
+import itertools
 import json
+import os
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tpdist.config import Experiment, load_config, to_yaml
+from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.checkpoints import load_tensors, write_atomic, write_json
+from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
 
 
 class RunDirectory:
@@ -37,24 +47,36 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
 
+        self.lock_file = path / ".lock"
+
     @classmethod
     def create(cls, config: Experiment, path: str | Path | None) -> "RunDirectory":
-        """A new directory with the configuration in it; default `runs/<name>-<time>`. Raises RunError if it exists."""
-        if path is None:
-            path = Path("runs") / f"{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        run = cls(Path(path))
+        """A new directory with the configuration in it; default `runs/<name>-<time>`.
+
+        Raises RunError if it exists or cannot be made.
+        """
+        names = [Path(path)] if path is not None else _names_by_time(config.run.name)
+        run = next(run for run in map(cls, names) if run._make(refuse=path is not None))
         try:
-            run.path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise RunError(
-                f"{path}: exists already and is not overwritten; continue it with --resume {path}, or give --run-dir a new name"
-            ) from error
+            run.checkpoints.mkdir()
+            run.models.mkdir()
+            run.save_config(config)
         except OSError as error:
-            raise RunError(f"{path}: cannot be made: {error.strerror}") from error
-        run.checkpoints.mkdir()
-        run.models.mkdir()
-        write_atomic(run.config_file, lambda file: _write_text(file, to_yaml(config)))
+            run.discard()
+            raise RunError(f"{run.path}: cannot be written: {error.strerror}") from error
         return run
+
+    def _make(self, refuse: bool) -> bool:
+        """Make the directory itself. False, or RunError where `refuse`, if it exists."""
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            if refuse:
+                self.refuse_existing()
+            return False
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+        return True
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
@@ -65,8 +87,55 @@ class RunDirectory:
             raise RunError(f"{path}: {what}; give the directory that tpdist train printed")
         return run
 
+    def refuse_existing(self) -> None:
+        """Raise RunError if there is anything at the path."""
+        if self.config_file.is_file():
+            raise RunError(
+                f"{self.path}: exists already and is not overwritten; continue it with "
+                f"`{self.resume_command}`, or give --run-dir a new name"
+            )
+        if self.path.exists() or self.path.is_symlink():
+            raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
+
+    @property
+    def resume_command(self) -> str:
+        """What the user types to go on."""
+        return f"tpdist train --resume {shlex.quote(str(self.path))}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training in the directory, and clear away what a killed one was writing.
+
+        Raises RunError where another process holds it, or where it cannot be written.
+        """
+        try:
+            handle = os.open(self.lock_file, os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunError(f"{self.path}: another process trains in it; wait for its end, or end it") from None
+                except OSError:
+                    pass  # some network file systems cannot lock
+            for directory in (self.path, self.checkpoints, self.models):
+                sweep(directory)
+            yield
+        finally:
+            os.close(handle)
+
     def load_config(self, overrides: Sequence[str] = ()) -> Experiment:
         return load_config(self.config_file, overrides)
+
+    def save_config(self, config: Experiment) -> None:
+        """config.yaml, with absolute paths in `data`: the run can then be used from any directory."""
+        paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
+        paths["store"] = str(default_store(config.data))
+        absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
+        text = to_yaml(config.model_copy(update={"data": config.data.model_copy(update=absolute)}))
+        write_atomic(self.config_file, lambda file: _write_text(file, text))
 
     def discard(self) -> None:
         """Remove the directory of a run that never took a step."""
@@ -74,18 +143,36 @@ class RunDirectory:
 
     def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
         """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(model).items()}
-        write_atomic(self.models / f"{which}.safetensors", lambda file: save_file(tensors, file))
+        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(unique_state(model), file))
         write_atomic(self.models / f"{which}.json", lambda file: write_json(file, about))
 
-    def load_model(self, config: Experiment, which: str) -> LanguageModel:
-        """The model of the `best` or the `last` epoch, on the CPU."""
+    def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
+        """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""
         about_file = self.models / f"{which}.json"
         if not about_file.is_file():
             raise RunError(f"{about_file}: missing; the run has not finished an epoch yet")
-        model = build_model(config.model, config.run, json.loads(about_file.read_text())["types"])
-        load_parameters(model, load_tensors(self.models / f"{which}.safetensors"), str(self.path))
+        try:
+            about = json.loads(about_file.read_text(encoding="utf-8"))
+            types, trained_on = about["types"], about["corpus"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{about_file}: not what tpdist wrote; resume the run to write it again") from error
+        if trained_on != corpus.checksum:
+            raise RunError(
+                f"{self.path}: its model was trained on another corpus than the store that the configuration names "
+                f"now holds; prepare that corpus again"
+            )
+        model = build_model(config.model, config.run, types)
+        file = self.models / f"{which}.safetensors"
+        load_parameters(model, load_tensors(file), str(file))
         return model
+
+
+def _names_by_time(name: str) -> Iterator[Path]:
+    """`runs/<name>-<time>`, and with a number behind it for runs that begin in the same second."""
+    stem = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    yield stem
+    for number in itertools.count(2):
+        yield stem.with_name(f"{stem.name}-{number}")
 
 
 def unique_state(model: LanguageModel) -> dict[str, Tensor]:
@@ -101,8 +188,8 @@ def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: st
         wanted = tuple(own[name].shape) if name in own else None
         if got != wanted:
             raise RunError(
-                f"{source}: holds another model: parameter {name} is {got or 'absent'} there and {wanted or 'absent'} in "
-                f"the configuration; use the configuration that it was trained with"
+                f"{source}: holds another model: parameter {name} is {got or 'absent'} there and {wanted or 'absent'} "
+                f"in the configuration; use the configuration that it was trained with"
             )
     for name, parameter in own.items():
         parameter.data.copy_(tensors[name])

@@ -1,5 +1,7 @@
 """Text from a trained model."""
 
+import math
+
 import torch
 
 from tpdist.data import EOS, UNK, Store
@@ -12,11 +14,17 @@ def sample_text(
 ) -> str:
     """The prompt and `tokens` more, drawn from softmax(f(h) / temperature); temperature 0 takes the likeliest.
 
-    top_k: draw from that many of the likeliest types. `<unk>` is never drawn. Raises DataError for a prompt that
-    the vocabulary cannot spell.
+    top_k: draw from that many of the likeliest types. `<unk>` is never drawn. Raises TpdistError for numbers that
+    make no sense, DataError for a prompt that the vocabulary cannot spell.
     """
-    if temperature < 0:
-        raise TpdistError(f"--temperature: must be at least 0, got {temperature}")
+    if tokens < 1:
+        raise TpdistError(f"--tokens: must be at least 1, got {tokens}")
+    if not 0 <= temperature < math.inf:
+        raise TpdistError(f"--temperature: must be a number of at least 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise TpdistError(f"--top-k: must be at least 1, got {top_k}")
+    if not 0 <= seed < 2**63:
+        raise TpdistError(f"--seed: must be at least 0 and below 2^63, got {seed}")
     vocabulary = store.vocabulary
     ids = vocabulary.encode(store.tokenize(prompt)).tolist()
     given = ids or [vocabulary.index.get(EOS, 0)]

@@ -24,7 +24,8 @@ class RunState:
     """epoch: the one being trained, from 1. position: windows of it that are done. step: updates in all.
 
     best: lowest mean validation loss; best_epoch: its epoch. stale: epochs since then. decay_wait: epochs
-    without gain since the learning rate last fell. weight: λ of the epoch before.
+    without gain since the learning rate last fell. weight: λ of the epoch before. lr_scale: what the decay has left of
+    the learning rate.
     """
 
     epoch: int = 1
@@ -37,7 +38,7 @@ class RunState:
     stale: int = 0
     decay_wait: int = 0
     weight: float | None = None
-    lr: float | None = None
+    lr_scale: float = 1.0
     sums: EpochSums = field(default_factory=EpochSums)
 
     def to_json(self) -> dict[str, Any]:

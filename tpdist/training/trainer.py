@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tpdist.config import Experiment
+from tpdist.config import Experiment, Optimizer
 from tpdist.data import Split, Store
-from tpdist.errors import ConfigError, Interrupted, NonFiniteError, RunError
+from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Place
-from tpdist.tprop import Alone, Boundaries, Outcome, Theta, als_visit, plan_epoch, visit
+from tpdist.tprop import Alone, Boundaries, Outcome, Plan, Theta, als_visit, plan_epoch, visit
+from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.plan import HStep
 from tpdist.training.batches import Batch, Batches
-from tpdist.training.checkpoints import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.progress import Reporter, Status
-from tpdist.training.run_dir import RunDirectory, load_parameters, unique_state
+from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
+from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 
@@ -47,33 +49,24 @@ class Trainer:
         self.theta = Theta(self.model, config.optimizer)
         self.batches = Batches(config, store.tokens("train"), Place(), self.device, DTYPES[config.run.dtype])
         self.neighbours = Alone()
-        self.state = RunState(lr=config.optimizer.lr)
+        self.state = RunState()
         self.plan = plan_epoch(config, 1, self.batches.per_window)
-        self.boundaries = Boundaries.for_plan(
-            self.plan, len(self.batches.streams), self.batches.blocks, self.model
-        )
+        self.boundaries = Boundaries.for_plan(self.plan, len(self.batches.streams), self.batches.blocks, self.model)
         self.carried = self.model.zero_state(len(self.batches.streams))
+        try_optimizers(config, self.plan)
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run. Raises RunError where it holds another model."""
-        tensors, state = load_checkpoint(self.run.checkpoints, self.reporter.say)
-        model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        load_parameters(self.model, model, str(self.run.checkpoints))
-        if state["corpus"] != self.store.manifest.checksum:
-            raise RunError(
-                f"{self.run.path}: was trained on another corpus than the store at {self.store.directory} now holds; "
-                f"prepare that corpus again or start a new run"
-            )
-        self._load_boundaries(tensors, state)
-        unpack_optimizer(self.theta.optimizer, "theta.", tensors, state["theta_scalars"])
-        self.carried = tensors["carried"].to(self.device)
-        self.state = RunState.from_json(state)
-        self.theta.lr = self.state.lr or self.config.optimizer.lr
+        """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
+        loaded = load_checkpoint(self.run.checkpoints, self.reporter.say)
+        restore(self, loaded)
+        loaded.set_damaged_aside()
+        self._set_lr()
+        self.reporter.say(f"resumed at step {self.state.step}, epoch {self.state.epoch}")
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
-        tracker = Tracker(self.run, state.step)
+        tracker = Tracker(self.run, state.step, state.epoch)
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
                 self._begin_epoch()
@@ -96,6 +89,7 @@ class Trainer:
         if state.position == 0:
             self.carried = torch.zeros_like(self.carried)
         for batch in self.batches.epoch(state.epoch, skip=state.position):
+            self._leave_if(stop)
             began = time.monotonic()
             outcome = self._visit(batch)
             self.carried = outcome.carry
@@ -103,8 +97,6 @@ class Trainer:
             self.reporter.step(self._status())
             if state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))
-            if stop.received:
-                self._save_and_leave()
             if every and state.step % every == 0:
                 self.save_checkpoint()
 
@@ -118,8 +110,12 @@ class Trainer:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
         values = torch.stack([outcome.loss, outcome.penalty, outcome.primal, outcome.dual]).tolist()
         state, sums = self.state, self.state.sums
-        if not all(map(math.isfinite, values)):
-            self._stop_non_finite(values[0])
+        for name, value in zip(
+            ("the loss", "the penalty", "the primal residual", "the dual residual"), values, strict=True
+        ):
+            if not math.isfinite(value):
+                where = f"step {state.step + 1} (epoch {state.epoch}, window {state.position + 1})"
+                self._stop_non_finite(f"{where}: {name} is {value}")
         state.step += 1
         state.position += 1
         state.tokens += batch.window.tokens
@@ -130,23 +126,30 @@ class Trainer:
         sums.tokens += batch.window.tokens
         sums.seconds += seconds
 
-    def _stop_non_finite(self, loss: float) -> None:
-        state, sums = self.state, self.state.sums
-        last = f"mean loss of the epoch until then {sums.loss / sums.tokens:.4g}" if sums.tokens else "first of its epoch"
-        optimizer = self.config.optimizer
-        raise NonFiniteError(
-            f"step {state.step + 1} (epoch {state.epoch}, window {state.position + 1}): the loss is {loss}, or a residual "
-            f"is not finite; {last}. The last checkpoint stays in {self.run.checkpoints}. Try a lower optimizer.lr (now "
-            f"{self.theta.lr:g}), a lower optimizer.clip (now {optimizer.clip}), or a lower "
-            f"method.h_optimizer.lr (now {self.plan.h.lr:g})"
-        )
+    def _stop_non_finite(self, what: str) -> None:
+        sums, optimizer = self.state.sums, self.config.optimizer
+        last = "none in this epoch"
+        if sums.tokens:
+            last = f"a mean loss of {sums.loss / sums.tokens:.4g} over the epoch until then"
+        saved = list_checkpoints(self.run.checkpoints)
+        kept = f"The checkpoint {saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
+        tries = [f"a lower optimizer.lr (now {self.theta.lr:g})", f"a lower optimizer.clip (now {optimizer.clip})"]
+        if self.plan.moves_targets:
+            tries.append(f"a lower method.h_optimizer.lr (now {self.plan.h.lr:g})")
+        if self.plan.dual:
+            tries.append(f"a lower method.dual.lr (now {self.plan.dual.lr:g})")
+        raise NonFiniteError(f"{what}; the last finite values: {last}. {kept}. Try {', '.join(tries)}")
 
     def _evaluate(self, split: Split, stop: StopSignal) -> Evaluation:
         def tick(done: int, total: int) -> None:
-            if stop.received:
-                self._save_and_leave()
+            self._leave_if(stop)
 
-        return evaluate_tokens(self.model, self.store.tokens(split), self.config.objective.block, tick=tick)
+        tokens = self.store.tokens(split)
+        result = evaluate_tokens(self.model, tokens, self.config.objective.block, tick=tick)
+        if not math.isfinite(result.loss):
+            where = f"after step {self.state.step} (epoch {self.state.epoch})"
+            self._stop_non_finite(f"{where}: the {split} loss is {result.loss}")
+        return result
 
     def _end_epoch(self, valid: Evaluation, tracker: Tracker) -> None:
         """Log, keep the best model, decay the learning rate, stop early, save."""
@@ -166,6 +169,7 @@ class Trainer:
             f"{'  best' if better else ''}"
         )
         about = {
+            "corpus": self.store.manifest.checksum,
             "types": len(self.store.vocabulary),
             "epoch": state.epoch,
             "step": state.step,
@@ -176,9 +180,9 @@ class Trainer:
             self.run.save_model("best", self.model, about)
         self.run.save_model("last", self.model, about)
         if decay and state.decay_wait > decay.patience:
-            self.theta.lr *= decay.factor
+            state.lr_scale *= decay.factor
             state.decay_wait = 0
-        state.lr = self.theta.lr
+            self._set_lr()
         if self._out_of_patience():
             self.reporter.say(f"no gain in {state.stale} epochs: stopped")
         state.epoch, state.position, state.sums = state.epoch + 1, 0, EpochSums()
@@ -222,38 +226,37 @@ class Trainer:
             seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
         )
 
-    def _save_and_leave(self) -> None:
-        self.save_checkpoint()
-        raise Interrupted(
-            f"stopped at step {self.state.step}; saved. Continue with: tpdist train --resume {self.run.path}"
-        )
+    def _set_lr(self) -> None:
+        self.theta.lr = self.config.optimizer.lr * self.state.lr_scale
+
+    def _leave_if(self, stop: StopSignal) -> None:
+        if stop.received:
+            self.save_checkpoint()
+            raise Interrupted(f"stopped at step {self.state.step}; saved. Continue with: {self.run.resume_command}")
 
     def save_checkpoint(self) -> None:
-        """Everything that the next step depends on."""
-        tensors = {f"model.{name}": p for name, p in unique_state(self.model).items()}
-        theta, scalars = pack_optimizer(self.theta.optimizer, "theta.")
-        tensors |= theta | {f"boundaries.{name}": t for name, t in self.boundaries.tensors().items()}
-        tensors["carried"] = self.carried
-        state = {
-            "corpus": self.store.manifest.checksum,
-            "theta_scalars": scalars,
-            "h_counts": self.boundaries.h_counts,
-            **self.state.to_json(),
-        }
+        """Everything that the next step depends on. Raises NonFiniteError rather than save what no step can use."""
+        tensors, state = pack(self)
+        if not all_finite(tensors):
+            self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite")
         name = f"step-{self.state.step:08d}" + ("-epoch" if self.state.position == 0 else "")
         save_checkpoint(self.run.checkpoints / name, tensors, state, self.config.run.keep_last)
 
-    def _load_boundaries(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        own = self.boundaries
-        saved = {n.removeprefix("boundaries."): t for n, t in tensors.items() if n.startswith("boundaries.")}
-        for name, tensor in own.tensors().items():
-            if name not in saved or saved[name].shape != tensor.shape:
-                raise RunError(f"{self.run.checkpoints}: its stored states do not fit the configuration ({name})")
-            tensor.copy_(saved[name])
-        own.h_moments = {
-            n.removeprefix("h_moments."): t.to(self.device) for n, t in saved.items() if n.startswith("h_moments.")
-        }
-        own.h_counts = {int(begin): counts for begin, counts in state["h_counts"].items()}
+
+def try_optimizers(config: Experiment, plan: Plan) -> None:
+    """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
+    specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
+    if plan.moves_targets:
+        specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
+    for spec, lr, key in specs:
+        number = torch.nn.Parameter(torch.zeros(1))
+        number.grad = torch.zeros(1)
+        optimizer = build_optimizer(spec, lr, [number], key)
+        try:
+            optimizer.step()
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"torch.optim.{type(optimizer).__name__}: {reason}", f"{key}.options") from error
 
 
 def pick_device(config: Experiment) -> torch.device:

@@ -1,37 +1,73 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
+import errno
+
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.errors import TpdistError
-from tpdist.training.checkpoints import list_checkpoints, write_atomic, write_json
+from tpdist.errors import Interrupted, RunError
+from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.evaluation import evaluate_tokens
+from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
-from tpdist.training.trainer import Trainer
+from tpdist.training.trainer import Fit, Trainer
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run_worker(config: Experiment, store: Store, run: RunDirectory, reporter: Reporter, resume: bool) -> Result:
     """Train, or go on training, then evaluate the best model on the test split and write `result.json`.
 
-    A new run that fails before its first checkpoint because of its input leaves no directory behind.
+    A new run that ends before its first update leaves no directory behind.
+
+    Raises, beside what `Trainer` does, RunError where the disk is full or another process trains in the directory.
     """
-    try:
-        trainer = Trainer(config, store, run, reporter)
-        if resume:
-            trainer.resume()
-        _announce(trainer, reporter)
-    except TpdistError:
-        if not resume and not list_checkpoints(run.checkpoints):
-            run.discard()
-        raise
-    with StopSignal() as stop:
-        fit = trainer.fit(stop)
-    best = run.load_model(config, "best").to(trainer.device)
-    test = evaluate_tokens(best, store.tokens("test"), config.objective.block)
-    state = fit.state
-    result = Result(
+    trainer = None
+    with run.held(), StopSignal() as stop:
+        try:
+            trainer = Trainer(config, store, run, reporter)
+            if resume:
+                trainer.resume()
+                run.save_config(config)
+            _announce(trainer, reporter)
+            result = _result(trainer, trainer.fit(stop), stop)
+            write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
+        except BaseException as error:
+            started = trainer is not None and trainer.state.step > 0
+            if not (resume or started or list_checkpoints(run.checkpoints)):
+                run.discard()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(f"stopped at once; {_how_to_go_on(run)}") from error
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                where = error.filename or run.path
+                raise RunError(
+                    f"{where}: no space left on the disk ({error.strerror}); {_how_to_go_on(run)}"
+                ) from error
+            raise
+    _conclude(result, reporter)
+    return result
+
+
+def _how_to_go_on(run: RunDirectory) -> str:
+    saved = list_checkpoints(run.checkpoints)
+    if not saved:
+        return "nothing was saved yet: start the run again"
+    return f"the checkpoint {saved[-1].name} is whole. Continue with: {run.resume_command}"
+
+
+def _result(trainer: Trainer, fit: Fit, stop: StopSignal) -> Result:
+    """The figures of the run, with the best model's perplexity on the test split."""
+
+    def tick(done: int, total: int) -> None:
+        if stop.received:
+            raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
+
+    config, store, run, state = trainer.config, trainer.store, trainer.run, fit.state
+    best = run.load_model(config, "best", store.manifest).to(trainer.device)
+    test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick)
+    return Result(
         run=str(run.path),
         method=config.method.name,
         seed=config.run.seed,
@@ -47,9 +83,6 @@ def run_worker(config: Experiment, store: Store, run: RunDirectory, reporter: Re
         steps=state.step,
         epochs=state.epoch - 1,
     )
-    write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
-    _conclude(result, reporter)
-    return result
 
 
 def _announce(trainer: Trainer, reporter: Reporter) -> None:
@@ -75,6 +108,6 @@ def _conclude(result: Result, reporter: Reporter) -> None:
         + (f", best possible {result.best_possible_perplexity:.2f}" if result.best_possible_perplexity else "")
     )
     reporter.say(
-        f"{result.steps} updates in {clock(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, {result.workers} "
-        f"worker; results in {result.path / 'result.json'}"
+        f"{result.steps} updates in {clock(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
+        f"{result.workers} worker; results in {result.path / 'result.json'}"
     )

@@ -1,0 +1,120 @@
+"""From a trainer to a checkpoint and back: everything that the next step depends on."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tpdist.errors import RunError
+from tpdist.training.checkpoints import Loaded, pack_optimizer, unpack_optimizer
+from tpdist.training.run_dir import load_parameters, unique_state
+from tpdist.training.state import RunState
+
+if TYPE_CHECKING:
+    from tpdist.training.trainer import Trainer
+
+
+def pack(trainer: "Trainer") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """θ, H, U, the optimisers' states and the counters, as named tensors and JSON."""
+    tensors = {f"model.{name}": p for name, p in unique_state(trainer.model).items()}
+    theta, scalars = pack_optimizer(trainer.theta.optimizer, "theta.")
+    tensors |= theta | {f"boundaries.{name}": t for name, t in trainer.boundaries.tensors().items()}
+    tensors["carried"] = trainer.carried
+    state = {
+        "corpus": trainer.store.manifest.checksum,
+        "optimizers": _optimizers(trainer),
+        "layout": _layout(trainer),
+        "theta_scalars": scalars,
+        "h_counts": trainer.boundaries.h_counts,
+        **trainer.state.to_json(),
+    }
+    return tensors, state
+
+
+def restore(trainer: "Trainer", loaded: Loaded) -> None:
+    """Put a checkpoint into a trainer of the same model and corpus.
+
+    The rest of the configuration may have changed: an optimiser of another name or with other options starts anew,
+    and streams, blocks, windows and seed may change between epochs where no states are stored.
+
+    Raises RunError, naming what does not fit.
+    """
+    tensors, state, where = loaded.tensors, loaded.state, str(loaded.path)
+    if state["corpus"] != trainer.store.manifest.checksum:
+        raise RunError(
+            f"{trainer.run.path}: was trained on another corpus than the store at {trainer.store.directory} now holds; "
+            f"prepare that corpus again or start a new run"
+        )
+    load_parameters(trainer.model, _under("model.", tensors), where)
+    _check_layout(trainer, state, where)
+    _restore_boundaries(trainer, _under("boundaries.", tensors), state, where)
+    was, now = state["optimizers"], _optimizers(trainer)
+    if was["theta"] == now["theta"]:
+        unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"])
+    else:
+        trainer.reporter.say("optimizer: changed, so its state starts anew")
+    if state["position"]:
+        trainer.carried = tensors["carried"].to(trainer.device)
+    trainer.state = RunState.from_json(state)
+
+
+def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None:
+    was, now = state["layout"], _layout(trainer)
+    changed = [key for key in now if was[key] != now[key]]
+    if changed and (state["position"] or trainer.boundaries.tensors()):
+        when = "in the middle of an epoch" if state["position"] else "with states stored for every block"
+        raise RunError(
+            f"{where}: saved {when}, with {changed[0]} {was[changed[0]]}; the configuration has {now[changed[0]]}: "
+            f"leave it as it was"
+        )
+
+
+def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    own = trainer.boundaries
+    for name, tensor in own.tensors().items():
+        if name not in saved or saved[name].shape != tensor.shape:
+            got = tuple(saved[name].shape) if name in saved else "absent"
+            raise RunError(
+                f"{where}: its stored states do not fit the configuration: {name} is {got} there and "
+                f"{tuple(tensor.shape)} here; leave method and batching as they were"
+            )
+        tensor.copy_(saved[name])
+    if state["optimizers"]["h"] != _optimizers(trainer)["h"]:
+        if state["h_counts"]:
+            trainer.reporter.say("method.h_optimizer: changed, so its state starts anew")
+        return
+    own.h_moments = {name: t.to(trainer.device) for name, t in _under("h_moments.", saved).items()}
+    own.h_counts = {int(begin): counts for begin, counts in state["h_counts"].items()}
+
+
+def _optimizers(trainer: "Trainer") -> dict[str, Any]:
+    theta, h = trainer.config.optimizer, trainer.config.method.h_optimizer
+    return {
+        "theta": [theta.name, _plain(theta.options)],
+        "h": [h.name, _plain(h.options), trainer.plan.h.keep],
+    }
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _layout(trainer: "Trainer") -> dict[str, Any]:
+    batching = trainer.config.batching
+    return {
+        "batching.streams": batching.streams,
+        "objective.block": trainer.config.objective.block,
+        "blocks per window": trainer.batches.per_window,
+        "batching.order": batching.order,
+        "run.seed": trainer.config.run.seed,
+    }
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def all_finite(tensors: dict[str, Tensor]) -> bool:
+    """Whether no tensor holds an infinity or a not-a-number."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
