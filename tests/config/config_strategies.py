@@ -38,6 +38,8 @@ FIXED: dict[str, st.SearchStrategy[Any]] = {
     "closing": st.just(False),
     "edge_free": st.just(False),
     "mesh": st.none(),
+    "workers": st.just(1),
+    "relaxation": st.integers(1, LARGEST),
     "penalty": st.sampled_from(["l2", "l2+kl"]),
     "weight": st.floats(1e-6, 1e6),
     "run.name": NAME,

@@ -68,9 +68,16 @@ BAD_FILES = [
     ),
     (
         "cluster: 8",
-        ["a.yaml:1: cluster: takes keys of its own (workers, mesh), got 8"],
+        [
+            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, gradient_dtype, wait_s), got 8"
+        ],
     ),
-    ("cluster: [8]", ["a.yaml:1: cluster: takes keys of its own (workers, mesh), got [8]"]),
+    (
+        "cluster: [8]",
+        [
+            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, gradient_dtype, wait_s), got [8]"
+        ],
+    ),
     (
         "cluster: {mesh: 4}",
         ["a.yaml:1: cluster.mesh: must be a list [whole number, whole number] or null, got 4"],
@@ -126,6 +133,20 @@ BAD_FILES = [
     (
         "cluster: {workers: 3, mesh: [2, 2]}",
         ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal"],
+    ),
+    (
+        "cluster: {workers: 6, mesh: [6, 1]}",
+        [
+            "a.yaml:1: cluster.mesh: 6 workers along stream share 4 streams; use at most that many, more "
+            "batching.streams, or workers along time: mesh: [stream, time]"
+        ],
+    ),
+    (
+        "cluster: {workers: 36}",
+        [
+            "a.yaml:1: cluster.workers: 9 workers along time share windows of 8 blocks; use at most that many, or "
+            "more batching.blocks"
+        ],
     ),
     (
         "method: {name: admm}\nobjective:\n  penalty: kl\n  weight: 0",

@@ -53,6 +53,18 @@ class Experiment(Part):
 
     _places: Places = PrivateAttr(default_factory=Places)
 
+    def mesh(self) -> tuple[int, int]:
+        """Workers along (stream, time): as written; else in batch mode all along time, and in minibatches along stream.
+
+        Where there are fewer streams than workers, the largest divisor of the workers that the streams allow.
+        """
+        if self.cluster.mesh is not None:
+            return self.cluster.mesh
+        workers = self.cluster.workers
+        most = 1 if self.batching.mode == "batch" else self.batching.streams
+        streams = max(n for n in range(1, min(workers, most) + 1) if workers % n == 0)
+        return streams, workers // streams
+
     @model_validator(mode="before")
     @classmethod
     def _lay_over_preset(cls, parts: Any) -> Any:
@@ -167,4 +179,19 @@ def _check_cluster(config: Experiment) -> Iterator[ConfigError]:
     if mesh is not None and mesh[0] * mesh[1] != workers:
         yield ConfigError(
             f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {workers} workers; make them equal", "cluster.mesh"
+        )
+        return
+    streams, times = config.mesh()
+    key = "cluster.workers" if mesh is None else "cluster.mesh"
+    if streams > config.batching.streams:
+        yield ConfigError(
+            f"{streams} workers along stream share {config.batching.streams} streams; use at most that many, more "
+            "batching.streams, or workers along time: mesh: [stream, time]",
+            key,
+        )
+    if times > config.batching.blocks and config.batching.mode == "minibatch":
+        yield ConfigError(
+            f"{times} workers along time share windows of {config.batching.blocks} blocks; use at most that many, or "
+            "more batching.blocks",
+            key,
         )

@@ -213,5 +213,13 @@ class Run(Part):
 class Cluster(Part):
     """Workers and their mesh."""
 
-    workers: PositiveInt = Field(default=1, description="how many; each owns its own blocks")
+    workers: PositiveInt = Field(default=1, le=1_000_000, description="how many; each owns its own blocks")
     mesh: Mesh | None = Field(default=None, description="[stream, time]; their product is workers")
+    cpus_per_worker: PositiveFloat = Field(
+        default=1.0, description="CPUs that Ray sets aside for a worker; its threads"
+    )
+    gpus_per_worker: NonNegativeFloat = Field(default=0.0, description="GPUs of a worker; 0.25 puts four on one GPU")
+    gradient_dtype: Literal["bfloat16"] | None = Field(
+        default=None, description="send θ's gradient in this, rounded; null: in its own"
+    )
+    wait_s: NonNegativeFloat = Field(default=60.0, description="how long to wait for a cluster with room, in seconds")
