@@ -40,6 +40,7 @@ FIXED: dict[str, st.SearchStrategy[Any]] = {
     "mesh": st.none(),
     "workers": st.just(1),
     "relaxation": st.integers(1, LARGEST),
+    "loss_on": st.just("prediction"),
     "penalty": st.sampled_from(["l2", "l2+kl"]),
     "weight": st.floats(1e-6, 1e6),
     "run.name": NAME,
