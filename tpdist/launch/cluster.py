@@ -32,7 +32,13 @@ def connected(address: str | None, cpus: float) -> Iterator[None]:
     try:
         # log_to_driver off: workers write to the run directory
         if address is None:
-            ray.init("local", num_cpus=max(1, round(cpus)), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                "local",
+                num_cpus=max(1, round(cpus)),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
         else:
             ray.init(address, log_to_driver=False, logging_level="ERROR", namespace="tpdist")
     except ConnectionError as error:

@@ -155,7 +155,9 @@ class Controller:
             own = self._first_own_error() or error
             raise WorkerFailedError(f"a worker failed; its log is in {self.job.run}/logs\n{own}") from error
         except RayActorError as error:
-            raise WorkerFailedError(f"a worker died: {str(error).splitlines()[0]}; its log is in {self.job.run}/logs") from error
+            raise WorkerFailedError(
+                f"a worker died: {str(error).splitlines()[0]}; its log is in {self.job.run}/logs"
+            ) from error
 
     def _first_own_error(self) -> Exception | None:
         """The error of a worker that did not fail by losing a neighbour, if one has ended so."""
