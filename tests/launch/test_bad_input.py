@@ -82,6 +82,8 @@ TRAIN = [
     (f"train c.yaml {OVER} data.store=new_store data.synthetic.branching=13", "--set: data.synthetic.branching: 13 different types in a state, but there are only 12 types; at most data.synthetic.types"),
 ]  # fmt: skip
 RESUME = [
+    ("train --resume ''", ".: holds no config.yaml, so it is no run directory; give the directory that tpdist train printed"),
+    ("train '' --run-dir new", ".: is a directory; give a YAML file in it"),
     ("train --resume nowhere", "nowhere: does not exist; give the directory that tpdist train printed"),
     ("train --resume empty", "empty: holds no config.yaml, so it is no run directory; give the directory that tpdist train printed"),
     ("train --resume file", "file: holds no config.yaml, so it is no run directory; give the directory that tpdist train printed"),
