@@ -66,6 +66,15 @@ def test_any_flipped_bit_is_found(small_store: Store, name: str, where: float, b
         path.write_bytes(raw)
 
 
+def test_every_byte_of_an_arrow_file_counts(small_store: Store):
+    """The highest bit of each byte in turn: it also makes names invalid UTF-8 and lengths negative."""
+    path = small_store.directory / "test.arrow"
+    raw = path.read_bytes()
+    for at in range(len(raw)):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x80]) + raw[at + 1 :])
+        assert "test.arrow" in fails(small_store.directory)
+
+
 def test_token_ids_outside_the_vocabulary_are_found(tmp_path: Path, small_store: Store):
     path = small_store.directory / "valid.arrow"
     tokens = small_store._tokens["valid"]

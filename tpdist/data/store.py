@@ -53,14 +53,14 @@ class ArrowTokens:
         self._tokens = tokens
         self._rows = rows
         self._batches: dict[int, NDArray[np.integer]] = {}
+        self._type = pa.from_numpy_dtype(np.dtype(dtype))
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-        except (OSError, pa.ArrowException) as error:
+            columns = _columns(self._reader.schema)
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a damaged name is not UTF-8
             raise _corrupt(path, f"not a readable Arrow file ({_first_line(error)})") from None
-        self._type = pa.from_numpy_dtype(np.dtype(dtype))
-        schema = self._reader.schema
-        if schema.names != [TOKEN_COLUMN] or schema.types != [self._type]:
-            raise _corrupt(path, f"columns {_columns(schema)}, expected {TOKEN_COLUMN}: {self._type}")
+        if columns != (expected := f"{TOKEN_COLUMN}: {self._type}"):
+            raise _corrupt(path, f"columns {columns}, expected {expected}")
         batches = math.ceil(tokens / rows)
         if self._reader.num_record_batches != batches:
             raise _corrupt(path, f"{self._reader.num_record_batches} record batches, expected {batches}")

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def sweep(directory: Path) -> None:
     """Remove what a killed process was writing in `directory`. Only for who has the run to itself."""
-    for path in directory.glob(".*.tmp"):
+    for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:  # ours, and those of safetensors
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -63,9 +64,15 @@ def sweep(directory: Path) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file. Raises OSError where the system refuses, which safetensors hides in its own error."""
+    """A safetensors file that others may read. Raises OSError where the system refuses.
+
+    safetensors hides that in an error of its own, and from 0.8 on makes files for their owner alone.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -82,19 +82,19 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """An existing run. Raises RunError if it is not one."""
         run = cls(Path(path))
-        if not run.config_file.is_file():
-            what = "holds no config.yaml, so it is no run directory" if run.path.exists() else "does not exist"
+        if not os.path.isfile(run.config_file):  # unlike Path.is_file, without an error of its own
+            what = "holds no config.yaml, so it is no run directory" if os.path.exists(path) else "does not exist"
             raise RunError(f"{path}: {what}; give the directory that tpdist train printed")
         return run
 
     def refuse_existing(self) -> None:
         """Raise RunError if there is anything at the path."""
-        if self.config_file.is_file():
+        if os.path.isfile(self.config_file):
             raise RunError(
                 f"{self.path}: exists already and is not overwritten; continue it with "
                 f"`{self.resume_command}`, or give --run-dir a new name"
             )
-        if self.path.exists() or self.path.is_symlink():
+        if os.path.lexists(self.path):
             raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
 
     @property

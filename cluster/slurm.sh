@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# A training run on a Slurm cluster. From the top of the project, on a file system that all nodes see:
+#
+#   sbatch --nodes=4 --cpus-per-task=16 cluster/slurm.sh configs/quickstart.yaml --set cluster.workers=64
+#   sbatch --nodes=2 --gpus-per-node=8 cluster/slurm.sh CONFIG --set cluster.workers=16 cluster.gpus_per_worker=1
+#
+# Everything behind the script's name goes to `tpdist train`. To go on with a run that was cut off:
+#
+#   sbatch ... cluster/slurm.sh --resume runs/NAME
+#
+# The head of the Ray cluster, the driver and the first workers share the first node. Fill in what your site needs:
+#SBATCH --job-name=tpdist
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --time=04:00:00
+#SBATCH --output=tpdist-%j.log
+# five minutes before the end of the time the run is told to save everything and to end
+#SBATCH --signal=B:TERM@300
+##SBATCH --partition=FILL_IN
+##SBATCH --account=FILL_IN
+#
+#   TPDIST_ENV   a virtual environment with tpdist on the shared file system; default .venv
+#   GPUs: if NCCL picks the wrong network, export NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME (such as ib0) before sbatch;
+#   NCCL_DEBUG=INFO says what it picked. The ports are those of docker/common.sh: one such job a node (--exclusive).
+set -euo pipefail
+(($# > 0)) || {
+  echo "usage: sbatch [--nodes=N ...] cluster/slurm.sh CONFIG [further arguments of tpdist train]" >&2
+  exit 2
+}
+# Slurm runs a copy of this file, so the project is where sbatch was called
+cd "${SLURM_SUBMIT_DIR:?run this with sbatch}"
+here=$PWD
+# shellcheck source=/dev/null
+source "${TPDIST_ENV:-.venv}/bin/activate"
+
+# The token of this one cluster: readable by you alone, gone with the job.
+umask 077
+private=$(mktemp -d "$here/.tpdist-$SLURM_JOB_ID-XXXXXX")
+python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
+umask 022
+# Ray's sockets need a short path on a local disk
+export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/ray-$SLURM_JOB_ID}
+
+nodes=()
+while read -r name; do nodes+=("$name"); done < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
+# by address: a node's own name may lead to 127.0.0.1
+address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d' ' -f1)
+export TPDIST_HEAD=$address TPDIST_GCS_PORT=${TPDIST_GCS_PORT:-6379} TPDIST_WAIT_S=${TPDIST_WAIT_S:-300}
+export TPDIST_CPUS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
+export TPDIST_DASHBOARD_HOST=127.0.0.1 TPDIST_DASHBOARD_PORT=${TPDIST_DASHBOARD_PORT:-8265}
+
+steps=()
+# shellcheck disable=SC2329 # the trap calls it
+clean() {
+  ((${#steps[@]} == 0)) || kill "${steps[@]}" 2>/dev/null || true
+  wait || true
+  rm -rf "$private"
+}
+trap clean EXIT
+
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" mkdir -p "$RAY_TMPDIR"
+TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "$here/docker/head.sh" &
+steps+=("$!")
+for name in "${nodes[@]:1}"; do
+  srun --overlap --nodes=1 --ntasks=1 --nodelist="$name" \
+    bash -c "mkdir -p '$RAY_TMPDIR' && exec '$here/docker/worker.sh'" &
+  steps+=("$!")
+done
+
+# The driver must run on a node of the cluster: here on the first, where Slurm runs this script, and not under `srun`,
+# which would answer SIGTERM by ending it at once. It waits (cluster.wait_s) until the other nodes have joined.
+until timeout 2 bash -c "true >/dev/tcp/$address/$TPDIST_GCS_PORT" 2>/dev/null; do
+  kill -0 "${steps[0]}" 2>/dev/null || {
+    echo "the head ended; what it said is above" >&2
+    exit 2
+  }
+  sleep 1
+done
+tpdist train "$@" --address "$address:$TPDIST_GCS_PORT" &
+training=$!
+trap 'kill -TERM "$training" 2>/dev/null || true' TERM
+code=0
+wait "$training" || code=$?
+# the trap ends `wait` before the training has ended
+while kill -0 "$training" 2>/dev/null; do
+  code=0
+  wait "$training" || code=$?
+done
+exit "$code"

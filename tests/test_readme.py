@@ -1,0 +1,95 @@
+"""What the README says works: its Python runs, its commands parse, the keys it sets exist."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tpdist.cli import build_parser, main
+from tpdist.config import load_config
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md", "ARCHITECTURE.md")
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# makes any configuration small enough for a test
+SMALL = ["model.hidden=8", "run.epochs=1", "batching.streams=32"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+def python_block(with_text: str) -> str:
+    (block,) = [block for block in blocks("README.md", "python") if with_text in block]
+    return block
+
+
+def commands(document: str) -> list[list[str]]:
+    """Every `tpdist …` in the document's shell blocks, as arguments; comments and variables before it dropped."""
+    found = []
+    for block in blocks(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while "tpdist" in words:
+                rest = words[words.index("tpdist") + 1 :]
+                end = next((i for i, word in enumerate(rest) if word in ("&&", ";", "|")), len(rest))
+                found.append(rest[:end])
+                words = rest[end:]
+    return found
+
+
+EVERY_COMMAND = [(document, words) for document in DOCUMENTS for words in commands(document)]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with `configs/`, as a clone has it, to run in."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("document", "words"), EVERY_COMMAND, ids=lambda value: str(value)[:60])
+def test_commands_parse_and_their_settings_exist(document: str, words: list[str]):
+    options = build_parser().parse_args(words)
+    config = getattr(options, "config", None)
+    if config is not None:
+        assert (ROOT / config).is_file(), f"{document}: {config}"
+    load_config(None if config is None else ROOT / config, getattr(options, "set", []))
+
+
+def test_the_readme_shows_every_command():
+    shown = {tuple(words[: 2 if words[0] in ("data", "config") else 1]) for words in commands("README.md")}
+    wanted = {("train",), ("evaluate",), ("sample",), ("data", "prepare"), ("data", "verify")}
+    assert wanted | {("config", "show"), ("config", "schema")} <= shown
+    recipes = {words[2] for words in commands("README.md") if words[:2] == ["data", "prepare"]}
+    assert recipes == {"ptb", "wikitext", "text8", "text", "python-docs", "synthetic"}
+
+
+def test_the_python_example_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    # the example as it stands, on a smaller model and a shorter run
+    import tpdist
+
+    real = tpdist.load_config
+    monkeypatch.setattr(tpdist, "load_config", lambda path, overrides=(): real(path, _replaced(overrides)))
+    exec(compile(python_block("tpdist.train("), "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
+    assert (elsewhere / "runs" / "first" / "result.json").is_file()
+
+
+def test_the_own_cell_trains(elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
+    (elsewhere / "my_cells.py").write_text(python_block("Cell)"), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    (words,) = [words for words in commands("README.md") if any("my_cells" in word for word in words)]
+    options = build_parser().parse_args(words)
+    assert main(["train", options.config, "--run-dir", "runs/own", "--set", *_replaced(options.set)]) == 0
+    assert (elsewhere / "runs" / "own" / "result.json").is_file()
+
+
+def _replaced(overrides: list[str] | tuple[str, ...]) -> list[str]:
+    """The overrides with those of `SMALL` in the place of their own."""
+    small = {text.partition("=")[0] for text in SMALL}
+    return [text for text in overrides if text.partition("=")[0] not in small] + SMALL

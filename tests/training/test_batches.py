@@ -1,0 +1,92 @@
+"""An epoch's windows: every label once, in order, whatever S, K and B."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import small
+
+from tpdist import ConfigError
+from tpdist.data import ArrayTokens
+from tpdist.models import IGNORED
+from tpdist.parallel import Place
+from tpdist.training.batches import Batches
+
+
+def make(tokens: int, block: int, place: Place | None = None, method=None, **batching) -> Batches:
+    config = small("nowhere", objective={"block": block}, batching=batching, method=method or {})
+    ids = ArrayTokens(np.arange(tokens, dtype=np.int32))
+    return Batches(config, ids, place or Place(), torch.device("cpu"), torch.float32)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Streams, blocks a window, block, tokens."""
+    streams, block = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    tokens = draw(st.integers(streams * block + 1, 200))
+    longest = -(-(-(-(tokens - 1) // streams)) // block)
+    return streams, draw(st.integers(1, longest)), block, tokens
+
+
+@given(layouts(), st.booleans())
+def test_every_label_is_met_once(layout: tuple[int, int, int, int], shuffled: bool):
+    streams, blocks, block, tokens = layout
+    batches = make(tokens, block, streams=streams, blocks=blocks, order="shuffled" if shuffled else "sequential")
+    labels: list[int] = []
+    for batch in batches.epoch(1):
+        window = batch.window
+        real = window.labels != IGNORED
+        assert window.tokens == int(real.sum())
+        assert torch.equal(window.labels[real], window.inputs[real] + 1)
+        assert window.opens == (batch.begin == 0)
+        labels += window.labels[real].tolist()
+    assert sorted(labels) == list(range(1, tokens))
+    assert len(batches) == len(batches.ranges)
+    assert batches.blocks == batches.layout.blocks
+
+
+def test_a_sequential_epoch_reads_each_stream_in_order():
+    windows = [batch.window for batch in make(41, 4, streams=2, blocks=2).epoch(1)]
+    first = torch.cat([window.inputs[:, 0].T.reshape(-1) for window in windows])
+    assert first.tolist() == list(range(20))
+    assert [window.blocks for window in windows] == [2, 2, 1]
+
+
+def test_skipped_windows_are_those_at_the_front():
+    batches = make(201, 4, streams=2, blocks=3, order="shuffled")
+    whole = [batch.begin for batch in batches.epoch(3)]
+    assert [batch.begin for batch in batches.epoch(3, skip=4)] == whole[4:]
+
+
+def test_batch_mode_is_one_window():
+    batches = make(100, 4, streams=3, mode="batch", blocks=1)
+    (batch,) = batches.epoch(1)
+    assert batch.window.blocks == batches.layout.blocks == 9
+    assert batch.closes
+
+
+def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
+    method = {"first": "persistent", "relaxation": 2}
+    batches = make(41, 4, method=method, streams=2, blocks=2, order="shuffled")
+    reach = {batch.begin: batch.window.earlier.shape[2] for batch in batches.epoch(1)}
+    assert reach == {0: 0, 2: 2, 4: 2}
+    third = batches.window(2)
+    assert third.window.earlier[:, 0].T.reshape(-1).tolist() == list(range(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batching", "said"),
+    [
+        (12, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, the "
+                             "corpus has 12; use at most 2"),
+        (2, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, the "
+                            "corpus has 2; use at most 1"),
+        (41, {"streams": 2, "blocks": 6}, "batching.blocks: a window of 6 blocks is longer than a stream, which has 5 "
+                                          "blocks of 4 steps; use at most 5, fewer streams, or batching.mode: batch"),
+    ],
+)  # fmt: skip
+def test_a_corpus_that_is_too_short(tokens: int, batching: dict, said: str):
+    with pytest.raises(ConfigError) as caught:
+        make(tokens, 4, **batching)
+    assert str(caught.value) == said

@@ -1,0 +1,216 @@
+"""Checkpoints are whole or passed over, and what does not fit is refused."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import Listener, assert_same_runs, interrupted, small, stop_at
+
+import tpdist
+from tpdist import ConfigError, DataError, RunError
+from tpdist.training import checkpoints, files
+from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, pack_optimizer, unpack_optimizer
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def alter(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
+    ("tensors.safetensors", tear, r"bytes where \d+ were written"),
+    ("tensors.safetensors", alter, "its SHA-256 is not that of what was written"),
+    ("tensors.safetensors", Path.unlink, "missing"),
+    ("state.json", tear, r"bytes where \d+ were written"),
+    ("state.json", Path.unlink, "missing"),
+    ("manifest.json", tear, "not a checkpoint's manifest"),
+    ("manifest.json", Path.unlink, "missing"),
+    ("manifest.json", lambda path: path.write_text('{"format": 1}'), "not a checkpoint's manifest"),
+    ("manifest.json", lambda path: (path.unlink(), path.mkdir()), r"cannot be read \(Is a directory\)"),
+]
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped at update 11, after one of an epoch's end at 9; and the same run whole, beside it."""
+    directory = tmp_path_factory.mktemp("two")
+    tpdist.train(small(small_corpus), directory / "whole")
+    interrupted(lambda: tpdist.train(small(small_corpus), directory / "run", stop_at(11)))
+    return directory
+
+
+@pytest.mark.parametrize(("file", "damage", "said"), DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over(file: str, damage, said: str, two_checkpoints: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints / "run", run)
+    damage(run / "checkpoints/step-00000011" / file)
+    listener = Listener()
+    interrupted(lambda: tpdist.resume(run, reporter=stop_at(10)))
+    assert names(run) == ["damaged-step-00000011", "step-00000009-epoch", "step-00000010"]
+    shutil.rmtree(run / "checkpoints/step-00000010")
+    (run / "checkpoints/damaged-step-00000011").rename(run / "checkpoints/step-00000011")
+    tpdist.resume(run, reporter=listener)
+    (notice,) = [text for text in listener.said if "step-00000011" in text]
+    assert notice.startswith(str(run / "checkpoints/step-00000011" / file))
+    assert notice.endswith("; the checkpoint before it is used")
+    assert re.search(said, notice)
+    assert_same_runs(two_checkpoints / "whole", run)
+
+
+def test_all_damaged(two_checkpoints: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints / "run", run)
+    for checkpoint in list_checkpoints(run / "checkpoints"):
+        tear(checkpoint / "state.json")
+    before = names(run)
+    with pytest.raises(RunError) as caught:
+        tpdist.resume(run)
+    oldest = run / "checkpoints/step-00000009-epoch/state.json"
+    assert str(caught.value).startswith(
+        f"{run}/checkpoints: no checkpoint to resume from (all 2 are damaged; the oldest: {oldest}: "
+    )
+    assert names(run) == before
+
+
+def test_a_checkpoint_of_another_version(two_checkpoints: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints / "run", run)
+    manifest = run / "checkpoints/step-00000011/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2}))
+    with pytest.raises(RunError, match=r"step-00000011/manifest.json: a checkpoint of format 2, this program reads"):
+        tpdist.resume(run)
+    assert names(run) == ["step-00000009-epoch", "step-00000011"]
+
+
+NO_FIT = [
+    (["model.hidden=7"], r"holds another model: parameter embedding.weight is \(12, 6\) there and \(12, 7\) in", None),
+    (["model.cell=lstm"], r"holds another model: parameter layers.0.\S+ is \(18,\) there and \(24,\) in the configuration", None),
+    (["model.layers=2"], r"parameter layers.1.\S+ is absent there and \(\d+,.*\) in the configuration", None),
+    (["batching.blocks=4"], "saved in the middle of an epoch, with blocks per window 3; the configuration has 4", None),
+    (["run.seed=4"], "saved in the middle of an epoch, with run.seed 0; the configuration has 4: leave it", None),
+    (["method.first=persistent"], r"its stored states do not fit the configuration: h is absent there and", None),
+    (["run.epochs=0"], "--set: run.epochs: must be at least 1, got 0", ConfigError),
+    (["data.synthetic.seed=3"], "made with data.synthetic.seed 0, the configuration has 3", DataError),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said", "kind"), NO_FIT)
+def test_what_does_not_fit_is_refused(overrides, said: str, kind, two_checkpoints: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(two_checkpoints / "run", run)
+    config = (run / "config.yaml").read_text()
+    with pytest.raises(kind or RunError, match=said):
+        tpdist.resume(run, overrides)
+    assert (run / "config.yaml").read_text() == config
+    assert names(run) == names(two_checkpoints / "run")
+    tpdist.resume(run)
+    assert_same_runs(two_checkpoints / "whole", run)
+
+
+def test_the_checkpoint_of_another_run_is_refused(small_corpus: Path, two_checkpoints: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus, model={"hidden": 5}), run, stop_at(1)))
+    shutil.copytree(two_checkpoints / "run/checkpoints/step-00000011", run / "checkpoints/step-00000011")
+    with pytest.raises(RunError, match=r"step-00000011: holds another model: parameter embedding.weight is \(12, 6\)"):
+        tpdist.resume(run)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_keep_last(keep: int, small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus, run={"checkpoint_every": 4, "keep_last": keep}), run)
+    kept = ["step-00000012", "step-00000016", "step-00000018-epoch"]
+    assert names(run) == kept[-keep:]
+
+
+def test_changed_optimisers_start_anew(small_corpus: Path, tmp_path: Path):
+    run, listener = tmp_path / "run", Listener()
+    parts = {"method": {"first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.1}}}
+    interrupted(lambda: tpdist.train(small(small_corpus, **parts), run, stop_at(11)))
+    changes = ["optimizer.name=sgd", "optimizer.lr=0.5", "method.h_optimizer.name=adagrad"]
+    tpdist.resume(run, changes, listener)
+    assert "optimizer: changed, so its state starts anew" in listener.said
+    assert "method.h_optimizer: changed, so its state starts anew" in listener.said
+
+
+def test_a_lower_learning_rate_can_be_given(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(11)))
+    tpdist.resume(run, ["optimizer.lr=0.001"])
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["lr"] == 0.001
+
+
+@pytest.mark.parametrize("fails", ["save_tensors", "write_json", "sha256"])
+def test_a_failed_write_leaves_nothing_behind(fails: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(2)))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints, fails, fail)
+    with pytest.raises(MemoryError):
+        checkpoints.save_checkpoint(run / "checkpoints/step-00000003", {"a": torch.zeros(2)}, {}, 2)
+    assert os.listdir(run / "checkpoints") == ["step-00000002"]
+
+
+def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch):
+    (tmp_path / "f.json").write_text("old")
+
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "sync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_atomic(tmp_path / "f.json", lambda file: files.write_json(file, {"a": 1}))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("f.json", "old")]
+
+
+def test_a_name_that_exists_is_kept_if_whole_and_written_again_if_not(tmp_path: Path):
+    path = tmp_path / "step-00000001"
+    checkpoints.save_checkpoint(path, {"a": torch.zeros(2)}, {"n": 1}, 2)
+    stamp = (path / "state.json").stat().st_mtime_ns
+    checkpoints.save_checkpoint(path, {"a": torch.zeros(2)}, {"n": 1}, 2)
+    assert (path / "state.json").stat().st_mtime_ns == stamp
+    tear(path / "tensors.safetensors")
+    checkpoints.save_checkpoint(path, {"a": torch.ones(2)}, {"n": 1}, 2)
+    assert load_checkpoint(tmp_path, print).tensors["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_optimiser_goes_on_to_the_bit(name: str, dtype: torch.dtype):
+    def steps(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(3):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator, dtype=dtype)
+            optimizer.step()
+
+    def make(values: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+        parameters = [torch.nn.Parameter(value.clone()) for value in values]
+        return getattr(torch.optim, name)(parameters, lr=0.01), parameters
+
+    optimizer, parameters = make([torch.ones(3, 2, dtype=dtype), torch.zeros(4, dtype=dtype)])
+    steps(optimizer, parameters, 1)
+    other, copies = make([p.detach() for p in parameters])
+    tensors, scalars = pack_optimizer(optimizer, "theta.")
+    unpack_optimizer(other, "theta.", {k: t.clone() for k, t in tensors.items()}, json.loads(json.dumps(scalars)))
+    steps(optimizer, parameters, 2)
+    steps(other, copies, 2)
+    for p, q in zip(parameters, copies, strict=True):
+        assert torch.equal(p, q)

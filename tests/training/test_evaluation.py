@@ -1,0 +1,145 @@
+"""Perplexity with θ frozen, against a plain loop over tokens."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small
+
+import tpdist
+from tpdist.config import Data, Model, Run
+from tpdist.data import ArrayTokens, Store, prepare
+from tpdist.models import LanguageModel, build_model
+from tpdist.training import evaluation
+from tpdist.training.evaluation import TestTimeSteps, evaluate_tokens, perplexity
+
+TYPES = 7
+
+
+def make_model(cell: str = "gru", **options) -> LanguageModel:
+    return build_model(Model(cell=cell, hidden=5, init=0.9, **options), Run(dtype="float64"), TYPES)
+
+
+def make_tokens(count: int, seed: int = 0) -> ArrayTokens:
+    return ArrayTokens(np.random.default_rng(seed).integers(TYPES, size=count).astype(np.uint8))
+
+
+def plain_losses(model: LanguageModel, tokens: ArrayTokens) -> list[float]:
+    """-log p of every token but the first, one after the other."""
+    state, losses = model.zero_state(1), []
+    with torch.no_grad():
+        for now, following in zip(tokens.ids[:-1].tolist(), tokens.ids[1:].tolist(), strict=True):
+            h, state = model.unroll(torch.tensor([[now]]), state)
+            losses.append(-float(model.logits(h[0, 0]).log_softmax(0)[following]))
+    return losses
+
+
+@pytest.mark.parametrize(("cell", "layers"), [("gru", 1), ("elman", 2), ("lstm", 2), ("mrnn", 1)])
+@pytest.mark.parametrize(("count", "block", "piece"), [(2, 4, 8), (30, 4, 8), (33, 4, 1024), (25, 30, 8)])
+def test_it_equals_a_plain_loop(cell, layers, count, block, piece, monkeypatch):
+    monkeypatch.setattr(evaluation, "STEPS", piece)
+    model, tokens = make_model(cell, layers=layers), make_tokens(count)
+    losses = plain_losses(model, tokens)
+    got = evaluate_tokens(model, tokens, block, by_position=True)
+    assert got.tokens == len(losses) == count - 1
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-12)
+    assert got.perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-12)
+    by_position = [math.exp(np.mean(losses[p::block])) for p in range(block) if losses[p::block]]
+    assert got.by_position == pytest.approx(by_position, rel=1e-12)
+    assert evaluate_tokens(model, tokens, block).by_position is None
+
+
+def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTimeSteps) -> list[float]:
+    """Summed loss after every block."""
+    sums: list[float] = []
+    whole = evaluate_tokens(model, tokens, block, test_time=steps)
+    for end in [*range(block, len(tokens) - 1, block), len(tokens) - 1]:
+        part = ArrayTokens(tokens.ids[: end + 1])
+        sums.append(evaluate_tokens(model, part, block, test_time=steps).loss * end)
+    assert sums[-1] == pytest.approx(whole.loss * whole.tokens)
+    return sums
+
+
+def test_test_time_steps_use_past_tokens_only():
+    """Other tokens from some place on change no loss before it."""
+    model, steps, block = make_model(), TestTimeSteps(3, 0.5, 0.1), 4
+    tokens = make_tokens(41)
+    before = piecewise(model, tokens, block, steps)
+    for cut in (4, 17, 30):
+        other = ArrayTokens(tokens.ids.copy())
+        other.ids[cut + 1 :] = make_tokens(40 - cut, seed=9).ids
+        after = piecewise(model, other, block, steps)
+        whole = cut // block
+        assert after[:whole] == before[:whole]
+        assert after[whole + 1 :] != before[whole + 1 :]
+
+
+def test_test_time_steps_lower_the_loss_on_repeated_text():
+    """The state can learn at test time what θ does not know: which of two words goes on for ever."""
+    model = make_model()
+    tokens = ArrayTokens(np.array([1, 2, 3, 4] * 40, dtype=np.uint8))
+    rolled = evaluate_tokens(model, tokens, 4).loss
+    assert evaluate_tokens(model, tokens, 4, test_time=TestTimeSteps(0, 0.5, 0.1)).loss == pytest.approx(rolled)
+    improved = [evaluate_tokens(model, tokens, 4, test_time=TestTimeSteps(n, 0.5, 0.01)).loss for n in (1, 5)]
+    assert improved[1] < improved[0] < rolled
+
+
+def test_test_time_steps_leave_the_parameters_alone():
+    model = make_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    evaluate_tokens(model, make_tokens(20), 4, test_time=TestTimeSteps(2, 0.5, 0.1))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_unigram_perplexity_by_hand(tmp_path: Path):
+    """Counts a 3, b 2, <eos> 1 of 6; the test split's predicted tokens are b and <eos>."""
+    for split, text in {"train": "a a b a b\n", "valid": "a a b\n", "test": "a b\n"}.items():
+        (tmp_path / split).write_text(text)
+    files = {split: str(tmp_path / split) for split in ("train", "valid", "test")}
+    manifest = prepare(Data(recipe="text", **files), tmp_path / "store").manifest
+    assert manifest.unigram_perplexity["test"] == pytest.approx((6 / 2 * 6 / 1) ** (1 / 2))
+    assert manifest.unigram_perplexity["valid"] == pytest.approx((6 / 3 * 6 / 2 * 6 / 1) ** (1 / 3))
+
+
+def test_perplexity_does_not_overflow():
+    assert perplexity(0.0) == 1
+    assert perplexity(1e4) == math.inf
+
+
+def test_tick_is_told_and_may_end_it(monkeypatch):
+    monkeypatch.setattr(evaluation, "STEPS", 8)
+    seen: list[tuple[int, int]] = []
+
+    def tick(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_tokens(make_model(), make_tokens(30), 4, tick=tick)
+    assert seen == [(8, 29), (16, 29)]
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.03), ("float64", 1e-3)])
+def test_dtypes_train_alike(dtype: str, near: float, small_corpus: Path, tmp_path: Path):
+    """Against float32; bfloat16 rounds matrix products to three digits."""
+    parts = {"run": {"epochs": 3, "dtype": dtype}}
+    first = tpdist.train(small(small_corpus, run={"epochs": 3}), tmp_path / "float32")
+    other = tpdist.train(small(small_corpus, **parts), tmp_path / dtype)
+    assert other.valid_perplexity == pytest.approx(first.valid_perplexity, rel=near)
+    assert other.valid_perplexity != first.valid_perplexity
+    again = tpdist.evaluate(tmp_path / dtype).perplexity
+    assert again == other.valid_perplexity
+
+
+def test_deterministic_runs_repeat_and_leave_torch_as_it_was(small_corpus: Path, tmp_path: Path):
+    seen = []
+    for name in ("one", "two"):
+        config = small(small_corpus, run={"deterministic": True})
+        seen.append(tpdist.train(config, tmp_path / name).valid_perplexity)
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert seen[0] == seen[1]
+    assert Store.open(small_corpus).manifest.unigram_perplexity["valid"] > seen[0]

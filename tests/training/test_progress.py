@@ -1,0 +1,112 @@
+"""What a person sees: a moving line on a terminal, plain lines in a pipe."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_runs import Listener, small
+
+import tpdist
+from tpdist.data import Progress
+from tpdist.training import progress
+from tpdist.training.progress import DataBar, Live, Plain, Status, clock, reporter
+
+STATUS = Status(2, 5, 30, 100, 4.5, 90.017, 0.123456, 0.000321, 12345.6, 65.0)
+LINE = "epoch 2/5  loss 4.500  ppl 90.0  |r| 0.123  |s| 0.000321  12,346 tok/s  1:05 left"
+
+
+def test_the_line():
+    assert STATUS.text() == LINE
+
+
+def test_plain_lines_now_and_then(capsys, monkeypatch):
+    plain = Plain()
+    plain.step(STATUS)
+    assert capsys.readouterr().out == ""  # ten seconds have not passed
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    plain.say("hello")
+    plain.step(STATUS)
+    plain.close()
+    assert capsys.readouterr().out == f"hello\n  step 30/100  {LINE}\n"
+
+
+def test_live_on_a_terminal():
+    screen = io.StringIO()
+    live = Live(Console(file=screen, force_terminal=True, width=140, highlight=False))
+    live.say("before [the] bar")
+    assert "\x1b" not in screen.getvalue()  # nothing moves yet, so errors find a plain terminal
+    live.step(STATUS)
+    live.say("above the bar")
+    live.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "before [the] bar\n" in text
+    assert "above the bar\n" in text
+    assert f" 30%  {LINE}" in text
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1  # the cursor comes back
+
+
+def test_live_that_never_took_a_step_leaves_the_terminal_alone():
+    screen = io.StringIO()
+    Live(Console(file=screen, force_terminal=True)).close()
+    assert "\x1b[?25l" not in screen.getvalue()
+
+
+def test_the_reporter_fits_the_output(monkeypatch, capsys):
+    assert isinstance(reporter(), Plain)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert isinstance(reporter(), Live)
+
+
+def test_the_bar_of_a_preparation(monkeypatch, capsys):
+    at = Progress("encode", "train", 500, 1000, "bytes")
+    with DataBar() as bar:
+        bar(at)
+        assert capsys.readouterr().out == ""
+        monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+        bar(at)
+        assert capsys.readouterr().out == "  encode train: 500/1,000 bytes\n"
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        bar(at)
+        assert bar._bar is not None
+        assert bar._bar.live.is_started
+    assert not bar._bar.live.is_started  # also after an error
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (65, "1:05"), (3725.4, "1:02:05"), (float("inf"), "?"), (float("nan"), "?")]
+)
+def test_clock(seconds: float, text: str):
+    assert clock(seconds) == text
+
+
+def test_training_goes_on_when_nobody_reads(monkeypatch, small_corpus: Path, tmp_path: Path):
+    """`tpdist train … | head`: the run is worth more than its lines."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run", Plain()).steps == 9
+
+
+def test_what_a_run_says(small_corpus: Path, tmp_path: Path):
+    listener = Listener()
+    result = tpdist.train(small(small_corpus), tmp_path / "run", listener)
+    assert listener.said[:3] == [
+        f"run {tmp_path / 'run'}",
+        "199 tokens, 12 types; gru 6, 408 parameters, cpu, float32",
+        "admm: B=4, S=2, K=3, 9 windows an epoch; lambda 0.2, 1 H-steps (held starts), 1 θ-steps",
+    ]
+    assert len(listener.statuses) == 18
+    assert [(s.epoch, s.epochs, s.step, s.steps) for s in listener.statuses[8:10]] == [(1, 2, 9, 18), (2, 2, 10, 18)]
+    assert listener.statuses[-1].seconds_left == 0
+    assert all(s.primal > 0 and s.tokens_per_second > 0 for s in listener.statuses)
+    assert [text[:9] for text in listener.said[3:5]] == ["epoch   1", "epoch   2"]
+    unigram = f"(unigram model {result.unigram_perplexity:.2f})"
+    assert listener.said[5].startswith(f"validation perplexity {result.valid_perplexity:.2f} {unigram}, test perplexity")
+    assert listener.said[6].startswith("18 updates in 0:")
+    assert listener.said[6].endswith(f"results in {tmp_path / 'run/result.json'}")
+    assert listener.closed

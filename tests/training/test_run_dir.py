@@ -1,0 +1,174 @@
+"""A run's directory: what is in it, what is refused, what is left of a run that fails."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_runs import Listener, Parts, assert_same_runs, interrupted, small, stop_at
+
+import tpdist
+from tpdist import ConfigError, DataError, Interrupted, RunError
+from tpdist.training import run_dir
+
+
+def test_the_files_of_a_run(small_corpus: Path, tmp_path: Path):
+    result = tpdist.train(small(small_corpus), tmp_path / "run")
+    found = sorted(str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    found = [re.sub(r"tfevents\.\d+\.", "tfevents.TIME.", name) for name in found]
+    checkpoints = [f"checkpoints/step-000000{n}-epoch" for n in ("09", "18")]
+    assert found == [
+        ".lock",
+        *[f"{name}/{file}" for name in checkpoints for file in ("manifest.json", "state.json", "tensors.safetensors")],
+        "config.yaml",
+        "metrics.jsonl",
+        *[f"models/{which}.{ending}" for which in ("best", "last") for ending in ("json", "safetensors")],
+        "result.json",
+        "tensorboard/events.out.tfevents.TIME.tpdist",
+    ]
+    assert result.path == tmp_path / "run"
+
+
+def test_result(small_corpus: Path, tmp_path: Path):
+    result = tpdist.train(small(small_corpus), tmp_path / "run")
+    figures = json.loads((tmp_path / "run/result.json").read_text())
+    assert figures == result.to_json()
+    assert figures["unigram_perplexity"] == tpdist.data.Store.open(small_corpus).manifest.unigram_perplexity["valid"]
+    assert figures["valid_perplexity"] == tpdist.evaluate(tmp_path / "run").perplexity
+    assert figures["test_perplexity"] == tpdist.evaluate(tmp_path / "run", "test").perplexity
+    assert (figures["steps"], figures["epochs"], figures["workers"]) == (18, 2, 1)
+    assert figures["seconds"] > 0
+    assert figures["tokens_per_second"] == pytest.approx(2 * 199 / figures["seconds"])
+    for later in ("boundary_bytes", "gradient_bytes", "recoveries"):
+        assert figures[later] is None
+
+
+def test_the_default_name(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Runs that begin in the same second get numbers."""
+    monkeypatch.chdir(tmp_path)
+
+    class Clock(run_dir.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 5, 4, 3, 2, 1)
+
+    monkeypatch.setattr(run_dir, "datetime", Clock)
+    config = small(small_corpus, run={"name": "mine", "epochs": 1})
+    paths = [tpdist.train(config).run for _ in range(3)]
+    assert paths == ["runs/mine-20260504-030201", "runs/mine-20260504-030201-2", "runs/mine-20260504-030201-3"]
+
+
+def test_an_existing_run_is_refused_and_untouched(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "a run"
+    tpdist.train(small(small_corpus), run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(RunError) as caught:
+        tpdist.train(small("no such store"), run)  # before the data is looked at
+    assert str(caught.value) == (
+        f"{run}: exists already and is not overwritten; continue it with `tpdist train --resume '{run}'`, "
+        "or give --run-dir a new name"
+    )
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def to_file(path: Path) -> Path:
+    path.write_text("mine")
+    return path
+
+
+PLACES: list[tuple[Callable[[Path], Path], str]] = [
+    (lambda tmp: tmp, "exists already and is not overwritten; give --run-dir a new name"),
+    (lambda tmp: to_file(tmp / "file"), "exists already and is not overwritten; give --run-dir a new name"),
+    (lambda tmp: to_file(tmp / "file") / "run", "cannot be made: Not a directory"),
+    (lambda tmp: to_file(tmp / "file") / "deep/run", "cannot be made: Not a directory"),
+    (lambda tmp: tmp / ("x" * 300), "cannot be made: File name too long"),
+    (lambda tmp: Path("/proc/run"), "cannot be made: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("make", "said"), PLACES)
+def test_a_place_that_cannot_be(make: Callable[[Path], Path], said: str, small_corpus: Path, tmp_path: Path):
+    place = make(tmp_path)
+    with pytest.raises(RunError) as caught:
+        tpdist.train(small(small_corpus), place)
+    assert str(caught.value) == f"{place}: {said}"
+
+
+FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
+    ({"optimizer": {"options": {"bets": 1.0}}}, ConfigError, r"optimizer.options: torch.optim.Adam takes no 'bets'; it"),
+    ({"optimizer": {"options": {"betas": 0.9}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
+    ({"optimizer": {"options": {"betas": (2.0, 0.9)}}}, ConfigError, "torch.optim.Adam: Invalid beta parameter"),
+    ({"optimizer": {"options": {"capturable": True}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
+    ({"method": {"h_optimizer": {"options": {"eps": 1.0}}}}, ConfigError, "method.h_optimizer.options: torch.optim.SGD"),
+    ({"batching": {"streams": 60}}, ConfigError, "batching.streams: 60 streams of at least one block of 4 steps need"),
+    ({"batching": {"blocks": 26}}, ConfigError, "batching.blocks: a window of 26 blocks is longer than a stream, which"),
+    ({"run": {"device": "cuda"}}, ConfigError, "run.device: torch sees no CUDA device here; write cpu or auto"),
+    ({"cluster": {"workers": 2}}, ConfigError, "cluster.workers: this version trains on one worker, got 2; write 1"),
+    ({"model": {"cell": "no.such:Cell", "allow_cells_from": ["no"]}}, ConfigError, r"model.cell: cannot load 'no.such:"),
+    ({"data": {"level": "char"}}, DataError, "made with data.level word, the configuration has char"),
+]
+
+
+@pytest.mark.parametrize(("parts", "kind", "said"), FAILURES)
+def test_bad_input_leaves_no_directory(parts, kind, said: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    listener = Listener()
+    with pytest.raises(kind, match=re.escape(said) if "(" not in said else said):
+        tpdist.train(small(small_corpus, **parts), tmp_path / "run", listener)
+    assert not (tmp_path / "run").exists()
+    assert listener.closed
+
+
+def test_a_fault_of_the_users_own_cell_is_not_swallowed(small_corpus: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "faulty_cells.py").write_text(
+        "from tpdist.models import GRU\n"
+        "class Faulty(GRU):\n"
+        "    def forward(self, x, state):\n"
+        "        return {}['mine']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"cell": "faulty_cells:Faulty", "allow_cells_from": ["faulty_cells"]}
+    with pytest.raises(KeyError, match="mine"):
+        tpdist.train(small(small_corpus, model=model), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_control_c_before_the_first_update(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """What is saved then is the beginning."""
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus), tmp_path / "whole")
+    saying = Listener()
+    monkeypatch.setattr(saying, "say", lambda text: __import__("signal").raise_signal(2) if "B=4" in text else None)
+    assert "stopped at step 0; saved" in interrupted(lambda: tpdist.train(small(small_corpus), run, saying))
+    tpdist.resume(run)
+    assert_same_runs(tmp_path / "whole", run)
+
+
+def test_two_processes_do_not_train_in_one_directory(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(3)))
+    code = "import fcntl, os, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(RunError, match=f"{run}: another process trains in it; wait for its end, or end it"):
+            tpdist.resume(run)
+        other.communicate()
+    tpdist.resume(run)
+
+
+def test_a_run_is_usable_from_any_directory(small_corpus: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    relative = os.path.relpath(small_corpus)
+    with pytest.raises(Interrupted):
+        tpdist.train(small(relative), "my runs/first one", stop_at(4))
+    monkeypatch.chdir(tmp_path)
+    result = tpdist.resume("home/my runs/first one")
+    assert tpdist.evaluate("home/my runs/first one", "test").perplexity == result.test_perplexity
+    assert tpdist.load_config("home/my runs/first one/config.yaml").data.store == str(tmp_path / "home" / relative)

@@ -1,0 +1,84 @@
+"""metrics.jsonl and the TensorBoard events say the same."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import interrupted, rows, small, stop_at
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tpdist
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.tracking import Tracker
+
+
+def events(run: Path) -> dict[tuple[str, int], float]:
+    """(tag, step) -> value, as TensorBoard reads them."""
+    accumulator = EventAccumulator(str(run / "tensorboard"))
+    accumulator.Reload()
+    scalars = [(tag, event) for tag in accumulator.Tags()["scalars"] for event in accumulator.Scalars(tag)]
+    values = {(tag, event.step): event.value for tag, event in scalars}
+    assert len(values) == len(scalars), "a number was written twice"
+    return values
+
+
+def as_events(run: Path) -> dict[tuple[str, int], float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        (f"{row['kind']}/{name}", row["step"]): value
+        for row in lines
+        for name, value in row.items()
+        if name not in ("kind", "step", "epoch")
+    }
+
+
+@pytest.mark.parametrize("stops", [(), (5,), (5, 13)])
+def test_events_hold_the_numbers_of_the_rows(stops: tuple[int, ...], small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    for i, stop in enumerate(stops):
+        work = (lambda s=stop: tpdist.resume(run, reporter=stop_at(s))) if i else None
+        interrupted(work or (lambda s=stop: tpdist.train(small(small_corpus), run, stop_at(s))))
+    tpdist.resume(run) if stops else tpdist.train(small(small_corpus), run)
+    assert events(run) == pytest.approx(as_events(run), rel=1e-6)
+
+
+def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, objective={"weight_growth": 2.0})
+    tpdist.train(config, tmp_path / "run")
+    steps, epochs = rows(tmp_path / "run", "step"), rows(tmp_path / "run", "epoch")
+    common = ["kind", "epoch", "step", "loss", "perplexity", "penalty", "primal", "dual", "weight"]
+    assert [list(row) for row in steps] == [common] * 9
+    assert [list(row) for row in epochs] == [[*common, "valid_loss", "valid_perplexity", "lr"]] * 2
+    assert [(row["epoch"], row["step"]) for row in epochs] == [(1, 9), (2, 18)]
+    assert [row["epoch"] for row in steps] == [1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert [row["weight"] for row in epochs] == [0.2, 0.4]
+    for row in steps + epochs:
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+        assert row["primal"] > 0
+        assert row["dual"] > 0
+        assert row["penalty"] > 0
+    assert epochs[1]["valid_perplexity"] == pytest.approx(math.exp(epochs[1]["valid_loss"]))
+
+
+def test_what_json_cannot_hold_is_null(tmp_path: Path):
+    run = RunDirectory(tmp_path)
+    tracker = Tracker(run, 0, 1)
+    tracker.write({"kind": "step", "epoch": 1, "step": 1, "loss": 800.0, "perplexity": math.inf, "primal": math.nan})
+    tracker.close()
+    (line,) = run.metrics_file.read_text().splitlines()
+    assert '"perplexity": null, "primal": null' in line
+    assert events(tmp_path) == {("step/loss", 1): 800.0}
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "3", '{"kind": "step"}', "\x00", '{"kind": 1, "step": "a", "epoch": 1}'])
+def test_lines_that_are_no_rows_are_dropped(damage: str, tmp_path: Path):
+    run = RunDirectory(tmp_path)
+    good: dict[str, Any] = {"kind": "step", "epoch": 1, "step": 1, "loss": 1.0}
+    run.metrics_file.write_text(json.dumps(good) + "\n" + damage)
+    tracker = Tracker(run, 5, 1)
+    tracker.write(good | {"step": 6})
+    tracker.close()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 6]
+    assert events(tmp_path) == {("step/loss", 1): 1.0, ("step/loss", 6): 1.0}

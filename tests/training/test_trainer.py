@@ -1,0 +1,147 @@
+"""The loop: numbers that are not finite, early stopping, decay of the learning rate, growth of λ."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import Listener, interrupted, rows, small, stop_at
+
+import tpdist
+from tpdist import NonFiniteError
+from tpdist.training import trainer as trainer_module
+from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.evaluation import Evaluation
+from tpdist.training.trainer import Trainer
+
+HUGE = {"optimizer": {"name": "sgd", "lr": 1e30, "clip": None}}
+
+
+def test_a_huge_learning_rate(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    with pytest.raises(NonFiniteError) as caught:
+        tpdist.train(small(small_corpus, **HUGE), run)
+    assert caught.value.exit_code == 3
+    said = str(caught.value)
+    assert said.startswith("step ")
+    assert " (epoch 1, window " in said
+    assert "; the last finite values: a mean loss of " in said
+    assert "There is no checkpoint yet. Try a lower optimizer.lr (now 1e+30), a lower optimizer.clip (now None)" in said
+    assert "method.h_optimizer.lr (now 5)" in said
+    assert "method.dual.lr (now 5)" in said
+    assert run.is_dir()  # metrics tell how it came
+
+
+def test_the_checkpoint_before_stays_and_a_lower_rate_goes_on(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus, run={"epochs": 1}), run)
+    with pytest.raises(NonFiniteError, match=f"The checkpoint {run}/checkpoints/step-00000009-epoch stays as it is"):
+        tpdist.resume(run, ["run.epochs=2", "optimizer.name=sgd", "optimizer.lr=1e30", "optimizer.clip=null"])
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000009-epoch"]
+    result = tpdist.resume(run, ["optimizer.lr=0.01"])
+    assert math.isfinite(result.valid_perplexity)
+    assert [row["epoch"] for row in rows(run, "epoch")] == [1, 2]
+
+
+def test_parameters_that_are_not_finite_are_never_saved(small_corpus: Path, tmp_path: Path, monkeypatch):
+    step = trainer_module.Theta.step
+    calls = iter(range(100))
+
+    def poison(self: Any, tokens: int) -> None:
+        step(self, tokens)
+        if next(calls) == 4:  # the fifth update; its loss was still finite
+            self.parameters[0].data.fill_(math.nan)
+
+    monkeypatch.setattr(trainer_module.Theta, "step", poison)
+    config = small(small_corpus, run={"checkpoint_every": 1, "keep_last": 9})
+    with pytest.raises(NonFiniteError, match="after step 5: a parameter or a state is not finite"):
+        tpdist.train(config, tmp_path / "run")
+    assert len(list_checkpoints(tmp_path / "run/checkpoints")) == 4
+
+
+def test_a_validation_loss_that_is_not_finite_makes_no_best_model(small_corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(math.nan, 20))
+    with pytest.raises(NonFiniteError, match=r"after step 9 \(epoch 1\): the valid loss is nan; the last finite values"):
+        tpdist.train(small(small_corpus), tmp_path / "run")
+    assert not list((tmp_path / "run/models").iterdir())
+
+
+def with_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+    """Validation losses of the epochs to come."""
+    left = iter(losses)
+    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(next(left), 20))
+
+
+def test_early_stopping(small_corpus: Path, tmp_path: Path, monkeypatch):
+    with_losses(monkeypatch, 2.0, 1.0, 1.5, 1.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+    listener = Listener()
+    result = tpdist.train(small(small_corpus, run={"epochs": 20, "patience": 3}), tmp_path / "run", listener)
+    assert (result.epochs, result.best_epoch, result.valid_perplexity) == (8, 5, math.exp(0.5))
+    assert "no gain in 3 epochs: stopped" in listener.said
+    best, last = (json.loads((tmp_path / f"run/models/{name}.json").read_text()) for name in ("best", "last"))
+    assert (best["epoch"], last["epoch"], best["step"]) == (5, 8, 45)
+
+
+def test_a_run_that_stopped_early_stays_so(small_corpus: Path, tmp_path: Path, monkeypatch):
+    with_losses(monkeypatch, 1.0, 2.0)
+    config = small(small_corpus, run={"epochs": 20, "patience": 1})
+    assert tpdist.train(config, tmp_path / "run").epochs == 2
+    assert tpdist.resume(tmp_path / "run").epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("patience", "factors"), [(0, [1, 1, 1 / 4, 1 / 16, 1 / 16, 1 / 64]), (1, [1, 1, 1, 1 / 4, 1 / 4, 1 / 4])]
+)
+def test_decay_on_a_plateau(patience: int, factors: list[float], small_corpus: Path, tmp_path: Path, monkeypatch):
+    """An epoch's row tells the learning rate that it was trained with."""
+    with_losses(monkeypatch, 1.0, 1.2, 1.1, 0.9, 1.3, 0.8)
+    config = small(
+        small_corpus, optimizer={"lr": 0.02, "decay": {"factor": 0.25, "patience": patience}}, run={"epochs": 6}
+    )
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(config, run, stop_at(31)))
+    tpdist.resume(run)
+    assert [row["lr"] for row in rows(run, "epoch")] == pytest.approx([0.02 * factor for factor in factors])
+
+
+def test_duals_are_rescaled_when_lambda_grows(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """λ u, the multiplier, stays; what changes is what the next epoch's visits add."""
+    seen: dict[int, tuple[float, torch.Tensor]] = {}
+    begin = Trainer._begin_epoch
+
+    def spy(self: Trainer) -> None:
+        assert self.boundaries.u is not None
+        before = self.boundaries.u.clone()
+        begin(self)
+        seen[self.state.epoch] = (float(before.norm()), self.boundaries.u / before.where(before != 0, 1.0))
+
+    monkeypatch.setattr(Trainer, "_begin_epoch", spy)
+    config = small(small_corpus, objective={"weight": 0.1, "weight_growth": 4.0}, run={"epochs": 3})
+    tpdist.train(config, tmp_path / "run")
+    assert [row["weight"] for row in rows(tmp_path / "run", "epoch")] == pytest.approx([0.1, 0.4, 1.6])
+    for epoch in (2, 3):
+        norm, ratio = seen[epoch]
+        assert norm > 0
+        assert ratio[ratio != 0].tolist() == pytest.approx([0.25] * int((ratio != 0).sum()))
+
+
+def test_windows_of_a_random_order_are_all_visited(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Each once an epoch, in an order that follows from seed and epoch alone."""
+    visits: list[int] = []
+    visit = Trainer._visit
+
+    def spy(self: Trainer, batch: Any) -> Any:
+        visits.append(batch.begin)
+        return visit(self, batch)
+
+    monkeypatch.setattr(Trainer, "_visit", spy)
+    parts = {"method": {"first": "persistent"}, "batching": {"order": "shuffled"}}
+    tpdist.train(small(small_corpus, **parts), tmp_path / "one")
+    first, second = visits[:9], visits[9:]
+    assert sorted(first) == sorted(second) == list(range(0, 27, 3))
+    assert first != second
+    visits.clear()
+    tpdist.train(small(small_corpus, **parts), tmp_path / "two")
+    assert visits == first + second
