@@ -106,7 +106,9 @@ def assert_same_runs(one: Path, other: Path) -> None:
     for name in ("best", "last"):
         for ending in ("safetensors", "json"):
             assert (one / f"models/{name}.{ending}").read_bytes() == (other / f"models/{name}.{ending}").read_bytes()
-    states = [json.loads((list_checkpoints(run / "checkpoints")[-1] / "state.json").read_text()) for run in (one, other)]
+    states = [
+        json.loads((list_checkpoints(run / "checkpoints")[-1] / "state.json").read_text()) for run in (one, other)
+    ]
     for state in states:
         del state["seconds"], state["sums"]
     assert states[0] == states[1]

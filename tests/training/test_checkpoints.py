@@ -98,7 +98,11 @@ def test_a_checkpoint_of_another_version(two_checkpoints: Path, tmp_path: Path):
 
 NO_FIT = [
     (["model.hidden=7"], r"holds another model: parameter embedding.weight is \(12, 6\) there and \(12, 7\) in", None),
-    (["model.cell=lstm"], r"holds another model: parameter layers.0.\S+ is \(18,\) there and \(24,\) in the configuration", None),
+    (
+        ["model.cell=lstm"],
+        r"holds another model: parameter layers.0.\S+ is \(18,\) there and \(24,\) in the configuration",
+        None,
+    ),
     (["model.layers=2"], r"parameter layers.1.\S+ is absent there and \(\d+,.*\) in the configuration", None),
     (["batching.blocks=4"], "saved in the middle of an epoch, with blocks per window 3; the configuration has 4", None),
     (["run.seed=4"], "saved in the middle of an epoch, with run.seed 0; the configuration has 4: leave it", None),
@@ -191,7 +195,9 @@ def test_a_name_that_exists_is_kept_if_whole_and_written_again_if_not(tmp_path: 
     assert load_checkpoint(tmp_path, print).tensors["a"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"])
+@pytest.mark.parametrize(
+    "name", ["Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_optimiser_goes_on_to_the_bit(name: str, dtype: torch.dtype):
     def steps(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:

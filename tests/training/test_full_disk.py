@@ -89,7 +89,9 @@ def test_metrics(small_corpus: Path, tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize("module", [run_dir, tracking])
 def test_nothing_is_left_of_a_run_that_took_no_step(module: Any, small_corpus: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(module, "write_atomic", after(0, print))
-    with pytest.raises(RunError, match=r"cannot be written: No space left|no space left on the disk .*start the run again"):
+    with pytest.raises(
+        RunError, match=r"cannot be written: No space left|no space left on the disk .*start the run again"
+    ):
         tpdist.train(small(small_corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

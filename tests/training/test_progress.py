@@ -106,7 +106,9 @@ def test_what_a_run_says(small_corpus: Path, tmp_path: Path):
     assert all(s.primal > 0 and s.tokens_per_second > 0 for s in listener.statuses)
     assert [text[:9] for text in listener.said[3:5]] == ["epoch   1", "epoch   2"]
     unigram = f"(unigram model {result.unigram_perplexity:.2f})"
-    assert listener.said[5].startswith(f"validation perplexity {result.valid_perplexity:.2f} {unigram}, test perplexity")
+    assert listener.said[5].startswith(
+        f"validation perplexity {result.valid_perplexity:.2f} {unigram}, test perplexity"
+    )
     assert listener.said[6].startswith("18 updates in 0:")
     assert listener.said[6].endswith(f"results in {tmp_path / 'run/result.json'}")
     assert listener.closed

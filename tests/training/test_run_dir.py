@@ -99,16 +99,32 @@ def test_a_place_that_cannot_be(make: Callable[[Path], Path], said: str, small_c
 
 
 FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
-    ({"optimizer": {"options": {"bets": 1.0}}}, ConfigError, r"optimizer.options: torch.optim.Adam takes no 'bets'; it"),
+    (
+        {"optimizer": {"options": {"bets": 1.0}}},
+        ConfigError,
+        r"optimizer.options: torch.optim.Adam takes no 'bets'; it",
+    ),
     ({"optimizer": {"options": {"betas": 0.9}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
     ({"optimizer": {"options": {"betas": (2.0, 0.9)}}}, ConfigError, "torch.optim.Adam: Invalid beta parameter"),
     ({"optimizer": {"options": {"capturable": True}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
-    ({"method": {"h_optimizer": {"options": {"eps": 1.0}}}}, ConfigError, "method.h_optimizer.options: torch.optim.SGD"),
+    (
+        {"method": {"h_optimizer": {"options": {"eps": 1.0}}}},
+        ConfigError,
+        "method.h_optimizer.options: torch.optim.SGD",
+    ),
     ({"batching": {"streams": 60}}, ConfigError, "batching.streams: 60 streams of at least one block of 4 steps need"),
-    ({"batching": {"blocks": 26}}, ConfigError, "batching.blocks: a window of 26 blocks is longer than a stream, which"),
+    (
+        {"batching": {"blocks": 26}},
+        ConfigError,
+        "batching.blocks: a window of 26 blocks is longer than a stream, which",
+    ),
     ({"run": {"device": "cuda"}}, ConfigError, "run.device: torch sees no CUDA device here; write cpu or auto"),
     ({"cluster": {"workers": 2}}, ConfigError, "cluster.workers: this version trains on one worker, got 2; write 1"),
-    ({"model": {"cell": "no.such:Cell", "allow_cells_from": ["no"]}}, ConfigError, r"model.cell: cannot load 'no.such:"),
+    (
+        {"model": {"cell": "no.such:Cell", "allow_cells_from": ["no"]}},
+        ConfigError,
+        r"model.cell: cannot load 'no.such:",
+    ),
     ({"data": {"level": "char"}}, DataError, "made with data.level word, the configuration has char"),
 ]
 
