@@ -37,21 +37,6 @@ source "${TPDIST_ENV:-.venv}/bin/activate"
 # The token of this one cluster: readable by you alone, gone with the job.
 umask 077
 private=$(mktemp -d "$here/.tpdist-$SLURM_JOB_ID-XXXXXX")
-python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
-umask 022
-# Ray's sockets need a short path on a local disk
-export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/ray-$SLURM_JOB_ID}
-
-nodes=()
-while read -r name; do nodes+=("$name"); done < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head=${nodes[0]}
-# by address: a node's own name may lead to 127.0.0.1
-address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d' ' -f1)
-export TPDIST_HEAD=$address TPDIST_GCS_PORT=${TPDIST_GCS_PORT:-6379} TPDIST_WAIT_S=${TPDIST_WAIT_S:-300}
-export TPDIST_CPUS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
-export TPDIST_DASHBOARD_HOST=127.0.0.1 TPDIST_DASHBOARD_PORT=${TPDIST_DASHBOARD_PORT:-8265}
-
 steps=()
 # shellcheck disable=SC2329 # the trap calls it
 clean() {
@@ -60,6 +45,19 @@ clean() {
   rm -rf "$private"
 }
 trap clean EXIT
+python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
+umask 022
+# Ray's sockets need a short path on a local disk
+export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/ray-$SLURM_JOB_ID}
+
+mapfile -t nodes <<<"$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+head=${nodes[0]}
+# by address: a node's own name may lead to 127.0.0.1
+address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d' ' -f1)
+export TPDIST_HEAD=$address TPDIST_GCS_PORT=${TPDIST_GCS_PORT:-6379} TPDIST_WAIT_S=${TPDIST_WAIT_S:-300}
+export TPDIST_CPUS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
+export TPDIST_DASHBOARD_HOST=127.0.0.1 TPDIST_DASHBOARD_PORT=${TPDIST_DASHBOARD_PORT:-8265}
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" mkdir -p "$RAY_TMPDIR"
 TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "$here/docker/head.sh" &

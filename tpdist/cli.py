@@ -114,17 +114,17 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     if (options.config is None) == (options.resume is None):
         raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
-    if options.resume and options.run_dir:
+    if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
-    config = None if options.resume else load_config(options.config, options.set)
+    config = load_config(options.config, options.set) if options.resume is None else None
     from tpdist.launch import resume, train
     from tpdist.training.progress import DataBar, reporter
 
     with DataBar() as bar:
-        if config is None:
-            resume(options.resume, options.set, reporter(), bar, options.address)
-        else:
+        if config is not None:
             train(config, options.run_dir, reporter(), bar, options.address)
+        else:
+            resume(str(options.resume), options.set, reporter(), bar, options.address)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -14,7 +14,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -154,3 +155,10 @@ def write_token(directory: Path, token: str) -> Path:
 def _check(result: subprocess.CompletedProcess[str]) -> None:
     if result.returncode:
         raise RuntimeError(f"{' '.join(result.args)}: {result.stdout}")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory that all hosts see."""
+    with tempfile.TemporaryDirectory(prefix="tpdist-hosts-") as directory:
+        yield Path(directory)

@@ -195,7 +195,8 @@ def details(**fields: object) -> JobDetails:
 
 
 def test_a_failed_jobs_own_error_comes_first() -> None:
-    log = "epoch 1\ntpdist: a worker failed\nValueError: its own\n\nrun: /x\n"
+    log = "2026-01-01 05:12:07,843\tINFO job_manager.py:581 -- Runtime env is setting up.\n"
+    log += "epoch 1\ntpdist: a worker failed\nValueError: its own\n\nrun: /x\n"
     text = jobs.failure(log, details(driver_exit_code=1))
     assert text == "tpdist: a worker failed\nValueError: its own\njob one failed with exit code 1"
 

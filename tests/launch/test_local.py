@@ -55,7 +55,7 @@ def test_evaluate(both: Path, capsys):
 def test_sample(both: Path, capsys):
     run = both / "python"
     text = tpdist.sample(run, "w1 w2", tokens=5, temperature=0.7, top_k=3, seed=4, which="last")
-    options = "--tokens 5 --temperature 0.7 --top-k 3 --seed 4 --model last".split()
+    options = ["--tokens", "5", "--temperature", "0.7", "--top-k", "3", "--seed", "4", "--model", "last"]
     assert main(["sample", str(run), "--prompt", "w1 w2", *options]) == 0
     assert capsys.readouterr().out == text + "\n"
 

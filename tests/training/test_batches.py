@@ -1,5 +1,7 @@
 """An epoch's windows: every label once, in order, whatever S, K and B."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int]:
     """Streams, blocks a window, block, tokens."""
     streams, block = draw(st.integers(1, 5)), draw(st.integers(1, 6))
     tokens = draw(st.integers(streams * block + 1, 200))
-    longest = -(-(-(-(tokens - 1) // streams)) // block)
+    longest = math.ceil(math.ceil((tokens - 1) / streams) / block)
     return streams, draw(st.integers(1, longest)), block, tokens
 
 
@@ -78,10 +80,10 @@ def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
 @pytest.mark.parametrize(
     ("tokens", "batching", "said"),
     [
-        (12, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, the "
-                             "corpus has 12; use at most 2"),
-        (2, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, the "
-                            "corpus has 2; use at most 1"),
+        (12, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, "
+                             "the corpus has 12; use at most 2"),
+        (2, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, "
+                            "the corpus has 2; use at most 1"),
         (41, {"streams": 2, "blocks": 6}, "batching.blocks: a window of 6 blocks is longer than a stream, which has 5 "
                                           "blocks of 4 steps; use at most 5, fewer streams, or batching.mode: batch"),
     ],

@@ -1,6 +1,7 @@
 """An interrupted run that is resumed is the uninterrupted run, to the bit."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def test_any_update_may_be_the_last_before_the_interruption(step: int, small_cor
     interrupted(lambda: tpdist.train(config, tmp_path / "parted", stop_at(step)))
     tpdist.resume(tmp_path / "parted")
     assert_same_runs(tmp_path / "whole", tmp_path / "parted")
+
+
+def test_sigterm_is_as_good_as_control_c(small_corpus: Path, tmp_path: Path):
+    """What a cluster sends before it takes a machine away."""
+    run = tmp_path / "run"
+    before = signal.getsignal(signal.SIGTERM)
+    listener = Listener({4: lambda: signal.raise_signal(signal.SIGTERM)})
+    assert "stopped at step 4; saved" in interrupted(lambda: tpdist.train(small(small_corpus), run, listener))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -39,7 +40,8 @@ LOOK_EVERY_S = 1.0
 PACK_LIMIT_MIB = 100.0
 LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
 RESULT_MARK = "TPDIST_RESULT "
-NOT_SHOWN = (RESULT_MARK, "Running entrypoint for job ")
+# what Ray's job manager and the job's command write for others than the user
+NOT_SHOWN = re.compile(rf"{RESULT_MARK}|Running entrypoint for job |[-0-9]+ [0-9:,]+\tINFO job_manager\.py:")
 OLDEST_RAY = (2, 59)
 # for a stopped job to save everything; Ray's own 3 s would cut it off
 STOP_LIMIT_S = 120
@@ -252,7 +254,7 @@ def entrypoint_of(config: str, overrides: Sequence[str], run_dir: str, command: 
         'trap : TERM; export TPDIST_SHARED="${TPDIST_SHARED:-$HOME/tpdist}"; mkdir -p "$TPDIST_SHARED/runs"; '
         f'run={_quote(run_dir)}; {command} {shlex.quote(config)} --address auto --run-dir "$run" {sets}; code=$?; '
         f'[ -f "$run/result.json" ] && printf "\\n{RESULT_MARK}%s\\n" "$(tr -d "\\n" < "$run/result.json")"; '
-        'echo "run: $run"; exit $code'
+        '[ -d "$run" ] && echo "run: $run"; exit $code'
     )
 
 
@@ -269,7 +271,7 @@ def find_result(log: str) -> dict[str, Any] | None:
 def failure(log: str, details: JobDetails) -> str:
     """What to tell of a job that failed: its own error first."""
     lines = [line.rstrip() for line in log.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith((*NOT_SHOWN, "run: "))]
+    lines = [line for line in lines if not NOT_SHOWN.match(line) and not line.startswith("run: ")]
     starts = [i for i, line in enumerate(lines) if line.startswith(("tpdist: ", "Traceback (most recent call last)"))]
     told = lines[starts[-1] :] if starts else lines
     code = details.driver_exit_code
@@ -309,7 +311,7 @@ def _say_lines(log: str, said: int, say: Callable[[str], None]) -> int:
     """Pass on the whole lines behind `said`; how far that is."""
     end = log.rfind("\n") + 1
     for line in log[said:end].splitlines():
-        if line and not line.startswith(NOT_SHOWN):
+        if line and not NOT_SHOWN.match(line):
             say(line)
     return max(said, end)
 

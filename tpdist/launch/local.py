@@ -14,12 +14,12 @@ from tpdist.data import Split, Store, open_or_prepare
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
+from tpdist.training.checks import pick_device
 from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
-from tpdist.training.trainer import pick_device
 from tpdist.training.worker import run_worker
 
 MODELS = ("best", "last")

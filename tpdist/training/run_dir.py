@@ -83,8 +83,8 @@ class RunDirectory:
         """An existing run. Raises RunError if it is not one."""
         run = cls(Path(path))
         if not os.path.isfile(run.config_file):  # unlike Path.is_file, without an error of its own
-            what = "holds no config.yaml, so it is no run directory" if os.path.exists(path) else "does not exist"
-            raise RunError(f"{path}: {what}; give the directory that tpdist train printed")
+            what = "holds no config.yaml, so it is no run directory" if os.path.exists(run.path) else "does not exist"
+            raise RunError(f"{run.path}: {what}; give the directory that tpdist train printed")
         return run
 
     def refuse_existing(self) -> None:

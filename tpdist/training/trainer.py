@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 
-from tpdist.config import Experiment, Optimizer
+from tpdist.config import Experiment
 from tpdist.data import Split, Store
-from tpdist.errors import ConfigError, Interrupted, NonFiniteError
+from tpdist.errors import Interrupted, NonFiniteError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
-from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Plan, Theta, als_visit, plan_epoch, visit
-from tpdist.tprop.optimizers import build_optimizer
-from tpdist.tprop.plan import HStep
+from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
 from tpdist.training.batches import Batch, Batches
 from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
@@ -65,7 +64,7 @@ class Trainer:
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
         self.carried = self.model.zero_state(len(self.batches.streams))
-        try_optimizers(config, self.plan)
+        try_optimizers(config, self.plan, self.device)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
@@ -299,29 +298,3 @@ class Trainer:
 
 class _StopEvaluationError(Exception):
     """The user wants to stop while the leader evaluates."""
-
-
-def try_optimizers(config: Experiment, plan: Plan) -> None:
-    """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
-    specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
-    if plan.moves_targets:
-        specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
-    for spec, lr, key in specs:
-        number = torch.nn.Parameter(torch.zeros(1))
-        number.grad = torch.zeros(1)
-        optimizer = build_optimizer(spec, lr, [number], key)
-        try:
-            optimizer.step()
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"torch.optim.{type(optimizer).__name__}: {reason}", f"{key}.options") from error
-
-
-def pick_device(config: Experiment) -> torch.device:
-    """The device of `run.device`. Raises ConfigError where there is none."""
-    name = config.run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("torch sees no CUDA device here; write cpu or auto", "run.device")
-    return torch.device(name)

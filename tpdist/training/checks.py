@@ -1,0 +1,35 @@
+"""What is looked at before a run: the device, and options that only torch can judge."""
+
+import torch
+
+from tpdist.config import Experiment, Optimizer
+from tpdist.errors import ConfigError
+from tpdist.tprop import Plan
+from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.plan import HStep
+
+
+def pick_device(config: Experiment) -> torch.device:
+    """The device of `run.device`. Raises ConfigError where there is none."""
+    name = config.run.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch sees no CUDA device here; write cpu or auto", "run.device")
+    return torch.device(name)
+
+
+def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
+    """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
+    specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
+    if plan.moves_targets:
+        specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
+    for spec, lr, key in specs:
+        number = torch.nn.Parameter(torch.zeros(1, device=device))
+        number.grad = torch.zeros(1, device=device)
+        optimizer = build_optimizer(spec, lr, [number], key)
+        try:
+            optimizer.step()
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"torch.optim.{type(optimizer).__name__}: {reason}", f"{key}.options") from error
