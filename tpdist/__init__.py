@@ -1,9 +1,9 @@
 """Train recurrent language models by target propagation.
 
-    import tpdist
-    config = tpdist.load_config("configs/quickstart.yaml", ["run.epochs=2"])
-    result = tpdist.train(config, run_dir="runs/first")
-    tpdist.evaluate(result.run, "test").perplexity
+import tpdist
+config = tpdist.load_config("configs/quickstart.yaml", ["run.epochs=2"])
+result = tpdist.train(config, run_dir="runs/first")
+tpdist.evaluate(result.run, "test").perplexity
 """
 
 from typing import TYPE_CHECKING, Any

@@ -49,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
     train.add_argument("--resume", metavar="RUN", help="continue the run in this directory")
     train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
+    train.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
     _add_set(train)
     train.set_defaults(command=_train)
 
@@ -119,9 +122,9 @@ def _train(options: argparse.Namespace) -> None:
 
     with DataBar() as bar:
         if config is not None:
-            train(config, options.run_dir, reporter(), bar)
+            train(config, options.run_dir, reporter(), bar, options.address)
         else:
-            resume(str(options.resume), options.set, reporter(), bar)
+            resume(str(options.resume), options.set, reporter(), bar, options.address)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

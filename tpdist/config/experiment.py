@@ -151,6 +151,10 @@ def _check_method(config: Experiment) -> Iterator[ConfigError]:
         )
     if method.bounded and config.model.cell == "lstm":
         yield ConfigError("an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
+    if method.closing and config.batching.order == "shuffled":
+        yield ConfigError(
+            "a closing target belongs to windows in order; write batching.order: sequential", "method.closing"
+        )
     if method.closing and objective.loss_on == "target":
         yield ConfigError(
             "a closing target cannot carry the loss; write objective.loss_on: prediction", "method.closing"

@@ -28,10 +28,9 @@ class Job:
 
     run: str
     store: str
-    shape: tuple[int, int]
     overrides: tuple[str, ...]
     resume: bool
-    threads: int | None
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,9 @@ class SpanActor:
         """End between two updates, with everything saved."""
         self.stop_signal.received = True
 
-    def train(self, job: Job, rendezvous: Rendezvous, places: list[Place]) -> dict[str, Any]:
-        """The whole run on this worker; `Result` as a dictionary."""
-        if job.threads:
-            torch.set_num_threads(job.threads)
+    def train(self, job: Job, rendezvous: Rendezvous, places: list[Place]) -> dict[str, Any] | None:
+        """The whole run on this worker; the leader's `Result` as a dictionary."""
+        torch.set_num_threads(job.threads)
         run = RunDirectory.open(job.run)
         _log_to(run.path / "logs" / f"worker-{self.rank}.log")
         backend = choose_backend([place.gpu for place in places])
@@ -100,11 +98,11 @@ class SpanActor:
         )
         try:
             config = load_config(run.config_file, job.overrides)
-            workers = Workers.join(job.shape, device, config)
+            workers = Workers.join(config.mesh(), device, config.cluster.gradient_dtype)
             result = run_worker(
                 config, Store.open(job.store), run, self.reporter, job.resume, workers, self.stop_signal, device
             )
-            return result.to_json()
+            return None if result is None else result.to_json()
         finally:
             dist.destroy_process_group()
 

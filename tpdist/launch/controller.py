@@ -21,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
-from tpdist.errors import Interrupted, TpdistError
+from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job, Place, Rendezvous, SpanActor
 from tpdist.launch.cluster import ClusterError, place
 from tpdist.launch.placement import Node
@@ -30,7 +30,6 @@ from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 0.25
 START_LIMIT_S = 120.0
-LEAVE_LIMIT_S = 600.0
 
 
 class State(enum.Enum):
@@ -128,6 +127,7 @@ class Controller:
             if self.stop.received and not told:
                 told = True
                 ray.get([hosted.actor.stop.remote() for hosted in self.hosted])
+        self._show()
         self._result: dict[str, Any] = ray.get(self._running[0])
         return State.FINISHED
 
@@ -185,6 +185,3 @@ class Controller:
             ray.kill(hosted.actor)
             remove_placement_group(hosted.group)
         self.hosted = []
-
-
-__all__ = ["Controller", "Interrupted", "State", "WorkerFailedError"]

@@ -1,4 +1,4 @@
-"""The commands' meaning: train, resume, evaluate, sample; on one worker in this process."""
+"""The commands' meaning: train, resume, evaluate, sample. One worker runs in this process, many run under Ray."""
 
 import math
 import os
@@ -30,8 +30,11 @@ def train(
     run_dir: str | Path | None = None,
     reporter: Reporter | None = None,
     data_progress: Report | None = None,
+    address: str | None = None,
 ) -> Result:
     """Train a new run and write its directory (default `runs/<name>-<time>`); a missing store is prepared first.
+
+    address: of a Ray cluster, `auto` or host:port; None starts an embedded one where `cluster.workers` asks for it.
 
     Raises ConfigError, DataError, RunError for input that does not do; NonFiniteError; Interrupted.
     """
@@ -40,7 +43,7 @@ def train(
     with _at_work(config, reporter):
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
-        return run_worker(config, store, run, reporter or Silent(), resume=False)
+        return _run(config, store, run, reporter or Silent(), None, address)
 
 
 def resume(
@@ -48,17 +51,18 @@ def resume(
     overrides: Sequence[str] = (),
     reporter: Reporter | None = None,
     data_progress: Report | None = None,
+    address: str | None = None,
 ) -> Result:
     """Continue a run from its newest checkpoint, to the same numbers as an uninterrupted run.
 
     overrides: changes of its configuration, such as `run.epochs=20`, which then stay with the run; the model and
-    the corpus must stay.
+    the corpus must stay. The number of workers and their mesh may change.
     """
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)
     with _at_work(config, reporter):
         store = open_or_prepare(config.data, data_progress)
-        return run_worker(config, store, run, reporter or Silent(), resume=True)
+        return _run(config, store, run, reporter or Silent(), tuple(overrides), address)
 
 
 def evaluate(
@@ -105,12 +109,30 @@ def sample(
     return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
 
 
+def _run(
+    config: Experiment,
+    store: Store,
+    run: RunDirectory,
+    reporter: Reporter,
+    resumed_with: tuple[str, ...] | None,
+    address: str | None,
+) -> Result:
+    """Here or under Ray. resumed_with: the overrides of a run that goes on; None for a new one."""
+    if config.cluster.workers > 1 or address is not None:
+        from tpdist.launch.many import run_on_workers  # ray takes seconds to import
+
+        return run_on_workers(config, store, run, reporter, resumed_with, address)
+    result = run_worker(config, store, run, reporter, resumed_with is not None)
+    assert result is not None  # one worker leads
+    return result
+
+
 @contextmanager
 def _at_work(config: Experiment, reporter: Reporter | None) -> Iterator[None]:
     """Checks before a run; afterwards torch's settings are as they were, and errors know their place in the file."""
     was = torch.are_deterministic_algorithms_enabled()
     try:
-        _check_supported(config)
+        pick_device(config)
         if config.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat itself
             torch.use_deterministic_algorithms(True)
@@ -134,11 +156,3 @@ def _load(run_dir: str | Path, which: str, overrides: Sequence[str]) -> tuple[Ex
         return config, store, run.load_model(config, which, store.manifest).to(device)
     except ConfigError as error:
         raise with_place(error, config) from error
-
-
-def _check_supported(config: Experiment) -> None:
-    pick_device(config)
-    if config.cluster.workers > 1:
-        raise ConfigError(
-            f"this version trains on one worker, got {config.cluster.workers}; write 1", "cluster.workers"
-        )

@@ -5,7 +5,7 @@ states of d numbers each, whatever the number of blocks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,13 @@ class Traffic:
     exchange: int = 0
     carried: int = 0
     gradient: int = 0
-    waited_s: dict[str, float] = field(default_factory=dict)
 
 
 class TimeNeighbours:
     """Neighbours along dimension `time` of the mesh, over one process group.
 
     ranks: the stream group's workers, in the order of their blocks. active: how many of them, from the first,
-    hold blocks of the window at hand; the others take no part (`absent`).
+    hold blocks of the window at hand; the others take no part and make no call.
     """
 
     def __init__(self, ranks: list[int], group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
@@ -38,10 +37,6 @@ class TimeNeighbours:
     def among(self, active: int) -> "TimeNeighbours":
         """The same workers in a window that only the first `active` of them hold blocks of."""
         return TimeNeighbours(self._ranks, self._group, self._traffic, active)
-
-    @property
-    def absent(self) -> bool:
-        return self._me >= self._active
 
     @property
     def is_first(self) -> bool:
@@ -58,6 +53,14 @@ class TimeNeighbours:
     def to_left(self, edge: Tensor) -> Tensor | None:
         to = None if self.is_first else self._me - 1
         return self._swap(edge, to, None if self.is_last else self._me + 1)
+
+    def hand_on(self, edge: Tensor) -> Tensor | None:
+        """A state to the right that a visit does not wait for; the left neighbour's."""
+        before = self._traffic.exchange
+        state = self.to_right(edge)
+        self._traffic.carried += self._traffic.exchange - before
+        self._traffic.exchange = before
+        return state
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
         if not self.is_first:

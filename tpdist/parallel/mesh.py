@@ -1,7 +1,8 @@
 """One worker's view of the mesh: its place, its neighbours in time, the sum over all workers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,10 +29,10 @@ class Workers:
         return cls(Place(), Traffic())
 
     @classmethod
-    def join(cls, shape: tuple[int, int], device: torch.device, dtype: torch.dtype | None = None) -> "Workers":
+    def join(cls, shape: tuple[int, int], device: torch.device, gradient_dtype: str | None = None) -> "Workers":
         """The mesh `shape` = (stream, time) over the default process group; neighbours in time have ranks side by side.
 
-        dtype: what gradients are sent in, if not their own.
+        gradient_dtype: what gradients are sent in, if not their own; a torch dtype's name.
         """
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stream", "time"))
         stream, time = (mesh.get_local_rank(name) for name in ("stream", "time"))
@@ -42,7 +43,7 @@ class Workers:
             Place(stream, time, *shape),
             traffic,
             TimeNeighbours(_ranks(mesh), mesh.get_group("time"), traffic),
-            GradientSum(world, traffic, dtype),
+            GradientSum(world, traffic, getattr(torch, gradient_dtype) if gradient_dtype else None),
             world,
         )
 
@@ -56,7 +57,7 @@ class Workers:
         return self.place.stream == self.place.time == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Small figures added up over all workers."""
+        """Small figures added up over all workers, in place."""
         if self.group is not None:
             dist.all_reduce(values, group=self.group)
         return values
@@ -65,15 +66,35 @@ class Workers:
         if self.gradient_sum is not None:
             self.gradient_sum(gradients)
 
+    def total_traffic(self) -> Traffic:
+        """What all workers sent."""
+        everyone = self.gather(asdict(self.traffic))
+        return Traffic(**{name: sum(one[name] for one in everyone) for name in everyone[0]})
+
+    def any(self, flag: bool) -> bool:
+        """Whether any worker says so."""
+        return flag if self.group is None else bool(self.sum(self._box(float(flag))) > 0)
+
     def from_leader(self, value: float) -> float:
         """The leader's number, on every worker."""
         if self.group is None:
             return value
-        box = torch.tensor([value], dtype=torch.float64)
-        device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
-        box = box.to(device)
+        box = self._box(value)
         dist.broadcast(box, 0, group=self.group)
         return float(box)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every worker has to say, a small JSON value each, in the order of the ranks."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def _box(self, value: float) -> Tensor:
+        """Where the group's backend can send from."""
+        nccl = self.group is not None and dist.get_backend(self.group) == "nccl"
+        return torch.tensor([value], dtype=torch.float64, device="cuda" if nccl else "cpu")
 
     def wait_for_all(self) -> None:
         if self.group is not None:

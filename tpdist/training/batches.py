@@ -10,63 +10,89 @@ from torch import Tensor
 from tpdist.config import Experiment
 from tpdist.data import StreamLayout, Tokens, read_blocks
 from tpdist.errors import ConfigError
-from tpdist.parallel import Place
+from tpdist.parallel import Place, balanced
 from tpdist.tprop import Window, make_window
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A window and where it lies: `begin` is its first block among the worker's own."""
+    """This worker's part of one update.
 
-    window: Window
+    window: None where no block of the window is this worker's. begin: the window's first place in `Boundaries`.
+    tokens: labels of the update over all workers. active: workers along time that have blocks, from the first.
+    """
+
+    window: Window | None
     begin: int
-    closes: bool  # the last window of its streams
+    tokens: int
+    active: int
 
 
 class Batches:
     """The training split, laid out in streams, blocks and windows.
 
+    Workers along time share every window; with windows in random order each draws windows of its own span.
     Raises ConfigError with the key where the corpus is too short for them.
     """
 
     def __init__(self, config: Experiment, tokens: Tokens, place: Place, device: torch.device, dtype: torch.dtype):
-        batching, block = config.batching, config.objective.block
-        pairs = len(tokens) - 1
-        S = batching.streams
-        if pairs < S * block:
-            raise ConfigError(
-                f"{S} streams of at least one block of {block} steps need {S * block + 1} training tokens, the corpus "
-                f"has {len(tokens)}; use at most {max(1, pairs // block)}",
-                "batching.streams",
-            )
-        self.layout = StreamLayout(pairs, S, block)
+        batching, method = config.batching, config.method
+        self.layout = _layout(config, len(tokens))
         self.per_window = self.layout.blocks if batching.mode == "batch" else batching.blocks
-        if self.per_window > self.layout.blocks:
-            raise ConfigError(
-                f"a window of {self.per_window} blocks is longer than a stream, which has {self.layout.blocks} blocks "
-                f"of {block} steps; use at most {self.layout.blocks}, fewer streams, or batching.mode: batch",
-                "batching.blocks",
-            )
-        self.ranges = self.layout.windows(self.per_window)
-        self._tokens = tokens
-        self._place = place
+        self._tokens, self._place = tokens, place
         self._device, self._dtype = device, dtype
         self._seed = config.run.seed
         self._shuffled = batching.order == "shuffled"
-        method = config.method
         self._edge_free, self._closing = method.edge_free, method.closing
         self._reach = method.relaxation if self._shuffled and method.edge == "carry" else 0
-        self.streams = place.own_streams(S)
-        shares = [place.own_blocks(begin, end) for begin, end in self.ranges]
-        self._begins = [0, *np.cumsum([len(share) for share in shares]).tolist()]
+        self.streams = place.own_streams(batching.streams)
+        self.own_windows = self._shuffled and place.times > 1
+        self._windows = self._cut(config)
+        self._begins, self.slots = self._places()
 
-    @property
-    def blocks(self) -> int:
-        """Blocks of every stream that this worker owns."""
-        return self._begins[-1]
+    def _cut(self, config: Experiment) -> list[list[range]]:
+        """Windows [update][worker along time]: the blocks of the window that each worker draws, all the same if shared."""
+        blocks, K, times = self.layout.blocks, self.per_window, self._place.times
+        if K > blocks:
+            raise ConfigError(
+                f"a window of {K} blocks is longer than a stream, which has {blocks} blocks of {self.layout.block} "
+                f"steps; use at most {blocks}, fewer streams, or batching.mode: batch",
+                "batching.blocks",
+            )
+        if times > blocks:
+            raise ConfigError(f"{times} workers along time share streams of {blocks} blocks", "cluster.workers")
+        shortest = blocks % K or K
+        if config.method.name == "als" and times > shortest:
+            raise ConfigError(
+                f"als needs a block of every window for each of {times} workers along time, and the shortest window "
+                f"has {shortest}; use at most {shortest}",
+                "cluster.workers",
+            )
+        if not self.own_windows:
+            return [[range(begin, end)] * times for begin, end in self.layout.windows(K)]
+        spans = balanced(blocks, times)
+        updates = -(-len(spans[0]) // K)
+        return [
+            [range(min(s.start + i * K, s.stop), min(s.start + (i + 1) * K, s.stop)) for s in spans]
+            for i in range(updates)
+        ]
+
+    def _places(self) -> tuple[list[int], list[int]]:
+        """Where each update's blocks begin in `Boundaries`, and which boundary of the corpus each place there is.
+
+        A closing target has a place of its own behind its window's, written -(the block after the window). Without
+        one there is one place more than blocks, for what waits at the last window's end.
+        """
+        begins, slots = [], []
+        for index in range(len(self)):
+            own = self._own(index)
+            begins.append(len(slots))
+            slots += [*own, -own.stop] if self._closing else own
+        return begins, slots if self._closing else [*slots, slots[-1] + 1]
 
     def __len__(self) -> int:
-        return len(self.ranges)
+        """Updates in an epoch."""
+        return len(self._windows)
 
     def order(self, epoch: int) -> list[int]:
         """Windows in the order of their visits. Random orders follow from the seed and the epoch alone."""
@@ -75,28 +101,48 @@ class Batches:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self)).tolist()
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The windows of one epoch without the first `skip`."""
+        """The updates of one epoch without the first `skip`."""
         for index in self.order(epoch)[skip:]:
-            yield self.window(index)
+            yield self.batch(index)
 
-    def window(self, index: int) -> Batch:
-        """This worker's part of one window; touches only its own tokens of the store."""
-        begin, end = self.ranges[index]
-        own = self._place.own_blocks(begin, end)
-        reach = min(self._reach, own.start)
+    def batch(self, index: int) -> Batch:
+        """This worker's part of one update; touches only its own tokens of the store."""
+        drawn = self._windows[index]
+        whole, own = drawn[self._place.time], self._own(index)
+        distinct = drawn if self.own_windows else drawn[:1]
+        tokens = sum(self._count(window) for window in distinct)
+        active = min(len(whole), self._place.times)
+        return Batch(self._window(whole, own, tokens) if own else None, self._begins[index], tokens, active)
+
+    def begin_index(self) -> dict[int, int]:
+        """The update that begins at a place in `Boundaries`."""
+        return {begin: index for index, begin in enumerate(self._begins)}
+
+    def _own(self, index: int) -> range:
+        whole = self._windows[index][self._place.time]
+        return whole if self.own_windows else self._place.own_blocks(whole.start, whole.stop)
+
+    def _window(self, whole: range, own: range, tokens: int) -> Window:
+        span_begin = balanced(self.layout.blocks, self._place.times)[self._place.time].start if self.own_windows else 0
+        reach = min(self._reach, own.start - span_begin)
         inputs, labels = self._read(own.start - reach, own.stop)
-        window = make_window(
+        follows = None
+        if own.stop < whole.stop:
+            lengths = torch.tensor([self.layout.length(s) for s in self.streams])
+            follows = (lengths > own.stop * self.layout.block).to(self._device)
+        return make_window(
             inputs[:, :, reach:],
             labels[:, :, reach:],
             self._dtype,
-            tokens=self._count(begin, end),
-            opens=begin == 0,
+            tokens=tokens,
+            opens=whole.start == 0,
             edge_free=self._edge_free,
             closing=self._closing,
             earlier=inputs[:, :, :reach],
-            continues=(own.start > begin, own.stop < end),
+            continues=(own.start > whole.start, own.stop < whole.stop),
+            follows=follows,
+            offset=own.start - whole.start,
         )
-        return Batch(window, self._begins[index], end == self.layout.blocks)
 
     def _read(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """[B, S, blocks] each."""
@@ -104,8 +150,19 @@ class Batches:
         inputs, labels = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (blocks.inputs, blocks.labels))
         return inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
-    def _count(self, begin: int, end: int) -> int:
+    def _count(self, window: range) -> int:
         """Labels of a window over all streams, all workers."""
         B = self.layout.block
         lengths = np.array([self.layout.length(s) for s in range(self.layout.streams)])
-        return int(np.clip(lengths - begin * B, 0, (end - begin) * B).sum())
+        return int(np.clip(lengths - window.start * B, 0, len(window) * B).sum())
+
+
+def _layout(config: Experiment, tokens: int) -> StreamLayout:
+    S, block = config.batching.streams, config.objective.block
+    if tokens - 1 < S * block:
+        raise ConfigError(
+            f"{S} streams of at least one block of {block} steps need {S * block + 1} training tokens, the corpus "
+            f"has {tokens}; use at most {max(1, (tokens - 1) // block)}",
+            "batching.streams",
+        )
+    return StreamLayout(tokens - 1, S, block)

@@ -20,9 +20,15 @@ from tpdist.errors import RunError
 
 
 @contextmanager
-def atomic_directory(final: Path) -> Iterator[Path]:
-    """A directory that appears as `final` when the block ends, complete and synced, and not at all if it raises."""
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+def atomic_directory(final: Path, leads: bool = True) -> Iterator[Path]:
+    """A directory that appears as `final` when the block ends, complete and synced, and not at all if it raises.
+
+    Of several processes that write into it, one leads: it makes the directory and gives it its name.
+    """
+    temporary = final.with_name(f".{final.name}.tmp")
+    if not leads:
+        yield temporary
+        return
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -10,7 +10,8 @@ class Result:
     """Perplexities are those of the best epoch's model; null where a figure does not apply.
 
     tokens_per_second: training tokens over the seconds of training alone; seconds: the same seconds.
-    best_perplexity: the lowest possible, known for synthetic corpora only.
+    boundary_bytes, carried_bytes, gradient_bytes: sent by all workers together, since the run was last started.
+    best_possible_perplexity: the lowest, known for synthetic corpora only.
     """
 
     run: str
@@ -28,8 +29,9 @@ class Result:
     steps: int
     epochs: int
     workers: int = 1
-    boundary_bytes: int | None = None
-    gradient_bytes: int | None = None
+    boundary_bytes: int = 0
+    carried_bytes: int = 0
+    gradient_bytes: int = 0
     recoveries: int | None = None
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tpdist.errors import RunError
-from tpdist.training.checkpoints import Loaded, pack_optimizer, unpack_optimizer
+from tpdist.training.checkpoints import Loaded, Packed, Shard, pack_optimizer, unpack_optimizer
 from tpdist.training.run_dir import load_parameters, unique_state
 from tpdist.training.state import RunState
 
@@ -14,21 +14,24 @@ if TYPE_CHECKING:
     from tpdist.training.trainer import Trainer
 
 
-def pack(trainer: "Trainer") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack(trainer: "Trainer") -> Packed:
     """θ, H, U, the optimisers' states and the counters, as named tensors and JSON."""
+    place, batches = trainer.workers.place, trainer.batches
     tensors = {f"model.{name}": p for name, p in unique_state(trainer.model).items()}
     theta, scalars = pack_optimizer(trainer.theta.optimizer, "theta.")
-    tensors |= theta | {f"boundaries.{name}": t for name, t in trainer.boundaries.tensors().items()}
-    tensors["carried"] = trainer.carried
+    index = batches.begin_index()
     state = {
         "corpus": trainer.store.manifest.checksum,
         "optimizers": _optimizers(trainer),
         "layout": _layout(trainer),
         "theta_scalars": scalars,
-        "h_counts": trainer.boundaries.h_counts,
+        "h_counts": {index[begin]: counts for begin, counts in trainer.boundaries.h_counts.items()},
         **trainer.state.to_json(),
     }
-    return tensors, state
+    states = {f"boundaries.{name}": t for name, t in trainer.boundaries.tensors().items()}
+    states["carried"] = trainer.carried
+    shard = Shard(f"states-{place.stream}-{place.time}.safetensors", batches.streams, batches.slots, place.time)
+    return Packed(tensors | theta, state, states, shard)
 
 
 def restore(trainer: "Trainer", loaded: Loaded) -> None:
@@ -47,14 +50,15 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
         )
     load_parameters(trainer.model, _under("model.", tensors), where)
     _check_layout(trainer, state, where)
-    _restore_boundaries(trainer, _under("boundaries.", tensors), state, where)
+    states = _own_states(trainer, loaded)
+    _restore_boundaries(trainer, _under("boundaries.", states), state, where)
     was, now = state["optimizers"], _optimizers(trainer)
     if was["theta"] == now["theta"]:
         unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"])
     else:
         trainer.reporter.say("optimizer: changed, so its state starts anew")
     if state["position"]:
-        trainer.carried = tensors["carried"].to(trainer.device)
+        trainer.carried = states["carried"].to(trainer.device)
     trainer.state = RunState.from_json(state)
 
 
@@ -67,6 +71,29 @@ def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None
             f"{where}: saved {when}, with {changed[0]} {was[changed[0]]}; the configuration has {now[changed[0]]}: "
             f"leave it as it was"
         )
+
+
+def _own_states(trainer: "Trainer", loaded: Loaded) -> dict[str, Tensor]:
+    """This worker's states, put together from the files of all workers that wrote them, however many they were."""
+    batches, own = trainer.batches, {}
+    at = {slot: i for i, slot in enumerate(batches.slots)}
+    for shard, tensors in loaded.shards():
+        both = range(max(shard.streams.start, batches.streams.start), min(shard.streams.stop, batches.streams.stop))
+        rows = slice(both.start - shard.streams.start, both.stop - shard.streams.start)
+        here = slice(both.start - batches.streams.start, both.stop - batches.streams.start)
+        pairs = [(i, at[slot]) for i, slot in enumerate(shard.slots) if slot in at]
+        theirs, mine = [i for i, _ in pairs], [j for _, j in pairs]
+        for name, tensor in tensors.items():
+            whole = name == "carried"
+            shape = (len(batches.streams), *(tensor.shape[1:] if whole else (len(batches.slots), tensor.shape[2])))
+            target = own.setdefault(name, tensor.new_zeros(shape))
+            if len(both) == 0:
+                continue
+            if not whole:
+                target[here, mine] = tensor[rows, theirs]
+            elif shard.time == 0:  # the first worker in time holds what is carried into the next window
+                target[here] = tensor[rows]
+    return own
 
 
 def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
@@ -84,7 +111,8 @@ def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dic
             trainer.reporter.say("method.h_optimizer: changed, so its state starts anew")
         return
     own.h_moments = {name: t.to(trainer.device) for name, t in _under("h_moments.", saved).items()}
-    own.h_counts = {int(begin): counts for begin, counts in state["h_counts"].items()}
+    begins = {index: begin for begin, index in trainer.batches.begin_index().items()}
+    own.h_counts = {begins[int(index)]: counts for index, counts in state["h_counts"].items()}
 
 
 def _optimizers(trainer: "Trainer") -> dict[str, Any]:

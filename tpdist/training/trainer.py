@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,8 @@ from tpdist.data import Split, Store
 from tpdist.errors import Interrupted, NonFiniteError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
-from tpdist.parallel import Place
-from tpdist.tprop import Alone, Boundaries, Outcome, Theta, als_visit, plan_epoch, visit
+from tpdist.parallel import Workers
+from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
 from tpdist.training.batches import Batch, Batches
 from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
@@ -41,16 +42,27 @@ class Trainer:
     loss does, Interrupted after SIGINT or SIGTERM, once everything is saved.
     """
 
-    def __init__(self, config: Experiment, store: Store, run: RunDirectory, reporter: Reporter):
+    def __init__(
+        self,
+        config: Experiment,
+        store: Store,
+        run: RunDirectory,
+        reporter: Reporter,
+        workers: Workers | None = None,
+        device: torch.device | None = None,
+    ):
         self.config, self.store, self.run, self.reporter = config, store, run, reporter
-        self.device = pick_device(config)
+        self.workers = workers or Workers.alone()
+        self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        self.theta = Theta(self.model, config.optimizer)
-        self.batches = Batches(config, store.tokens("train"), Place(), self.device, DTYPES[config.run.dtype])
-        self.neighbours = Alone()
+        self.theta = Theta(self.model, config.optimizer, self.workers.sum_gradients)
+        tokens = store.tokens("train")
+        self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
         self.plan = plan_epoch(config, 1, self.batches.per_window)
-        self.boundaries = Boundaries.for_plan(self.plan, len(self.batches.streams), self.batches.blocks, self.model)
+        self.boundaries = Boundaries.for_plan(
+            self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
+        )
         self.carried = self.model.zero_state(len(self.batches.streams))
         try_optimizers(config, self.plan, self.device)
 
@@ -58,21 +70,24 @@ class Trainer:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
         loaded = load_checkpoint(self.run.checkpoints, self.reporter.say)
         restore(self, loaded)
-        loaded.set_damaged_aside()
+        self.workers.wait_for_all()  # nobody looks for a checkpoint any more
+        if self.workers.leads:
+            loaded.set_damaged_aside()
         self._set_lr()
         self.reporter.say(f"resumed at step {self.state.step}, epoch {self.state.epoch}")
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
-        tracker = Tracker(self.run, state.step, state.epoch)
+        tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
                 self._end_epoch(self._evaluate("valid", stop), tracker)
         finally:
-            tracker.close()
+            if tracker is not None:
+                tracker.close()
         assert state.best is not None
         return Fit(state, perplexity(state.best))
 
@@ -83,31 +98,48 @@ class Trainer:
             self.boundaries.rescale_duals(state.weight, self.plan.terms.weight)
         state.weight = self.plan.terms.weight
 
-    def _train_epoch(self, stop: StopSignal, tracker: Tracker) -> None:
+    def _train_epoch(self, stop: StopSignal, tracker: Tracker | None) -> None:
         state, every = self.state, self.config.run.checkpoint_every
         if state.position == 0:
             self.carried = torch.zeros_like(self.carried)
         for batch in self.batches.epoch(state.epoch, skip=state.position):
-            self._leave_if(stop)
+            self._leave_if(self.workers.any(stop.received))
             began = time.monotonic()
             outcome = self._visit(batch)
             self.carried = outcome.carry
-            self._count(batch, outcome, time.monotonic() - began)
+            self._count(batch, outcome, began)
             self.reporter.step(self._status())
-            if state.step % self.config.run.log_every == 0:
+            if tracker is not None and state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))
             if every and state.step % every == 0:
                 self.save_checkpoint()
 
     def _visit(self, batch: Batch) -> Outcome:
-        where = (batch.window, batch.begin, self.boundaries, self.carried, self.neighbours)
-        if self.config.method.name == "als":
-            return als_visit(self.model, self.plan, *where)
+        if batch.window is None:
+            return self._take_part(batch)
+        where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
+        if self.plan.als:
+            return als_visit(self.model, self.plan, *where, self.workers.sum_gradients)
         return visit(self.model, self.plan, self.theta, *where)
 
-    def _count(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+    def _neighbours(self, batch: Batch) -> Neighbours:
+        if self.workers.neighbours is None or self.batches.own_windows:
+            return Alone()
+        return self.workers.neighbours.among(batch.active)
+
+    def _take_part(self, batch: Batch) -> Outcome:
+        """An update with no block of this worker's: it adds nothing to the gradients, and takes the same steps."""
+        for _ in range(self.plan.theta_steps):
+            self.theta.zero()
+            self.theta.step(batch.tokens)
+        nothing = torch.zeros((), device=self.device)
+        return Outcome(nothing, nothing, nothing, nothing, self.carried)
+
+    def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
-        values = torch.stack([outcome.loss, outcome.penalty, outcome.primal, outcome.dual]).tolist()
+        local = torch.stack([x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)])
+        values = self.workers.sum(local).tolist()
+        seconds = time.monotonic() - began
         state, sums = self.state, self.state.sums
         for name, value in zip(
             ("the loss", "the penalty", "the primal residual", "the dual residual"), values, strict=True
@@ -117,12 +149,12 @@ class Trainer:
                 self._stop_non_finite(f"{where}: {name} is {value}")
         state.step += 1
         state.position += 1
-        state.tokens += batch.window.tokens
+        state.tokens += batch.tokens
         state.seconds += seconds
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
         )
-        sums.tokens += batch.window.tokens
+        sums.tokens += batch.tokens
         sums.seconds += seconds
 
     def _stop_non_finite(self, what: str) -> None:
@@ -140,17 +172,24 @@ class Trainer:
         raise NonFiniteError(f"{what}; the last finite values: {last}. {kept}. Try {', '.join(tries)}")
 
     def _evaluate(self, split: Split, stop: StopSignal) -> Evaluation:
+        """By the leader; the others wait for its figure."""
+
         def tick(done: int, total: int) -> None:
-            self._leave_if(stop)
+            if stop.received:
+                raise _StopEvaluationError
 
-        tokens = self.store.tokens(split)
-        result = evaluate_tokens(self.model, tokens, self.config.objective.block, tick=tick)
-        if not math.isfinite(result.loss):
+        tokens, loss = self.store.tokens(split), -1.0
+        if self.workers.leads:
+            with suppress(_StopEvaluationError):
+                loss = evaluate_tokens(self.model, tokens, self.config.objective.block, tick=tick).loss
+        loss = self.workers.from_leader(loss)
+        self._leave_if(loss < 0)
+        if not math.isfinite(loss):
             where = f"after step {self.state.step} (epoch {self.state.epoch})"
-            self._stop_non_finite(f"{where}: the {split} loss is {result.loss}")
-        return result
+            self._stop_non_finite(f"{where}: the {split} loss is {loss}")
+        return Evaluation(loss, len(tokens) - 1)
 
-    def _end_epoch(self, valid: Evaluation, tracker: Tracker) -> None:
+    def _end_epoch(self, valid: Evaluation, tracker: Tracker | None) -> None:
         """Log, keep the best model, decay the learning rate, stop early, save."""
         state, decay = self.state, self.config.optimizer.decay
         better = state.best is None or valid.loss < state.best
@@ -161,12 +200,27 @@ class Trainer:
             state.stale += 1
             state.decay_wait += 1
         row = self._row("epoch") | {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": self.theta.lr}
-        tracker.write(row)
+        if tracker is not None:
+            tracker.write(row)
         self.reporter.say(
             f"epoch {state.epoch:>3}  train ppl {row['perplexity']:>8.2f}  valid ppl {valid.perplexity:>8.2f}"
             f"  |r| {row['primal']:.3g}  |s| {row['dual']:.3g}  {row['tokens_per_second']:>8,.0f} tok/s"
             f"{'  best' if better else ''}"
         )
+        if self.workers.leads:
+            self._save_models(valid, better)
+        if decay and state.decay_wait > decay.patience:
+            state.lr_scale *= decay.factor
+            state.decay_wait = 0
+            self._set_lr()
+        if self._out_of_patience():
+            self.reporter.say(f"no gain in {state.stale} epochs: stopped")
+        self._hand_on()
+        state.epoch, state.position, state.sums = state.epoch + 1, 0, EpochSums()
+        self.save_checkpoint()
+
+    def _save_models(self, valid: Evaluation, better: bool) -> None:
+        state = self.state
         about = {
             "corpus": self.store.manifest.checksum,
             "types": len(self.store.vocabulary),
@@ -178,14 +232,14 @@ class Trainer:
         if better:
             self.run.save_model("best", self.model, about)
         self.run.save_model("last", self.model, about)
-        if decay and state.decay_wait > decay.patience:
-            state.lr_scale *= decay.factor
-            state.decay_wait = 0
-            self._set_lr()
-        if self._out_of_patience():
-            self.reporter.say(f"no gain in {state.stale} epochs: stopped")
-        state.epoch, state.position, state.sums = state.epoch + 1, 0, EpochSums()
-        self.save_checkpoint()
+
+    def _hand_on(self) -> None:
+        """Where workers draw windows of their own spans: the prediction at a span's end, to the span after it."""
+        h, neighbours = self.boundaries.h, self.workers.neighbours
+        if self.batches.own_windows and h is not None and neighbours is not None:
+            from_left = neighbours.hand_on(h[:, -1])
+            if from_left is not None:
+                h[:, 0] = from_left
 
     def _out_of_patience(self) -> bool:
         patience = self.config.run.patience
@@ -228,15 +282,19 @@ class Trainer:
     def _set_lr(self) -> None:
         self.theta.lr = self.config.optimizer.lr * self.state.lr_scale
 
-    def _leave_if(self, stop: StopSignal) -> None:
-        if stop.received:
+    def _leave_if(self, stop: bool) -> None:
+        if stop:
             self.save_checkpoint()
             raise Interrupted(f"stopped at step {self.state.step}; saved. Continue with: {self.run.resume_command}")
 
     def save_checkpoint(self) -> None:
         """Everything that the next step depends on. Raises NonFiniteError rather than save what no step can use."""
-        tensors, state = pack(self)
-        if not all_finite(tensors):
+        packed = pack(self)
+        if self.workers.any(not all_finite(packed.tensors | packed.states)):
             self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite")
         name = f"step-{self.state.step:08d}" + ("-epoch" if self.state.position == 0 else "")
-        save_checkpoint(self.run.checkpoints / name, tensors, state, self.config.run.keep_last)
+        save_checkpoint(self.run.checkpoints / name, packed, self.config.run.keep_last, self.workers)
+
+
+class _StopEvaluationError(Exception):
+    """The user wants to stop while the leader evaluates."""

@@ -1,10 +1,14 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
 import errno
+from contextlib import nullcontext
+
+import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
+from tpdist.parallel import Traffic, Workers
 from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
@@ -17,26 +21,43 @@ from tpdist.training.trainer import Fit, Trainer
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def run_worker(config: Experiment, store: Store, run: RunDirectory, reporter: Reporter, resume: bool) -> Result:
+def run_worker(
+    config: Experiment,
+    store: Store,
+    run: RunDirectory,
+    reporter: Reporter,
+    resume: bool,
+    workers: Workers | None = None,
+    stop: StopSignal | None = None,
+    device: torch.device | None = None,
+) -> Result | None:
     """Train, or go on training, then evaluate the best model on the test split and write `result.json`.
 
-    A new run that ends before its first update leaves no directory behind.
+    With several `workers` every one of them calls it; the leader alone writes what is not sharded and returns a
+    result. stop: how the user ends the run, if not by a signal to this process. A new run that ends before its
+    first update leaves no directory behind.
 
     Raises, beside what `Trainer` does, RunError where the disk is full or another process trains in the directory.
     """
-    trainer = None
-    with run.held(), StopSignal() as stop:
+    workers, trainer = workers or Workers.alone(), None
+    with run.held() if workers.leads else nullcontext(), nullcontext(stop) if stop else StopSignal() as stop:
+        workers.wait_for_all()  # the leader has cleared the directory
         try:
-            trainer = Trainer(config, store, run, reporter)
+            trainer = Trainer(config, store, run, reporter, workers, device)
             if resume:
                 trainer.resume()
+            if resume and workers.leads:
                 run.save_config(config)
             _announce(trainer, reporter)
-            result = _result(trainer, trainer.fit(stop), stop)
+            fit = trainer.fit(stop)
+            traffic = workers.total_traffic()
+            if not workers.leads:
+                return None
+            result = _result(trainer, fit, traffic, stop)
             write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
         except BaseException as error:
             started = trainer is not None and trainer.state.step > 0
-            if not (resume or started or list_checkpoints(run.checkpoints)):
+            if workers.leads and not (resume or started or list_checkpoints(run.checkpoints)):
                 run.discard()
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"stopped at once; {_how_to_go_on(run)}") from error
@@ -57,7 +78,7 @@ def _how_to_go_on(run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1].name} is whole. Continue with: {run.resume_command}"
 
 
-def _result(trainer: Trainer, fit: Fit, stop: StopSignal) -> Result:
+def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal) -> Result:
     """The figures of the run, with the best model's perplexity on the test split."""
 
     def tick(done: int, total: int) -> None:
@@ -82,6 +103,10 @@ def _result(trainer: Trainer, fit: Fit, stop: StopSignal) -> Result:
         seconds=state.seconds,
         steps=state.step,
         epochs=state.epoch - 1,
+        workers=trainer.workers.count,
+        boundary_bytes=traffic.exchange,
+        carried_bytes=traffic.carried,
+        gradient_bytes=traffic.gradient,
     )
 
 
@@ -99,6 +124,9 @@ def _announce(trainer: Trainer, reporter: Reporter) -> None:
         f"{trainer.plan.h_steps} H-steps ({config.method.starts} starts), {trainer.plan.theta_steps} θ-steps"
         + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else "")
     )
+    place = trainer.workers.place
+    if trainer.workers.count > 1:
+        reporter.say(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:
@@ -109,5 +137,10 @@ def _conclude(result: Result, reporter: Reporter) -> None:
     )
     reporter.say(
         f"{result.steps} updates in {clock(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"{result.workers} worker; results in {result.path / 'result.json'}"
+        f"{result.workers} worker{'s' if result.workers > 1 else ''}; results in {result.path / 'result.json'}"
     )
+    if result.workers > 1:
+        reporter.say(
+            f"sent: {result.boundary_bytes:,} bytes of boundaries, {result.carried_bytes:,} of carried states, "
+            f"{result.gradient_bytes:,} of gradients"
+        )

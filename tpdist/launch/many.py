@@ -1,0 +1,46 @@
+"""One run on many workers under Ray, from the driver's side."""
+
+from pathlib import Path
+
+from tpdist.config import Experiment
+from tpdist.data import Store
+from tpdist.errors import TpdistError
+from tpdist.launch.actor import Job
+from tpdist.launch.cluster import connected
+from tpdist.launch.controller import Controller, WorkerFailedError
+from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.progress import Reporter
+from tpdist.training.result import Result
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.signals import StopSignal
+
+
+def run_on_workers(
+    config: Experiment,
+    store: Store,
+    run: RunDirectory,
+    reporter: Reporter,
+    resumed_with: tuple[str, ...] | None,
+    address: str | None,
+) -> Result:
+    """Train on `cluster.workers` actors of the cluster at `address`, or of an embedded one.
+
+    Run directory and store must be seen by all nodes under the same path. resumed_with: the overrides of a run that
+    goes on; None for a new one, whose directory is removed where it never took a step.
+    """
+    cluster = config.cluster
+    job = Job(
+        run=str(run.path.absolute()),
+        store=str(Path(store.directory).absolute()),
+        overrides=resumed_with or (),
+        resume=resumed_with is not None,
+        threads=max(1, int(cluster.cpus_per_worker)),
+    )
+    try:
+        with connected(address, cluster.workers * cluster.cpus_per_worker), StopSignal() as stop:
+            return Result(**Controller(job, cluster, reporter, stop).run())
+    except (TpdistError, KeyboardInterrupt) as error:
+        worth_reading = isinstance(error, WorkerFailedError)  # the workers' logs
+        if not worth_reading and resumed_with is None and not list_checkpoints(run.checkpoints):
+            run.discard()
+        raise
