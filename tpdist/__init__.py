@@ -12,7 +12,7 @@ from tpdist.config import Experiment, load_config
 from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, RunError, TpdistError
 
 if TYPE_CHECKING:
-    from tpdist.launch import evaluate, resume, sample, train
+    from tpdist.launch.local import evaluate, resume, sample, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`train`, `resume`, `evaluate` and `sample` load torch, so they are looked up only when used."""
     if name in ("evaluate", "resume", "sample", "train"):
-        import tpdist.launch
+        from tpdist.launch import local
 
-        return getattr(tpdist.launch, name)
+        return getattr(local, name)
     raise AttributeError(f"module 'tpdist' has no attribute {name!r}")

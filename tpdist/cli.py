@@ -78,6 +78,25 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(sample)
     sample.set_defaults(command=_sample)
 
+    submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
+    submit.add_argument("config", metavar="CONFIG")
+    submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
+    submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
+    submit.add_argument("--fetch-to", default="runs/fetched", metavar="DIR", help="where result.json goes here")
+    submit.add_argument("--no-follow", action="store_true", help="hand over and return")
+    _add_set(submit)
+    submit.set_defaults(command=_submit)
+
+    jobs = commands.add_parser("jobs", help="the runs submitted to a cluster")
+    jobs.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    jobs.set_defaults(command=_jobs)
+
+    stop = commands.add_parser("stop", help="save a submitted run and end it")
+    stop.add_argument("job", metavar="JOB")
+    stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    stop.set_defaults(command=_stop)
+
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
@@ -117,7 +136,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
     config = load_config(options.config, options.set) if options.resume is None else None
-    from tpdist.launch import resume, train
+    from tpdist.launch.local import resume, train
     from tpdist.training.progress import DataBar, reporter
 
     with DataBar() as bar:
@@ -128,7 +147,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from tpdist.launch import evaluate
+    from tpdist.launch.local import evaluate
 
     result = evaluate(
         options.run,
@@ -145,7 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from tpdist.launch import sample
+    from tpdist.launch.local import sample
 
     print(
         sample(
@@ -159,6 +178,34 @@ def _sample(options: argparse.Namespace) -> None:
             overrides=options.set,
         )
     )
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import submit
+
+    submit(
+        options.config,
+        options.set,
+        options.address,
+        options.working_dir,
+        follow=not options.no_follow,
+        fetch_to=options.fetch_to,
+        run_dir=options.run_dir,
+    )
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import jobs
+
+    for job in jobs(options.address):
+        started = f"{job.started:%Y-%m-%d %H:%M:%S}" if job.started else "-"
+        print(f"{job.job}  {job.status:<9}  {started}  {job.seconds or 0:8.0f} s  {job.command}")
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import stop
+
+    print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ class NonFiniteError(TpdistError):
     exit_code = 3
 
 
-class Interrupted(TpdistError):
+class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong
     """The user stopped the run; what was reached is saved."""
 
     exit_code = 130

@@ -36,7 +36,7 @@ def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R
         for process in processes:
             process.kill()
         results = []
-        failures = [path for path in sorted(Path(directory).glob("*.error"))]
+        failures = list(Path(directory).glob("*.error"))
         if failures:
             # the rank that failed first tells why; the others lost their neighbour
             first = min(failures, key=lambda path: path.stat().st_mtime)

@@ -20,7 +20,7 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from tpdist.errors import ConfigError
-from tpdist.launch import jobs
+from tpdist.launch import jobs, packing
 
 CONFIG = "run: {name: small}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -73,7 +73,7 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[FakeD
 
 
 def test_runs_stores_and_environments_stay_at_home(project: Path) -> None:
-    assert jobs.pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
+    assert packing.pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -85,21 +85,21 @@ def test_what_git_ignores_stays_at_home(project: Path) -> None:
     (project / "gone.txt").write_text("added, then removed")
     subprocess.run(["git", "-C", str(project), "add", "gone.txt"], check=True)
     (project / "gone.txt").unlink()
-    names = [path.as_posix() for path in jobs.pack_list(project)]
+    names = [path.as_posix() for path in packing.pack_list(project)]
     assert names == [".gitignore", "cells/own.py", "new.txt", "small.yaml"]
 
 
 def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
     (project / "corpus.txt").write_bytes(bytes(3 * 2**20))
     with pytest.raises(jobs.JobError, match=r"3\.0 MiB would travel .* 2 are allowed; the largest: corpus\.txt 3\.0"):
-        jobs.pack_list(project, limit_mib=2)
+        packing.pack_list(project, limit_mib=2)
 
 
 def test_equal_files_give_equal_packages(project: Path, tmp_path: Path) -> None:
-    files = jobs.pack_list(project)
-    jobs.write_package(project, files, tmp_path / "a.zip")
+    files = packing.pack_list(project)
+    packing.write_package(project, files, tmp_path / "a.zip")
     os.utime(project / "small.yaml", (1, 1))
-    jobs.write_package(project, files, tmp_path / "b.zip")
+    packing.write_package(project, files, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["cells/own.py", "small.yaml"]

@@ -69,13 +69,15 @@ BAD_FILES = [
     (
         "cluster: 8",
         [
-            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, gradient_dtype, wait_s), got 8"
+            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
+            "gradient_dtype, wait_s), got 8"
         ],
     ),
     (
         "cluster: [8]",
         [
-            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, gradient_dtype, wait_s), got [8]"
+            "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
+            "gradient_dtype, wait_s), got [8]"
         ],
     ),
     (

@@ -1,6 +1,5 @@
-"""Nothing but boundary states crosses between neighbours, as many as ARCHITECTURE.md's table says, whatever the corpus."""
+"""Only boundary states cross between neighbours, as many as ARCHITECTURE.md's table says, whatever the corpus."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

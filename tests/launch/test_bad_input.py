@@ -62,7 +62,11 @@ TRAIN = [
     ("train c.yaml --run-dir file", "file: exists already and is not overwritten; give --run-dir a new name"),
     ("train c.yaml --run-dir file/new", "file/new: cannot be made: Not a directory"),
     ("train c.yaml --run-dir /proc/new", "/proc/new: cannot be made: No such file or directory"),
-    (f"train c.yaml {OVER} cluster.workers=2", "--set: cluster.workers: this version trains on one worker, got 2; write 1"),
+    (
+        f"train c.yaml {OVER} cluster.workers=16",
+        "--set: cluster.workers: 8 workers along time share windows of 3 blocks; use at most that many, or more "
+        "batching.blocks",
+    ),
     (f"train c.yaml {OVER} run.device=cuda", "--set: run.device: torch sees no CUDA device here; write cpu or auto"),
     (f"train c.yaml {OVER} batching.streams=60", "--set: batching.streams: 60 streams of at least one block of 4 steps need 241 training tokens, the corpus has 200; use at most 49"),
     (f"train c.yaml {OVER} objective.block=150", "c.yaml:4: batching.streams: 2 streams of at least one block of 150 steps need 301 training tokens, the corpus has 200; use at most 1"),
@@ -92,7 +96,11 @@ RESUME = [
     ("train --resume begun --set batching.streams=3", "begun/checkpoints/step-00000002: saved in the middle of an epoch, with batching.streams 2; the configuration has 3: leave it as it was"),
     ("train --resume begun --set data.store=other data.synthetic.seed=4", "begun: was trained on another corpus than the store at other now holds; prepare that corpus again or start a new run"),
     ("train --resume begun --set data.store=torn_store", "torn_store/train.arrow: 100 bytes, expected 658; the store is damaged: delete torn_store and prepare it again"),
-    ("train --resume begun --set cluster.workers=3", "--set: cluster.workers: this version trains on one worker, got 3; write 1"),
+    (
+        "train --resume begun --set cluster.workers=4 cluster.mesh=[4,1]",
+        "--set: cluster.mesh: 4 workers along stream share 2 streams; use at most that many, more batching.streams, or "
+        "workers along time: mesh: [stream, time]",
+    ),
 ]  # fmt: skip
 READ = [
     ("evaluate nowhere", "nowhere: does not exist; give the directory that tpdist train printed"),

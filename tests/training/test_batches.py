@@ -31,21 +31,34 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int]:
     return streams, draw(st.integers(1, longest)), block, tokens
 
 
-@given(layouts(), st.booleans())
-def test_every_label_is_met_once(layout: tuple[int, int, int, int], shuffled: bool):
+@given(layouts(), st.booleans(), st.data())
+def test_every_label_is_met_once(layout: tuple[int, int, int, int], shuffled: bool, data: st.DataObject):
+    """By one worker, or by one of the workers of any mesh."""
     streams, blocks, block, tokens = layout
-    batches = make(tokens, block, streams=streams, blocks=blocks, order="shuffled" if shuffled else "sequential")
+    longest = math.ceil(math.ceil((tokens - 1) / streams) / block)
+    most = longest if shuffled else blocks  # of workers along time
+    mesh = data.draw(st.integers(1, streams)), data.draw(st.integers(1, most))
+    order = "shuffled" if shuffled else "sequential"
     labels: list[int] = []
-    for batch in batches.epoch(1):
-        window = batch.window
-        real = window.labels != IGNORED
-        assert window.tokens == int(real.sum())
-        assert torch.equal(window.labels[real], window.inputs[real] + 1)
-        assert window.opens == (batch.begin == 0)
-        labels += window.labels[real].tolist()
+    counts: list[list[int]] = []
+    for place in (Place(s, t, *mesh) for s in range(mesh[0]) for t in range(mesh[1])):
+        batches = make(tokens, block, place, streams=streams, blocks=blocks, order=order)
+        updates = list(batches.epoch(1))
+        assert len(updates) == len(batches)
+        counts.append([batch.tokens for batch in updates])
+        own = []
+        for batch in updates:
+            window = batch.window
+            if window is None:
+                continue
+            real = window.labels != IGNORED
+            assert torch.equal(window.labels[real], window.inputs[real] + 1)
+            labels += window.labels[real].tolist()
+            own += batches.slots[batch.begin : batch.begin + window.blocks]
+        assert sorted(own) == sorted(batches.slots[:-1])
     assert sorted(labels) == list(range(1, tokens))
-    assert len(batches) == len(batches.ranges)
-    assert batches.blocks == batches.layout.blocks
+    assert all(count == counts[0] for count in counts)
+    assert sum(counts[0]) == tokens - 1
 
 
 def test_a_sequential_epoch_reads_each_stream_in_order():
@@ -65,7 +78,6 @@ def test_batch_mode_is_one_window():
     batches = make(100, 4, streams=3, mode="batch", blocks=1)
     (batch,) = batches.epoch(1)
     assert batch.window.blocks == batches.layout.blocks == 9
-    assert batch.closes
 
 
 def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
@@ -73,7 +85,7 @@ def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
     batches = make(41, 4, method=method, streams=2, blocks=2, order="shuffled")
     reach = {batch.begin: batch.window.earlier.shape[2] for batch in batches.epoch(1)}
     assert reach == {0: 0, 2: 2, 4: 2}
-    third = batches.window(2)
+    third = batches.batch(2)
     assert third.window.earlier[:, 0].T.reshape(-1).tolist() == list(range(8, 16))
 
 

@@ -13,8 +13,16 @@ from small_runs import Listener, assert_same_runs, interrupted, small, stop_at
 
 import tpdist
 from tpdist import ConfigError, DataError, RunError
+from tpdist.parallel import Workers
 from tpdist.training import checkpoints, files
 from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, pack_optimizer, unpack_optimizer
+
+
+def save(path: Path, a: torch.Tensor) -> None:
+    """A checkpoint of one worker that holds `a` and no states."""
+    shard = checkpoints.Shard("states-0-0.safetensors", range(1), [0, 1], 0)
+    packed = checkpoints.Packed({"a": a}, {"n": 1}, {"h": torch.zeros(1, 2, 3)}, shard)
+    checkpoints.save_checkpoint(path, packed, 2, Workers.alone())
 
 
 def names(run: Path) -> list[str]:
@@ -35,6 +43,9 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("tensors.safetensors", tear, r"bytes where \d+ were written"),
     ("tensors.safetensors", alter, "its SHA-256 is not that of what was written"),
     ("tensors.safetensors", Path.unlink, "missing"),
+    ("states-0-0.safetensors", tear, r"bytes where \d+ were written"),
+    ("states-0-0.safetensors", alter, "its SHA-256 is not that of what was written"),
+    ("states-0-0.safetensors", Path.unlink, "missing"),
     ("state.json", tear, r"bytes where \d+ were written"),
     ("state.json", Path.unlink, "missing"),
     ("manifest.json", tear, "not a checkpoint's manifest"),
@@ -168,7 +179,7 @@ def test_a_failed_write_leaves_nothing_behind(fails: str, small_corpus: Path, tm
 
     monkeypatch.setattr(checkpoints, fails, fail)
     with pytest.raises(MemoryError):
-        checkpoints.save_checkpoint(run / "checkpoints/step-00000003", {"a": torch.zeros(2)}, {}, 2)
+        save(run / "checkpoints/step-00000003", torch.zeros(2))
     assert os.listdir(run / "checkpoints") == ["step-00000002"]
 
 
@@ -186,12 +197,12 @@ def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch):
 
 def test_a_name_that_exists_is_kept_if_whole_and_written_again_if_not(tmp_path: Path):
     path = tmp_path / "step-00000001"
-    checkpoints.save_checkpoint(path, {"a": torch.zeros(2)}, {"n": 1}, 2)
+    save(path, torch.zeros(2))
     stamp = (path / "state.json").stat().st_mtime_ns
-    checkpoints.save_checkpoint(path, {"a": torch.zeros(2)}, {"n": 1}, 2)
+    save(path, torch.zeros(2))
     assert (path / "state.json").stat().st_mtime_ns == stamp
     tear(path / "tensors.safetensors")
-    checkpoints.save_checkpoint(path, {"a": torch.ones(2)}, {"n": 1}, 2)
+    save(path, torch.ones(2))
     assert load_checkpoint(tmp_path, print).tensors["a"].tolist() == [1, 1]
 
 

@@ -142,11 +142,16 @@ def _check_method(config: Experiment) -> Iterator[ConfigError]:
         )
     if method.name == "pm" and method.h_steps == 0 and method.edge_free:
         yield ConfigError("edge_free moves states by H-steps, and h_steps is 0", "method.edge_free")
+    elif method.edge_free and method.starts == "held":
+        yield ConfigError(
+            "edge_free moves a start, and starts: held moves none; write starts: tied", "method.edge_free"
+        )
     unmoved = method.starts == "held" or (method.h_steps == 0 and method.name not in ("alm", "als"))
     handed_on = config.batching.order == "shuffled" and config.batching.blocks == 1
     if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on:
         yield ConfigError(
-            "persistent states that neither H-steps (starts: tied) nor relaxation moves stay 0 for ever; write 1 or more",
+            "persistent states that neither H-steps (starts: tied) nor relaxation moves stay 0 for ever; "
+            "write 1 or more",
             "method.relaxation",
         )
     if method.bounded and config.model.cell == "lstm":

@@ -1,5 +1,4 @@
-"""Where workers are started: here, in this process."""
+"""Where workers are started: in this process, or as Ray actors on this machine or a cluster.
 
-from tpdist.launch.local import evaluate, resume, sample, train
-
-__all__ = ["evaluate", "resume", "sample", "train"]
+Its modules load torch or ray, which takes seconds, so they are imported where they are used.
+"""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.config import load_config
 from tpdist.data import Store
@@ -52,7 +54,7 @@ class Place:
     gpu: tuple[str, int] | None
 
 
-@ray.remote(max_restarts=0, concurrency_groups={"ctl": 4})
+@ray.remote(max_restarts=0, concurrency_groups={"ctl": 4})  # pyright: ignore[reportCallIssue]
 class SpanActor:
     """Hosts one worker: `train` runs it; the control methods answer while it runs."""
 
@@ -89,10 +91,10 @@ class SpanActor:
         if gpu:
             torch.cuda.set_device(device)
         os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[self.rank].host)
-        store = dist.TCPStore(rendezvous.host, rendezvous.port, is_master=False)
+        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore(f"gen{rendezvous.generation}", store),
+            store=PrefixStore(f"gen{rendezvous.generation}", store),
             rank=self.rank,
             world_size=len(places),
         )
@@ -144,8 +146,6 @@ def _log_to(file: Path) -> None:
 
 def _interface_of(address: str) -> str:
     """The network interface that has this address; Gloo would else ask the host name, which may lie."""
-    import psutil
-
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.family == socket.AF_INET and entry.address == address for entry in addresses):
             return name

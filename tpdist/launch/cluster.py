@@ -1,5 +1,6 @@
 """Connect to Ray: an embedded one on this machine, or a cluster by its address; check that it fits."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private.state import available_resources_per_node  # no public function tells it by node
 
 from tpdist.errors import TpdistError
 from tpdist.launch.placement import Node, TooFewResourcesError, assign
@@ -37,10 +39,10 @@ def connected(address: str | None, cpus: float) -> Iterator[None]:
                 num_cpus=max(1, round(cpus)),
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
         else:
-            ray.init(address, log_to_driver=False, logging_level="ERROR", namespace="tpdist")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
     except ConnectionError as error:
         raise ClusterError(
             f"no Ray cluster at --address {address}: {_first_line(error)}; start one with `ray start --head`, or leave "
@@ -61,7 +63,7 @@ def connected(address: str | None, cpus: float) -> Iterator[None]:
 
 def free_nodes() -> list[Node]:
     """Live nodes with what they have free."""
-    available = ray._private.state.available_resources_per_node()
+    available = available_resources_per_node()
     nodes = []
     for node in ray.nodes():
         if node["Alive"]:

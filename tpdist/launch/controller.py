@@ -11,14 +11,14 @@ import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
-import torch.distributed as dist
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch._C._distributed_c10d import TCPStore
 
 from tpdist.config import Cluster
 from tpdist.errors import TpdistError
@@ -111,14 +111,17 @@ class Controller:
         """A new generation: all workers meet at the controller's store and start."""
         self.generation += 1
         host = ray.util.get_node_ip_address()
-        self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         rendezvous = Rendezvous(host, self._store.port, self.generation)
-        self._running = [hosted.actor.train.remote(self.job, rendezvous, self._places) for hosted in self.hosted]
+        self._running: list[Any] = [
+            hosted.actor.train.remote(self.job, rendezvous, self._places) for hosted in self.hosted
+        ]
         return State.TRAINING
 
     def _train(self) -> State:
         """Watch until all have ended; pass on what they say, and the user's wish to stop."""
-        running, told = list(self._running), False
+        running: list[Any] = list(self._running)
+        told = False
         while running:
             ended, running = ray.wait(running, num_returns=len(running), timeout=LOOK_EVERY_S)
             self._show()
@@ -128,13 +131,13 @@ class Controller:
                 told = True
                 ray.get([hosted.actor.stop.remote() for hosted in self.hosted])
         self._show()
-        self._result: dict[str, Any] = ray.get(self._running[0])
+        self._result = cast(dict[str, Any], ray.get(self._running[0]))
         return State.FINISHED
 
     def _show(self) -> None:
         try:
             statuses = ray.get([hosted.actor.status.remote() for hosted in self.hosted], timeout=5)
-        except (RayActorError, ray.exceptions.GetTimeoutError):
+        except (RayActorError, GetTimeoutError):
             return  # the wait on `train` tells what happened
         for status, said in statuses[:1]:
             for line in said:
@@ -177,7 +180,7 @@ class Controller:
     def _get(self, references: list[ray.ObjectRef], limit_s: float) -> list[Any]:
         try:
             return ray.get(references, timeout=limit_s)
-        except ray.exceptions.GetTimeoutError as error:
+        except GetTimeoutError as error:
             raise ClusterError(f"the workers did not start within {limit_s:.0f} s; look at `ray status`") from error
 
     def _release(self) -> None:

@@ -12,9 +12,7 @@ import os
 import re
 import secrets
 import shlex
-import subprocess
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +30,11 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tpdist.config import load_config
 from tpdist.data import default_store
 from tpdist.errors import Interrupted, TpdistError
+from tpdist.launch.packing import JobError, pack_list, write_package
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ANSWER_LIMIT_S = 5.0
 LOOK_EVERY_S = 1.0
-# the head keeps the zip in its memory
-PACK_LIMIT_MIB = 100.0
-LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
 RESULT_MARK = "TPDIST_RESULT "
 # what Ray's job manager and the job's command write for others than the user
 NOT_SHOWN = re.compile(rf"{RESULT_MARK}|Running entrypoint for job |[-0-9]+ [0-9:,]+\tINFO job_manager\.py:")
@@ -50,10 +46,6 @@ ERROR_LINES = 20
 
 for _name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # packages and sockets: nothing that a user can use
-
-
-class JobError(TpdistError):
-    """The job could not be handed over, or there is no such job."""
 
 
 class JobFailedError(TpdistError):
@@ -211,41 +203,6 @@ def token_header() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
-    """The files that travel, relative to `root`: those that git does not ignore, without runs, stores and environments.
-
-    Raises JobError where there are more than `limit_mib`, naming the largest.
-    """
-    if not root.is_dir():
-        raise JobError(f"{root}: no such directory")
-    names = _git_files(root)
-    candidates = _walk(root) if names is None else (Path(name) for name in names)
-    files = sorted(
-        path
-        for path in candidates
-        if not LEFT_OUT.intersection(path.parts) and (root / path).is_file() and path.suffix != ".pyc"
-    )
-    sizes = {path: (root / path).stat().st_size for path in files}
-    total = sum(sizes.values()) / 2**20
-    if total > limit_mib:
-        largest = ", ".join(f"{path} {sizes[path] / 2**20:.1f}" for path in sorted(files, key=lambda p: -sizes[p])[:3])
-        raise JobError(
-            f"{root}: {total:.1f} MiB would travel to the cluster, and {limit_mib:g} are allowed; the largest: "
-            f"{largest}; name what is not needed in .gitignore, or put data on the cluster and give its path there"
-        )
-    return files
-
-
-def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
-    """A zip of `files`; equal files give equal zips, which Ray then sends once."""
-    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
-            entry = zipfile.ZipInfo(path.as_posix(), (2020, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = ((root / path).stat().st_mode & 0o777) << 16
-            archive.writestr(entry, (root / path).read_bytes())
-
-
 def entrypoint_of(config: str, overrides: Sequence[str], run_dir: str, command: str = "tpdist train") -> str:
     """The job as one line of `sh`. A leading `$TPDIST_SHARED` in `run_dir` or a value is the cluster's to fill in."""
     sets = " ".join(["--set", *map(_quote, overrides)]) if overrides else ""
@@ -381,23 +338,3 @@ def _quote(value: str) -> str:
     if value.startswith("$TPDIST_SHARED"):
         return '"$TPDIST_SHARED"' + shlex.quote(value.removeprefix("$TPDIST_SHARED"))
     return shlex.quote(value)
-
-
-def _git_files(root: Path) -> list[str] | None:
-    """What git tracks or would track under `root`; None where there is no git."""
-    try:
-        listed = subprocess.run(
-            ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return [name for name in os.fsdecode(listed.stdout).split("\0") if name]
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for directory, directories, names in os.walk(root):
-        directories[:] = [name for name in directories if name not in LEFT_OUT]
-        for name in names:
-            yield Path(directory, name).relative_to(root)

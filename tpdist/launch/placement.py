@@ -35,9 +35,9 @@ def assign(nodes: list[Node], workers: int, cpus: float, gpus: float) -> list[No
     if sum(room) < workers:
         have = ", ".join(f"{node.address} {node.cpus:g} CPUs {node.gpus:g} GPUs" for node in ordered) or "no node"
         raise TooFewResourcesError(
-            f"{workers} workers of {cpus:g} CPUs and {gpus:g} GPUs each need {workers * cpus:g} CPUs and {workers * gpus:g} "
-            f"GPUs; the cluster has room for {sum(room)} (free: {have}); lower cluster.workers, cluster.cpus_per_worker or "
-            "cluster.gpus_per_worker, or add nodes"
+            f"{workers} workers of {cpus:g} CPUs and {gpus:g} GPUs each need {workers * cpus:g} CPUs and "
+            f"{workers * gpus:g} GPUs; the cluster has room for {sum(room)} (free: {have}); lower cluster.workers, "
+            "cluster.cpus_per_worker or cluster.gpus_per_worker, or add nodes"
         )
     counts = [0] * len(ordered)
     for _ in range(workers):

@@ -1,13 +1,14 @@
 """A worker's place on the mesh (`stream`, `time`), and what it owns there."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 def balanced(total: int, parts: int) -> list[range]:
     """`total` things in `parts` contiguous runs whose lengths differ by at most one; the longer ones first."""
     size, longer = divmod(total, parts)
     ends = [i * size + min(i, longer) for i in range(parts + 1)]
-    return [range(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [range(begin, end) for begin, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)

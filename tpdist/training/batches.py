@@ -51,9 +51,9 @@ class Batches:
         self._begins, self.slots = self._places()
 
     def _cut(self, config: Experiment) -> list[list[range]]:
-        """Windows [update][worker along time]: the blocks of the window that each worker draws, all the same if shared."""
+        """Windows [update][worker along time]: the blocks of the window that each draws, all the same if shared."""
         blocks, K, times = self.layout.blocks, self.per_window, self._place.times
-        if K > blocks:
+        if blocks < K:
             raise ConfigError(
                 f"a window of {K} blocks is longer than a stream, which has {blocks} blocks of {self.layout.block} "
                 f"steps; use at most {blocks}, fewer streams, or batching.mode: batch",

@@ -1,0 +1,72 @@
+"""What of the working directory travels to a cluster with a job, as a zip."""
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tpdist.errors import TpdistError
+
+# the head keeps the zip in its memory
+PACK_LIMIT_MIB = 100.0
+LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
+
+
+class JobError(TpdistError):
+    """The job could not be handed over, or there is no such job."""
+
+
+def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
+    """The files that travel, relative to `root`: those that git does not ignore, without runs, stores and environments.
+
+    Raises JobError where there are more than `limit_mib`, naming the largest.
+    """
+    if not root.is_dir():
+        raise JobError(f"{root}: no such directory")
+    names = _git_files(root)
+    candidates = _walk(root) if names is None else (Path(name) for name in names)
+    files = sorted(
+        path
+        for path in candidates
+        if not LEFT_OUT.intersection(path.parts) and (root / path).is_file() and path.suffix != ".pyc"
+    )
+    sizes = {path: (root / path).stat().st_size for path in files}
+    total = sum(sizes.values()) / 2**20
+    if total > limit_mib:
+        largest = ", ".join(f"{path} {sizes[path] / 2**20:.1f}" for path in sorted(files, key=lambda p: -sizes[p])[:3])
+        raise JobError(
+            f"{root}: {total:.1f} MiB would travel to the cluster, and {limit_mib:g} are allowed; the largest: "
+            f"{largest}; name what is not needed in .gitignore, or put data on the cluster and give its path there"
+        )
+    return files
+
+
+def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
+    """A zip of `files`; equal files give equal zips, which Ray then sends once."""
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            entry = zipfile.ZipInfo(path.as_posix(), (2020, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = ((root / path).stat().st_mode & 0o777) << 16
+            archive.writestr(entry, (root / path).read_bytes())
+
+
+def _git_files(root: Path) -> list[str] | None:
+    """What git tracks or would track under `root`; None where there is no git."""
+    try:
+        listed = subprocess.run(
+            ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            capture_output=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [name for name in os.fsdecode(listed.stdout).split("\0") if name]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for directory, directories, names in os.walk(root):
+        directories[:] = [name for name in directories if name not in LEFT_OUT]
+        for name in names:
+            yield Path(directory, name).relative_to(root)
