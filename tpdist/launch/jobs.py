@@ -30,7 +30,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tpdist.config import load_config
 from tpdist.data import default_store
 from tpdist.errors import Interrupted, TpdistError
-from tpdist.launch.packing import JobError, pack_list, write_package
+from tpdist.launch.packing import PACK_LIMIT_MIB, JobError, pack_list, write_package
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ANSWER_LIMIT_S = 5.0
