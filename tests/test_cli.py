@@ -181,14 +181,14 @@ def test_a_reader_that_leaves(here: Path):
 
 
 def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypatch):
-    (here / "my_cells.py").write_text(
+    (here / "mine.py").write_text(
         "from tpdist.models import GRU\n"
         "class Mine(GRU):\n"
         "    def forward(self, x, state):\n"
         "        raise FileNotFoundError('a file of mine')\n"
     )
     monkeypatch.syspath_prepend(here)
-    own = ["model.cell=my_cells:Mine", "model.allow_cells_from=[my_cells]"]
+    own = ["model.cell=mine:Mine", "model.allow_cells_from=[mine]"]
     with pytest.raises(FileNotFoundError, match="a file of mine"):
         main(["train", "c.yaml", "--run-dir", "run", "--set", *own])
     assert not (here / "run").exists()

@@ -147,3 +147,9 @@ def test_the_wheel_is_the_package_with_its_type_marker(tmp_path: Path):
     assert {f"tpdist/{path.relative_to(PACKAGE)}" for path in modules()} <= set(names)
     assert not [name for name in names if not name.startswith(("tpdist/", "tpdist-"))]
     assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by name, each folder on its own path."""
+    names = [path.name for path in tracked() if path.parts[0] == "tests" and path.suffix == ".py"]
+    assert sorted({name for name in names if names.count(name) > 1} - {"conftest.py"}) == []

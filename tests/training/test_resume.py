@@ -37,7 +37,10 @@ CASES: dict[str, dict[str, Parts]] = {
     "als": ALS,
     "als, persistent": {**ALS, "method": {"name": "als", **PERSISTENT}},
     "lambda grows, late duals": {"objective": {"weight_growth": 3.0}, "method": {"dual": {"start_epoch": 2}}},
-    "closing, free edge": {"method": {"closing": True, "edge_free": True}, "model": {"tied": True, "embedding": 6}},
+    "closing, free edge": {
+        "method": {"closing": True, "edge_free": True, "starts": "tied", "h_optimizer": {"lr": 0.1}},
+        "model": {"tied": True, "embedding": 6},
+    },
     "NAdam in float64": {"optimizer": {"name": "nadam"}, "run": {"dtype": "float64"}},
     "ASGD in float64": {"optimizer": {"name": "asgd"}, "run": {"dtype": "float64"}},
     "bfloat16": {"run": {"dtype": "bfloat16", "deterministic": True}},

@@ -131,7 +131,7 @@ READ = [
     ("data verify empty", "empty: not a store (no manifest.json); prepare it again (tpdist data prepare) into another directory"),
     ("config show --set model.hiden=3", "--set: model.hiden: unknown key; did you mean model.hidden?"),
     ("", "the following arguments are required: COMMAND; see tpdist --help"),
-    ("tarin", "argument COMMAND: invalid choice: 'tarin' (choose from 'train', 'evaluate', 'sample', 'data', 'config'); see tpdist --help"),
+    ("tarin", "argument COMMAND: invalid choice: 'tarin' (choose from 'train', 'evaluate', 'sample', 'submit', 'jobs', 'stop', 'data', 'config'); see tpdist --help"),
 ]  # fmt: skip
 
 
@@ -151,7 +151,8 @@ def test_one_line(command: str, line: str, workshop: Path, monkeypatch, capsys):
     except SystemExit as error:
         code = error.code
     printed = capsys.readouterr()
-    assert printed.err == f"tpdist: {line}\n"
+    # argparse quotes choices before Python 3.12 and not since
+    assert printed.err.replace("'", "") == f"tpdist: {line}\n".replace("'", "")
     assert code == 2
     assert "Traceback" not in printed.out
     assert listing(workshop) == before
