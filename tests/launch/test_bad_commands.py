@@ -72,7 +72,7 @@ TRAIN = [
     (f"train c.yaml {OVER} objective.block=150", "c.yaml:4: batching.streams: 2 streams of at least one block of 150 steps need 301 training tokens, the corpus has 200; use at most 1"),
     (f"train c.yaml {OVER} batching.streams=40", "c.yaml:4: batching.blocks: a window of 3 blocks is longer than a stream, which has 2 blocks of 4 steps; use at most 2, fewer streams, or batching.mode: batch"),
     (f"train c.yaml {OVER} batching.blocks=30", "--set: batching.blocks: a window of 30 blocks is longer than a stream, which has 25 blocks of 4 steps; use at most 25, fewer streams, or batching.mode: batch"),
-    ("train odd.yaml --run-dir new", "odd.yaml:6: optimizer.options: torch.optim.Adam takes no 'foo'; it takes betas, eps, weight_decay, amsgrad, foreach, maximize, capturable, differentiable, fused, decoupled_weight_decay"),
+    ("train odd.yaml --run-dir new", "odd.yaml:6: optimizer.options.foo: torch.optim.Adam takes no 'foo'; it takes betas, eps, weight_decay, amsgrad, foreach, maximize, capturable, differentiable, fused, decoupled_weight_decay"),
     (f"train odd.yaml {OVER} 'optimizer.options={{eps: -1}}'", "--set: optimizer.options: torch.optim.Adam: Invalid epsilon value: -1.0"),
     (f"train c.yaml {OVER} 'method.h_optimizer.options={{momentum: -1}}'", "--set: method.h_optimizer.options: torch.optim.SGD: Invalid momentum value: -1.0"),
     (f"train c.yaml {OVER} model.cell=no_such:Cell model.allow_cells_from=[no_such]", "--set: model.cell: cannot load 'no_such:Cell': No module named 'no_such'"),

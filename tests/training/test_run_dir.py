@@ -104,7 +104,7 @@ FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     (
         {"optimizer": {"options": {"bets": 1.0}}},
         ConfigError,
-        r"optimizer.options: torch.optim.Adam takes no 'bets'; it",
+        r"optimizer.options.bets: torch.optim.Adam takes no 'bets'; it",
     ),
     ({"optimizer": {"options": {"betas": 0.9}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
     ({"optimizer": {"options": {"betas": (2.0, 0.9)}}}, ConfigError, "torch.optim.Adam: Invalid beta parameter"),

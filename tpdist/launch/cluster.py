@@ -44,6 +44,11 @@ def connected(address: str | None, cpus: float) -> Iterator[None]:
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
     except ConnectionError as error:
+        if "token" in f"{error}{error.__cause__}{error.__context__}".lower():
+            raise ClusterError(
+                f"the cluster at --address {address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
+                "to the file that holds it"
+            ) from error
         raise ClusterError(
             f"no Ray cluster at --address {address}: {_first_line(error)}; start one with `ray start --head`, or leave "
             "--address out for an embedded one"

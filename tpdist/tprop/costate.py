@@ -1,4 +1,4 @@
-"""Costate sweeps: exact gradients through many blocks, all blocks at once (ours; design §3).
+"""Costate sweeps: exact gradients through many blocks, all blocks at once (ours; README, "The method").
 
 The multiplier of the constraint h_i = ĥ_i is minus the costate δ_i = ∂L_{≥i}/∂h_i. A sweep is
 

@@ -2,7 +2,7 @@
 
 A boundary's value is the target of the block before it and the start of the block after it. `starts: tied`
 moves both, as the paper does; `starts: held` moves the target alone, and then one plain step of size 1/λ is
-one costate sweep (design §3; tests/tprop/test_costate.py).
+one costate sweep (tests/tprop/test_costate.py).
 
 Shape letters: `window.py`.
 """

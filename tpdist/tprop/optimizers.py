@@ -26,14 +26,14 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 def build_optimizer(
     spec: Optimizer | HStep, lr: float, parameters: list[torch.Tensor], key: str
 ) -> torch.optim.Optimizer:
-    """The optimiser `spec.name` with `spec.options`. Raises ConfigError at `key`.options if it takes no such option."""
+    """The optimiser `spec.name` with `spec.options`. Raises ConfigError at the option it does not take."""
     cls = CLASSES[spec.name]
     known = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr")]
     options: dict[str, Any] = dict(spec.options)
     for name in options:
         if name not in known:
             raise ConfigError(
-                f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options"
+                f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options.{name}"
             )
     try:
         return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]

@@ -146,7 +146,7 @@ def _step_duals(
     dual: Tensor,
     neighbours: Neighbours,
 ) -> tuple[Tensor, Tensor]:
-    """u ← u + α λ (h - ĥ) with a fresh ĥ, the recurrence alone (design §3; Boyd et al. 2011, Section 3.1.1).
+    """u ← u + α λ (h - ĥ) with a fresh ĥ, the recurrence alone (Boyd et al. 2011, Section 3.1.1).
 
     Eq. 7 as printed drops -λ/2 ‖u‖², and its literal gradient λ(r + u) diverges. -> u, ĥ, both [S, k+1, d].
     """
