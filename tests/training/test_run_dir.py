@@ -112,7 +112,7 @@ FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     (
         {"method": {"h_optimizer": {"options": {"eps": 1.0}}}},
         ConfigError,
-        "method.h_optimizer.options: torch.optim.SGD",
+        "method.h_optimizer.options.eps: torch.optim.SGD",
     ),
     ({"batching": {"streams": 60}}, ConfigError, "batching.streams: 60 streams of at least one block of 4 steps need"),
     (
