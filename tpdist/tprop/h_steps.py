@@ -7,6 +7,8 @@ one costate sweep (tests/tprop/test_costate.py).
 Shape letters: `window.py`.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, frozen, target_gradient
 from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.plan import HStep, Plan
+from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
 from tpdist.tprop.window import Neighbours, Window
 
@@ -87,10 +90,13 @@ def h_step(
     targets: Targets,
     dual: Tensor,
     neighbours: Neighbours,
+    rolled: RollOut | None,
 ) -> Pass:
     """Minimise Eq. 7 with respect to H by one step. start [S, k, d], dual [S, k+1, d]; moves `targets`."""
-    with frozen(model):
-        result = blocks_pass(model, plan.terms, window, start, targets.h, dual, plan.chunk_blocks, to_start=True)
+    with frozen(model) if rolled is None else nullcontext():
+        result = blocks_pass(
+            model, plan.terms, window, start, targets.h, dual, plan.chunk_blocks, to_start=True, rolled=rolled
+        )
         targets.step(h_gradient(model, plan, window, targets.h, dual, result, neighbours))
     return result
 

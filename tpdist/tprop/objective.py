@@ -17,6 +17,7 @@ from torch import Tensor
 from tpdist.models import IGNORED, LanguageModel
 from tpdist.tprop.penalties import penalty, target_loss
 from tpdist.tprop.plan import Terms
+from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.window import Window
 
 
@@ -45,12 +46,16 @@ def blocks_pass(
     costate: Tensor | None = None,
     to_start: bool = False,
     to_theta: bool = False,
+    rolled: RollOut | None = None,
 ) -> Pass:
     """Roll every block out from its start; score it; differentiate.
 
     start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read. With
-    `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is returned.
+    `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is returned. rolled: these blocks,
+    rolled out already from the same starts with the same θ.
     """
+    if rolled is not None:
+        return _rolled_pass(model, terms, window, start.shape, target, dual, costate, rolled, to_start, to_theta)
     S, k, d = start.shape
     inputs, labels = window.inputs.flatten(1), window.labels.flatten(1)
     flat_start = start.reshape(-1, d)
@@ -83,6 +88,52 @@ def blocks_pass(
         penalty_sum = penalty_sum + cost.detach()
     shape = (S, k, d)
     return Pass(loss_sum, penalty_sum, predictions.view(shape), None if gradient is None else gradient.view(shape))
+
+
+def _rolled_pass(
+    model: LanguageModel,
+    terms: Terms,
+    window: Window,
+    shape: torch.Size,
+    target: Tensor,
+    dual: Tensor,
+    costate: Tensor | None,
+    rolled: RollOut,
+    to_start: bool,
+    to_theta: bool,
+) -> Pass:
+    """The same, on a roll-out. Ends it with `to_theta`: the graph is freed and the parameters are about to move."""
+    d = shape[-1]
+    h_right, u_right = (x[:, 1:].reshape(-1, d) for x in (target, dual))
+    coupled = window.coupled[:, 1:].reshape(-1)
+    couples = window.constrained and terms.couples
+
+    def at_boundaries_to_the_right(prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss on targets, and what the predictions cost: penalty and ⟨costate, ĥ⟩."""
+        loss = cost = prediction.new_zeros(())
+        if couples:
+            cost = penalty(model, terms, h_right, prediction, u_right, coupled)
+        if couples and terms.loss_on == "target":
+            loss = target_loss(model, h_right, window.labels[-1].reshape(-1), coupled)
+        return loss, cost
+
+    gradient = None
+    if to_start:
+        leaf = rolled.prediction.detach().requires_grad_()
+        with torch.enable_grad():
+            _, cost = at_boundaries_to_the_right(leaf)
+        pulled = torch.autograd.grad(cost, leaf)[0] if couples else torch.zeros_like(leaf)
+        gradient = (rolled.loss_gradient + rolled.pull_back(pulled)).view(shape)
+    with torch.set_grad_enabled(to_theta):
+        loss, cost = at_boundaries_to_the_right(rolled.prediction)
+        loss = rolled.loss + loss
+        if to_theta:
+            total = loss + cost
+            if costate is not None:
+                weight = costate[:, 1:].reshape(-1, d) * coupled[:, None]
+                total = total + (weight * rolled.prediction).sum()
+            total.backward()
+    return Pass(loss.detach().double(), cost.detach().double(), rolled.prediction.detach().view(shape), gradient)
 
 
 def _score(

@@ -21,6 +21,7 @@ from tpdist.tprop.costate import costate_sweeps
 from tpdist.tprop.h_steps import Targets, clip_rows, h_gradient, h_step
 from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict
 from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window
@@ -57,9 +58,10 @@ def visit(
     h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
     dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)
     start = h[:, :k]
-    costate = _kept(boundaries.costate, h, begin, False)
-    costate = costate_sweeps(model, plan, window, start, costate, neighbours) if plan.sweeps else None
     moving = plan.moves_targets and window.movable_at_all
+    rolled = _roll_out_once(model, plan, window, start, moving)
+    costate = _kept(boundaries.costate, h, begin, False)
+    costate = costate_sweeps(model, plan, window, start, costate, neighbours, rolled) if plan.sweeps else None
     targets = Targets(plan.h, h, window.movable, boundaries, begin) if moving else None
     first: Pass | None = None
     result: Pass | None = None
@@ -67,7 +69,7 @@ def visit(
     if targets is not None:
         for _ in range(plan.h_steps):
             take_from_right(plan, window, targets.h, dual, neighbours)
-            result = h_step(model, plan, window, start, targets, dual, neighbours)
+            result = h_step(model, plan, window, start, targets, dual, neighbours, rolled)
             first = first or result
             start = start if held else targets.h[:, :k]
         h = targets.h
@@ -83,9 +85,9 @@ def visit(
         theta.zero()
         joint = plan.joint and targets is not None
         result = blocks_pass(
-            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint, to_theta=True
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, joint, to_theta=True, rolled=rolled
         )
-        first, read = first or result, h
+        first, read, rolled = first or result, h, None
         if joint:
             assert targets is not None
             targets.step(h_gradient(model, plan, window, h, dual, result, neighbours))
@@ -112,6 +114,13 @@ def visit(
         dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1]),
     )
+
+
+def _roll_out_once(model: LanguageModel, plan: Plan, window: Window, start: Tensor, moving: bool) -> RollOut | None:
+    """One roll-out for all passes until θ moves, where there are several and they start from the same states."""
+    several = (plan.sweeps > 0 and window.constrained) or (moving and plan.held and plan.h_steps > 0)
+    fits = start.shape[0] * start.shape[1] <= plan.chunk_blocks
+    return RollOut(model, plan.terms, window, start) if several and fits else None
 
 
 def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor:

@@ -1,0 +1,43 @@
+"""One roll-out of a window's blocks that serves every pass of a visit, while starts and θ stay where they are.
+
+With starts held, or not moved at all, H-steps, costate sweeps and the first θ-step all differentiate the same forward
+pass. Its cross entropy has one gradient with respect to the starts; what changes from pass to pass enters at the
+predictions, and is pulled back through the recurrence alone. So the head, which costs most, is passed once a visit.
+
+The oracle is `blocks_pass` without a roll-out (tests/tprop/test_rollout.py). Shape letters: `window.py`.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tpdist.models import IGNORED, LanguageModel
+from tpdist.tprop.plan import Terms
+from tpdist.tprop.window import Window
+
+
+class RollOut:
+    """All blocks rolled out from `start` [S, k, d] with their graph kept: for windows that fit into one chunk.
+
+    prediction: ĥ [S k, d], with its graph. loss: the cross entropy of every token whose loss does not sit on a target.
+    """
+
+    def __init__(self, model: LanguageModel, terms: Terms, window: Window, start: Tensor):
+        labels = window.labels.flatten(1)
+        if terms.loss_on == "target" and window.constrained:
+            coupled = window.coupled[:, 1:].reshape(-1)
+            labels = torch.cat([labels[:-1], labels[-1].where(coupled == 0, IGNORED)[None]])
+        with torch.enable_grad():
+            self.start = start.reshape(-1, start.shape[-1]).detach().requires_grad_()
+            h, self.prediction = model.unroll(window.inputs.flatten(1), self.start)
+            self.loss = model.loss(h, labels)
+
+    @cached_property
+    def loss_gradient(self) -> Tensor:
+        """Of `loss` with respect to the starts, [S k, d]."""
+        return torch.autograd.grad(self.loss, self.start, retain_graph=True)[0]
+
+    def pull_back(self, at_prediction: Tensor) -> Tensor:
+        """Jᵀ v: a gradient at the predictions [S k, d] as one at the starts."""
+        return torch.autograd.grad(self.prediction, self.start, at_prediction, retain_graph=True)[0]
