@@ -97,6 +97,15 @@ def build_parser() -> argparse.ArgumentParser:
     stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     stop.set_defaults(command=_stop)
 
+    bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
+    scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
+    scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
+    scaling.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default embedded ones"
+    )
+    scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
+    scaling.set_defaults(command=_scaling)
+
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
@@ -206,6 +215,20 @@ def _stop(options: argparse.Namespace) -> None:
     from tpdist.launch.jobs import stop
 
     print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
+
+
+def _scaling(options: argparse.Namespace) -> None:
+    try:
+        workers = sorted({int(text) for text in options.workers.split(",")})
+    except ValueError:
+        workers = []
+    if not workers or workers[0] < 1:
+        raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
+    from tpdist.experiments.scaling import scaling, write_json
+
+    found = scaling(workers, options.address, print)
+    if options.json:
+        write_json(Path(options.json), found)
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ Every worker of a stream group makes every call, in the same order. Messages bet
 states of d numbers each, whatever the number of blocks.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,11 +15,16 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """Bytes that this worker sent, by what they were. `exchange` is bounded by ARCHITECTURE.md's table."""
+    """Bytes that this worker sent, by what they were, and the seconds that it waited for others.
+
+    `exchange` is bounded by ARCHITECTURE.md's table. Waiting covers the transfer itself.
+    """
 
     exchange: int = 0
     carried: int = 0
     gradient: int = 0
+    neighbours_s: float = 0.0
+    reduction_s: float = 0.0
 
 
 class TimeNeighbours:
@@ -86,9 +92,11 @@ class TimeNeighbours:
         if source is not None:
             into = torch.empty_like(out)
             operations.append(dist.P2POp(dist.irecv, into, self._ranks[source], self._group))
+        began = time.perf_counter()
         if operations:
             for work in dist.batch_isend_irecv(operations):
                 work.wait()
+        self._traffic.neighbours_s += time.perf_counter() - began
         return None if into is None else into.to(edge.device)
 
     def _send(self, state: Tensor, to: int) -> int:
@@ -98,7 +106,9 @@ class TimeNeighbours:
 
     def _receive(self, like: Tensor, source: int) -> Tensor:
         into = torch.empty_like(self._outgoing(like))
+        began = time.perf_counter()
         dist.recv(into, self._ranks[source], self._group)
+        self._traffic.neighbours_s += time.perf_counter() - began
         return into.to(like.device)
 
     def _outgoing(self, state: Tensor) -> Tensor:

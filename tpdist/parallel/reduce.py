@@ -1,5 +1,6 @@
 """The sum of θ's gradient over all workers, in buckets, the first of them on their way while others are computed."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,9 @@ class GradientSum:
             self._traffic.gradient += flat.numel() * flat.element_size()
             pending.append((bucket, flat, dist.all_reduce(flat, group=self._group, async_op=True)))
         for bucket, flat, work in pending:
+            began = time.perf_counter()
             work.wait()  # type: ignore[union-attr]
+            self._traffic.reduction_s += time.perf_counter() - began
             pieces = flat.split([tensor.numel() for tensor in bucket])
             for tensor, piece in zip(bucket, pieces, strict=True):
                 tensor.copy_(piece.view_as(tensor))

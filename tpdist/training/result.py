@@ -11,6 +11,8 @@ class Result:
 
     tokens_per_second: training tokens over the seconds of training alone; seconds: the same seconds.
     boundary_bytes, carried_bytes, gradient_bytes: sent by all workers together, since the run was last started.
+    waiting_neighbours, waiting_reduction: share of the training seconds since then that the workers waited for each
+    other, transfers included, on average.
     best_possible_perplexity: the lowest, known for synthetic corpora only.
     """
 
@@ -32,6 +34,8 @@ class Result:
     boundary_bytes: int = 0
     carried_bytes: int = 0
     gradient_bytes: int = 0
+    waiting_neighbours: float = 0.0
+    waiting_reduction: float = 0.0
     recoveries: int | None = None
 
     @property

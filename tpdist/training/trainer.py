@@ -59,6 +59,7 @@ class Trainer:
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
+        self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
         self.plan = plan_epoch(config, 1, self.batches.per_window)
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
@@ -151,6 +152,7 @@ class Trainer:
         state.position += 1
         state.tokens += batch.tokens
         state.seconds += seconds
+        self.seconds += seconds
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
         )

@@ -107,6 +107,8 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal) -> R
         boundary_bytes=traffic.exchange,
         carried_bytes=traffic.carried,
         gradient_bytes=traffic.gradient,
+        waiting_neighbours=traffic.neighbours_s / trainer.workers.count / max(trainer.seconds, 1e-9),
+        waiting_reduction=traffic.reduction_s / trainer.workers.count / max(trainer.seconds, 1e-9),
     )
 
 
@@ -142,5 +144,6 @@ def _conclude(result: Result, reporter: Reporter) -> None:
     if result.workers > 1:
         reporter.say(
             f"sent: {result.boundary_bytes:,} bytes of boundaries, {result.carried_bytes:,} of carried states, "
-            f"{result.gradient_bytes:,} of gradients"
+            f"{result.gradient_bytes:,} of gradients; waited {result.waiting_neighbours:.1%} of the time for "
+            f"neighbours, {result.waiting_reduction:.1%} for the sum of gradients"
         )

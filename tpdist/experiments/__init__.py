@@ -1,0 +1,1 @@
+"""Benchmarks, and later sweeps and the paper's tables. Import its modules; this file loads nothing."""
