@@ -18,7 +18,7 @@ PACKAGE = ROOT / "tpdist"
 EVERYWHERE = {"config", "errors"}
 BELOW = {
     "cli": {"experiments", "launch", "training", "data"},
-    "experiments": {"launch", "training", "parallel", "tprop", "models", "data"},
+    "experiments": {"launch", "training", "parallel", "tprop", "models", "data", "testing"},
     "launch": {"training", "parallel", "tprop", "models", "data"},
     "training": {"parallel", "tprop", "models", "data"},
     "parallel": set(),
