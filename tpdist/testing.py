@@ -3,8 +3,10 @@
 import os
 import pickle
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 R = TypeVar("R")
-TIMEOUT_S = 120
+TIMEOUT_S = 540.0
+GRACE_S = 5.0
+LOOK_EVERY_S = 1.0
 
 
 def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R]:
@@ -30,8 +34,12 @@ def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R
         ]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline and any(process.is_alive() for process in processes):
+            connection.wait([process.sentinel for process in processes if process.is_alive()], LOOK_EVERY_S)
+            if any(process.exitcode for process in processes):
+                # the others may wait for it for ever; most fail at once by losing it
+                deadline = min(deadline, time.monotonic() + GRACE_S)
         alive = [i for i, process in enumerate(processes) if process.is_alive()]
         for process in processes:
             process.kill()
@@ -41,6 +49,9 @@ def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R
             # the rank that failed first tells why; the others lost their neighbour
             first = min(failures, key=lambda path: path.stat().st_mtime)
             raise RuntimeError(f"rank {first.stem}:\n{first.read_text()}")
+        vanished = [i for i, process in enumerate(processes) if process.exitcode and i not in alive]
+        if vanished:
+            raise RuntimeError(f"ranks {vanished} ended with exit code {processes[vanished[0]].exitcode}")
         if alive:
             raise RuntimeError(f"ranks {alive} did not end within {TIMEOUT_S} s")
         for rank in range(ranks):

@@ -29,7 +29,8 @@ class RollOut:
             coupled = window.coupled[:, 1:].reshape(-1)
             labels = torch.cat([labels[:-1], labels[-1].where(coupled == 0, IGNORED)[None]])
         with torch.enable_grad():
-            self.start = start.reshape(-1, start.shape[-1]).detach().requires_grad_()
+            # a copy: the boundaries that it is a view of change while the graph lives
+            self.start = start.reshape(-1, start.shape[-1]).detach().clone().requires_grad_()
             h, self.prediction = model.unroll(window.inputs.flatten(1), self.start)
             self.loss = model.loss(h, labels)
 

@@ -1,0 +1,42 @@
+"""The helper that runs functions on local ranks."""
+
+import os
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tpdist.testing import run_ranks
+
+
+def rank_and_sum() -> tuple[int, float]:
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    return dist.get_rank(), float(one)
+
+
+def second_fails() -> None:
+    if dist.get_rank() == 1:
+        raise ValueError("the second rank's own error")
+    time.sleep(300)
+
+
+def second_vanishes() -> None:
+    if dist.get_rank() == 1:
+        os._exit(9)
+    time.sleep(300)
+
+
+def test_results_come_in_the_order_of_the_ranks() -> None:
+    assert run_ranks(rank_and_sum, 2) == [(0, 2.0), (1, 2.0)]
+
+
+def test_a_rank_that_fails_tells_why_and_holds_nobody_up() -> None:
+    with pytest.raises(RuntimeError, match=r"rank 1:(.|\n)*the second rank's own error"):
+        run_ranks(second_fails, 2)
+
+
+def test_a_rank_that_vanishes_holds_nobody_up() -> None:
+    with pytest.raises(RuntimeError, match=r"ranks \[1\] ended with exit code 9"):
+        run_ranks(second_vanishes, 2)
