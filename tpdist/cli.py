@@ -224,7 +224,8 @@ def _scaling(options: argparse.Namespace) -> None:
         workers = []
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
-    from tpdist.experiments.scaling import scaling, write_json
+    from tpdist.experiments.scaling import scaling
+    from tpdist.training.files import write_json
 
     found = scaling(workers, options.address, print)
     if options.json:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tpdist.cli import main
-from tpdist.experiments.scaling import Row, ratios, scaling, write_json
+from tpdist.experiments.scaling import Row, ratios, scaling
+from tpdist.training.files import write_json
 
 
 def row(under: str, workers: int, tokens: int, seconds: float) -> Row:

@@ -4,7 +4,6 @@ Synthetic tokens of 10,000 types, one thread a worker, ADMM on persistent states
 An update is a pass over the whole corpus. Rounds are interleaved, so that a machine's moods meet every setting alike.
 """
 
-import json
 import platform
 import statistics
 import tempfile
@@ -94,10 +93,6 @@ def ratios(rows: list[Row], tokens: int) -> dict[str, float]:
             strong = seconds(under, least, most * tokens) * least
             found[f"strong_efficiency_{n}{mark}"] = strong / (n * seconds(under, n, most * tokens))
     return found | {"ray_over_bare": seconds("ray", most, most * tokens) / seconds("bare", most, most * tokens)}
-
-
-def write_json(path: Path, found: dict[str, Any]) -> None:
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _config(workers: int, tokens: int, home: Path) -> Experiment:

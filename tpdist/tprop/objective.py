@@ -17,7 +17,7 @@ from torch import Tensor
 from tpdist.models import IGNORED, LanguageModel
 from tpdist.tprop.penalties import penalty, target_loss
 from tpdist.tprop.plan import Terms
-from tpdist.tprop.rollout import RollOut
+from tpdist.tprop.rollout import RollOut, own_labels
 from tpdist.tprop.window import Window
 
 
@@ -105,27 +105,20 @@ def _rolled_pass(
     """The same, on a roll-out. Ends it with `to_theta`: the graph is freed and the parameters are about to move."""
     d = shape[-1]
     h_right, u_right = (x[:, 1:].reshape(-1, d) for x in (target, dual))
-    coupled = window.coupled[:, 1:].reshape(-1)
-    couples = window.constrained and terms.couples
+    coupled, label = window.coupled[:, 1:].reshape(-1), window.labels[-1].reshape(-1)
 
-    def at_boundaries_to_the_right(prediction: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss on targets, and what the predictions cost: penalty and ⟨costate, ĥ⟩."""
-        loss = cost = prediction.new_zeros(())
-        if couples:
-            cost = penalty(model, terms, h_right, prediction, u_right, coupled)
-        if couples and terms.loss_on == "target":
-            loss = target_loss(model, h_right, window.labels[-1].reshape(-1), coupled)
-        return loss, cost
+    def at_boundaries(prediction: Tensor) -> tuple[Tensor, Tensor]:
+        return _at_boundaries(model, terms, prediction, h_right, u_right, label, coupled, window.constrained)
 
     gradient = None
     if to_start:
         leaf = rolled.prediction.detach().requires_grad_()
         with torch.enable_grad():
-            _, cost = at_boundaries_to_the_right(leaf)
-        pulled = torch.autograd.grad(cost, leaf)[0] if couples else torch.zeros_like(leaf)
+            _, cost = at_boundaries(leaf)
+        pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
         gradient = (rolled.loss_gradient + rolled.pull_back(pulled)).view(shape)
     with torch.set_grad_enabled(to_theta):
-        loss, cost = at_boundaries_to_the_right(rolled.prediction)
+        loss, cost = at_boundaries(rolled.prediction)
         loss = rolled.loss + loss
         if to_theta:
             total = loss + cost
@@ -148,14 +141,27 @@ def _score(
     constrained: bool,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy and penalty of n blocks: h [B, n, H], labels [B, n], the rest [n, d], coupled [n]."""
-    if not (constrained and terms.couples):
-        return model.loss(h, labels), h.new_zeros(())
-    cost = penalty(model, terms, target, prediction, dual, coupled)
-    if terms.loss_on == "prediction":
-        return model.loss(h, labels), cost
-    last = labels[-1]
-    inner = torch.cat([labels[:-1], last.where(coupled == 0, IGNORED)[None]])
-    return model.loss(h, inner) + target_loss(model, target, last, coupled), cost
+    on_target, cost = _at_boundaries(model, terms, prediction, target, dual, labels[-1], coupled, constrained)
+    return model.loss(h, own_labels(terms, labels, coupled, constrained)) + on_target, cost
+
+
+def _at_boundaries(
+    model: LanguageModel,
+    terms: Terms,
+    prediction: Tensor,
+    target: Tensor,
+    dual: Tensor,
+    label: Tensor,
+    coupled: Tensor,
+    constrained: bool,
+) -> tuple[Tensor, Tensor]:
+    """Loss on the targets (Eq. 8) and penalty of n boundaries: [n, d] each, label and coupled [n]."""
+    loss = cost = prediction.new_zeros(())
+    if constrained and terms.couples:
+        cost = penalty(model, terms, target, prediction, dual, coupled)
+        if terms.loss_on == "target":
+            loss = target_loss(model, target, label, coupled)
+    return loss, cost
 
 
 def target_gradient(

@@ -17,6 +17,13 @@ from tpdist.tprop.plan import Terms
 from tpdist.tprop.window import Window
 
 
+def own_labels(terms: Terms, labels: Tensor, coupled: Tensor, constrained: bool) -> Tensor:
+    """Labels [B, n] of the tokens that blocks score themselves: without those whose loss sits on a target (Eq. 8)."""
+    if terms.loss_on == "prediction" or not constrained:
+        return labels
+    return torch.cat([labels[:-1], labels[-1].where(coupled == 0, IGNORED)[None]])
+
+
 class RollOut:
     """All blocks rolled out from `start` [S, k, d] with their graph kept: for windows that fit into one chunk.
 
@@ -24,10 +31,8 @@ class RollOut:
     """
 
     def __init__(self, model: LanguageModel, terms: Terms, window: Window, start: Tensor):
-        labels = window.labels.flatten(1)
-        if terms.loss_on == "target" and window.constrained:
-            coupled = window.coupled[:, 1:].reshape(-1)
-            labels = torch.cat([labels[:-1], labels[-1].where(coupled == 0, IGNORED)[None]])
+        coupled = window.coupled[:, 1:].reshape(-1)
+        labels = own_labels(terms, window.labels.flatten(1), coupled, window.constrained)
         with torch.enable_grad():
             # a copy: the boundaries that it is a view of change while the graph lives
             self.start = start.reshape(-1, start.shape[-1]).detach().clone().requires_grad_()
