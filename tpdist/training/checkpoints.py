@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
 from tpdist.parallel import Workers
-from tpdist.training.files import atomic_directory, save_tensors, sha256, write_json
+from tpdist.training.files import atomic_directory, save_tensors, write_json
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"

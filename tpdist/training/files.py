@@ -1,6 +1,5 @@
 """Files that are whole or not there: written under another name, synced, and renamed."""
 
-import hashlib
 import json
 import math
 import os
@@ -99,11 +98,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
