@@ -55,7 +55,8 @@ class Trainer:
         self.workers = workers or Workers.alone()
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        self.theta = Theta(self.model, config.optimizer, self.workers.sum_gradients)
+        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
+        self.theta = Theta(self.model, config.optimizer, gradient_sum)
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
@@ -120,7 +121,7 @@ class Trainer:
             return self._take_part(batch)
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
-            return als_visit(self.model, self.plan, *where, self.workers.sum_gradients)
+            return als_visit(self.model, self.plan, *where, self.workers.sum_all)
         return visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
@@ -131,7 +132,7 @@ class Trainer:
     def _take_part(self, batch: Batch) -> Outcome:
         """An update with no block of this worker's: it adds nothing to the gradients, and takes the same steps."""
         for _ in range(self.plan.theta_steps):
-            self.theta.zero()
+            self.theta.begin(None, batch.tokens)
             self.theta.step(batch.tokens)
         nothing = torch.zeros((), device=self.device)
         return Outcome(nothing, nothing, nothing, nothing, self.carried)
