@@ -1,6 +1,7 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
 import math
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tpdist.training.signals import StopSignal
 from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
+from tpdist.training.workers_view import Work
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Trainer:
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
+        self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
@@ -154,6 +157,7 @@ class Trainer:
         state.tokens += batch.tokens
         state.seconds += seconds
         self.seconds += seconds
+        self.own_tokens += batch.own
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
         )
@@ -280,6 +284,18 @@ class Trainer:
             dual=math.sqrt(sums.dual),
             tokens_per_second=sums.tokens / max(sums.seconds, 1e-9),
             seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
+            workers=(self._work(),) if self.workers.count > 1 else (),
+        )
+
+    def _work(self) -> Work:
+        traffic, seconds = self.workers.traffic, max(self.seconds, 1e-9)
+        return Work(
+            rank=self.workers.place.stream * self.workers.place.times + self.workers.place.time,
+            host=socket.gethostname(),
+            tokens_per_second=self.own_tokens / seconds,
+            neighbours=traffic.neighbours_s / seconds,
+            reduction=traffic.reduction_s / seconds,
+            sent=traffic.exchange + traffic.carried + traffic.gradient,
         )
 
     def _set_lr(self) -> None:
