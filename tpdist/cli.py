@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--level", choices=("word", "char"))
     prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types")
     prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
+    prepare.add_argument("--max-tokens", metavar="N", help="keep the first N tokens of the training split")
     prepare.add_argument("--column", help="the text column of Parquet files; default text")
     _add_set(prepare)
     prepare.set_defaults(command=_prepare)
@@ -233,10 +234,8 @@ def _scaling(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    given = {
-        name: getattr(options, name)
-        for name in ("recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "column")
-    }
+    names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
+    given = {name: getattr(options, name) for name in names}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     config = load_config(None, [*overrides, *options.set])
     from tpdist.data import prepare

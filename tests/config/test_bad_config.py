@@ -7,7 +7,7 @@ import pytest
 from tpdist.config import load_config
 from tpdist.errors import ConfigError
 
-DATA_KEYS = "recipe, store, source, train, valid, test, column, level, max_types, min_count, synthetic"
+DATA_KEYS = "recipe, store, source, train, valid, test, column, level, max_types, min_count, max_tokens, synthetic"
 PARTS = "preset, data, model, objective, method, batching, optimizer, run, cluster, sweep"
 METHODS = "bptt, pm, admm, alm, costate, als"
 OPTION = "must be a number, true or false, or a list of two numbers"
