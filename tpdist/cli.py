@@ -97,6 +97,17 @@ def build_parser() -> argparse.ArgumentParser:
     stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     stop.set_defaults(command=_stop)
 
+    sweep = commands.add_parser("sweep", help="try many settings, side by side")
+    sweep.add_argument("config", metavar="CONFIG", help="a YAML file with a sweep: section")
+    sweep.add_argument("--dir", metavar="DIR", help="where it goes and is gone on with; default runs/<name>-sweep")
+    sweep.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    sweep.add_argument("--retry", action="store_true", help="run points again that have failed")
+    sweep.add_argument("--test", action="store_true", help="then evaluate the best of every arm on the test split")
+    _add_set(sweep)
+    sweep.set_defaults(command=_sweep)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
@@ -216,6 +227,13 @@ def _stop(options: argparse.Namespace) -> None:
     from tpdist.launch.jobs import stop
 
     print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from tpdist.experiments.sweep import sweep
+    from tpdist.training.progress import Plain
+
+    sweep(options.config, options.set, options.dir, options.address, Plain(), options.retry, options.test)
 
 
 def _scaling(options: argparse.Namespace) -> None:

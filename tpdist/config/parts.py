@@ -211,6 +211,7 @@ class Run(Part):
         default=None, description="updates between checkpoints; always one an epoch"
     )
     keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
+    test: bool = Field(default=True, description="evaluate the best model on the test split at the end")
 
 
 class Cluster(Part):
