@@ -116,7 +116,7 @@ def _rolled_pass(
         with torch.enable_grad():
             _, cost = at_boundaries(leaf)
         pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
-        gradient = (rolled.loss_gradient + rolled.pull_back(pulled)).view(shape)
+        gradient = rolled.gradient(pulled).view(shape)
     with torch.set_grad_enabled(to_theta):
         loss, cost = at_boundaries(rolled.prediction)
         loss = rolled.loss + loss

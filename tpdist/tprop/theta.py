@@ -19,8 +19,10 @@ class Theta:
 
     def __init__(self, model: LanguageModel, spec: Optimizer, reduce: Callable[[Sequence[Tensor]], None] | None = None):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer")
+        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", fused=True)
         self._clip = spec.clip
+        fused = bool(self.optimizer.param_groups[0].get("fused"))
+        self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)
         self._reduce = reduce
 
     @property
@@ -37,14 +39,23 @@ class Theta:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, tokens: int) -> None:
-        """Reduce, divide by the window's tokens over all workers, clip, step."""
+        """Reduce, divide by the window's tokens over all workers, clip, step.
+
+        Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
+        float32, so gradients in float64 are divided here.)
+        """
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
         if self._reduce is not None:
             self._reduce(gradients)
-        for gradient in gradients:
-            gradient /= tokens
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        divisor = gradients[0].new_full((), tokens)
+        if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
+            norm = torch.nn.utils.get_total_norm(gradients) / tokens
+            divisor /= (self._clip / (norm + 1e-6)).clamp(max=1)
+        if self._divides:
+            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+        else:
+            for gradient in gradients:
+                gradient /= divisor
         self.optimizer.step()
