@@ -68,7 +68,7 @@ def blocks_pass(
     if rolled is not None:
         from_left = neighbours.to_right(rolled.prediction.view(start.shape)[:, -1]) if neighbours else nothing
         if to_start:
-            _ = rolled.loss_gradient  # the head's pass, while messages are under way
+            _ = rolled.loss  # the head's pass, while messages are under way
         arrive()
         before_last()
         result = _rolled_pass(model, terms, window, start.shape, target, dual, costate, rolled, to_start, to_theta)
@@ -151,7 +151,7 @@ def _rolled_pass(
         with torch.enable_grad():
             _, cost = at_boundaries(leaf)
         pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
-        gradient = (rolled.loss_gradient + rolled.pull_back(pulled)).view(shape)
+        gradient = rolled.gradient(pulled).view(shape)
     with torch.set_grad_enabled(to_theta):
         loss, cost = at_boundaries(rolled.prediction)
         loss = rolled.loss + loss

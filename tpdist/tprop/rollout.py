@@ -52,6 +52,11 @@ class RollOut:
         """Of `loss` with respect to the starts, [S k, d]."""
         return torch.autograd.grad(self.loss, self.start, retain_graph=True)[0]
 
+    def gradient(self, at_prediction: Tensor) -> Tensor:
+        """Of `loss` plus a function whose gradient at the predictions is `at_prediction`, [S k, d], in one pass."""
+        roots, ups = (self.loss, self.prediction), (torch.ones_like(self.loss), at_prediction)
+        return torch.autograd.grad(roots, self.start, ups, retain_graph=True)[0]
+
     def pull_back(self, at_prediction: Tensor) -> Tensor:
         """Jᵀ v: a gradient at the predictions [S k, d] as one at the starts."""
         return torch.autograd.grad(self.prediction, self.start, at_prediction, retain_graph=True)[0]

@@ -34,8 +34,10 @@ class Theta:
 
     def __init__(self, model: LanguageModel, spec: Optimizer, gradient_sum: GradientSum | None = None):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer")
+        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", fused=True)
         self._clip = spec.clip
+        fused = bool(self.optimizer.param_groups[0].get("fused"))
+        self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)
         self._sum = gradient_sum
 
     @property
@@ -59,11 +61,23 @@ class Theta:
             self._sum.last_pass()
 
     def step(self, tokens: int) -> None:
-        """Sum, divide by the window's tokens over all workers, clip, step."""
+        """Sum, divide by the window's tokens over all workers, clip, step.
+
+        Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
+        float32, so gradients in float64 are divided here.)
+        """
         if self._sum is not None:
             self._sum.finish()
-        for p in self.parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad.div_(tokens)
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
+        divisor = gradients[0].new_full((), tokens)
+        if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
+            norm = torch.nn.utils.get_total_norm(gradients) / tokens
+            divisor /= (self._clip / (norm + 1e-6)).clamp(max=1)
+        if self._divides:
+            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+        else:
+            for gradient in gradients:
+                gradient /= divisor
         self.optimizer.step()
