@@ -210,8 +210,17 @@ class Run(Part):
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
     )
+    checkpoint_every_s: PositiveFloat | None = Field(
+        default=None, description="seconds between checkpoints, beside checkpoint_every"
+    )
+    checkpoint_to: Text | None = Field(
+        default=None,
+        description="a directory or a URI (s3://, gs://, file://, …) for checkpoints, in place of the run's own; "
+        "the run's go into DIR/<name of the run directory>",
+    )
     keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
     test: bool = Field(default=True, description="evaluate the best model on the test split at the end")
+    keep_best: bool = Field(default=False, description="keep the checkpoint of the best epoch too")
 
 
 class Cluster(Part):
