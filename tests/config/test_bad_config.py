@@ -70,14 +70,14 @@ BAD_FILES = [
         "cluster: 8",
         [
             "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
-            "gradient_dtype, wait_s), got 8"
+            "gradient_dtype, wait_s, heartbeat_s, rejoin_s, max_restarts, restart_window_s, exchange_s), got 8"
         ],
     ),
     (
         "cluster: [8]",
         [
             "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
-            "gradient_dtype, wait_s), got [8]"
+            "gradient_dtype, wait_s, heartbeat_s, rejoin_s, max_restarts, restart_window_s, exchange_s), got [8]"
         ],
     ),
     (
