@@ -25,17 +25,16 @@ def all_trials(chaos: Chaos) -> list[Trial]:
 def test_every_phase_every_worker(chaos: Chaos, tmp_path: Path) -> None:
     """One test, so that one line at its end counts all trials."""
     trials, failures = all_trials(chaos), []
-    for number, trial in enumerate(trials):
-        run = tmp_path / f"{number}"
+    for number, trial in enumerate(trials, 1):
+        run, said = tmp_path / f"{number}", "ok"
         try:
             result, listener = run_trial(trial, chaos.home, chaos.store, run)
             assert result.recoveries == 1, listener.text
             assert_undisturbed(run, chaos.reference)
         except Exception as error:
-            failures.append(f"{trial}: {type(error).__name__}: {error}")
-        print(
-            f"{number + 1}/{len(trials)} {trial}: {'failed' if failures[-1:] and str(trial) in failures[-1] else 'ok'}"
-        )
+            said = f"{type(error).__name__}: {error}"
+            failures.append(f"{trial}: {said}")
+        print(f"{number}/{len(trials)} {trial}: {said}", flush=True)
     print(f"chaos: {len(trials)} trials, {len(failures)} failures")
     assert len(trials) > 3 * len(PHASES) + 6 + 20
     assert failures == []

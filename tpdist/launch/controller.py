@@ -1,9 +1,9 @@
 """A run on many workers, from the driver's side: a state machine.
 
     CONNECTED → PLACING → JOINING → TRAINING → FINISHED
-                   ↑         ↘         │
-                   └──── RECOVERING ←──┤ a worker is lost
-                   └───────────────────┘ the cluster has room for more, and an epoch has ended
+                   ↑ ↑                 │ │
+                   │ └── RECOVERING ←──┘ │ a worker is lost
+                   └─────────────────────┘ the cluster has room for more, and an epoch has ended
 
 and from every state to FAILED. A state has one method, which does its work and returns the next state. The survivors of
 a failure keep their process: they leave the old group, and join the next generation beside those that are new.
@@ -109,6 +109,7 @@ class Controller:
     def _place(self) -> State:
         """Actors for the workers that are missing, as the policy decides."""
         while True:
+            self._note_lost()
             nodes = free_nodes(answering=self.generation > 0)
             decision = self._decide(room(nodes, *self._needs))
             if decision.action is Action.WAIT:
@@ -124,15 +125,21 @@ class Controller:
             new = [Hosted.on(node, self.cluster) for node in assign(nodes, missing, *self._needs)] if missing else []
             self.hosted = sorted(self.hosted + new, key=lambda one: (one.node.address, one.node.id))
             self._start(new)
-            lost = self._drop_lost()
-            if not lost:
+            if all(one.fault is None for one in self.hosted):
+                self.wanted = len(self.hosted)
                 if self.change is not None:
                     self.change.new += len(new)
-                self.wanted = len(self.hosted)
                 return State.JOINING
-            if not self.generation:
-                raise ClusterError(f"{lost[0]}; its log is in Ray's, see `ray status` and `ray list actors --detail`")
-            self._note_failure(lost)
+
+    def _note_lost(self) -> None:
+        """Let go of workers that were lost while nobody trained."""
+        lost = self._drop_lost()
+        if lost and not self.generation:
+            raise ClusterError(f"{lost[0]}; its log is among Ray's, see `ray list actors --detail`")
+        if lost:
+            self.change = self.change or Change([], time.monotonic())
+            self.change.lost += lost
+            self.failures.append(time.monotonic())
 
     def _start(self, new: list[Hosted]) -> None:
         """Until the actors run; those that do not within the limit are lost."""
@@ -162,6 +169,7 @@ class Controller:
                 return self._finish(leader.result)
             if any(one.own for one in self.hosted):
                 self._call_back()
+                self._hear_out()
                 raise self._own_error() or WorkerFailedError("the workers stopped, and nobody had asked them to")
             if any(one.broken for one in self.hosted):
                 return State.RECOVERING
@@ -176,22 +184,24 @@ class Controller:
 
     def _recover(self) -> State:
         """Call the survivors back, let go of what is lost. Raises the user's own error, if it was one."""
-        self.change = self.change or Change([], time.monotonic())
+        noticed = time.monotonic()
+        self.change = self.change or Change([], noticed)
         self._call_back()
         own = self._own_error()
         if own is not None:
+            self._hear_out()
             raise own
         for one in self.hosted:
             if one.working:
                 one.fault = f"hung for {RETURN_LIMIT_S:.0f} s"
-        self._note_failure(self._drop_lost() or ["a connection between workers broke"])
+        self.change.lost += self._drop_lost() or ["a connection between workers broke"]
+        self.failures.append(noticed)
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)
         return State.PLACING
 
     def _finish(self, result: dict[str, Any]) -> State:
         self._tell_change(at_once=True)
-        for status, said in self.hosted[0].last_words():
-            self._show([(status, said)])
+        self._hear_out()
         self._result = result
         return State.FINISHED
 
@@ -225,8 +235,10 @@ class Controller:
         self._tell_to_stop()
         while time.monotonic() < deadline and any(one.working for one in self.hosted):
             self._look()
-        for status, said in self.hosted[0].last_words():
-            self._show([(status, said)])
+
+    def _hear_out(self) -> None:
+        for answer in self.hosted[0].last_words():
+            self._show([answer])
 
     def _tell_to_stop(self) -> None:
         for one in self.hosted:
@@ -253,11 +265,6 @@ class Controller:
                 one.release()
         self.hosted = [one for one in self.hosted if one.fault is None]
         return lost
-
-    def _note_failure(self, lost: list[str]) -> None:
-        assert self.change is not None
-        self.change.lost += lost
-        self.failures.append(time.monotonic())
 
     def _decide(self, room: int) -> Decision:
         cluster = self.cluster
@@ -321,4 +328,5 @@ class Change:
         seconds = time.monotonic() - self.since
         what = "; ".join(self.lost) if self.lost else "the cluster has room for more"
         on = "went on" if step is None else f"went on from step {step}"
-        return f"{what}: {self.new} new, {workers - self.new} kept, {workers} workers {on} after {seconds:.1f} s"
+        who = f"{workers} worker{'s' if workers > 1 else ''}"
+        return f"{what}: {self.new} new, {workers - self.new} kept, {who} {on} after {seconds:.1f} s"
