@@ -117,7 +117,7 @@ def _store(home: Path, tokens: int) -> None:
 
 def _bare(config: Experiment, where: Path, address: str | None) -> Result:
     RunDirectory.create(config, where)
-    results = run_ranks(_bare_rank, config.cluster.workers, config, str(where))
+    results = run_ranks(_bare_rank, config.cluster.limits[1], config, str(where))
     assert results[0] is not None
     return results[0]
 

@@ -118,7 +118,7 @@ def _run(
     address: str | None,
 ) -> Result:
     """Here or under Ray. resumed_with: the overrides of a run that goes on; None for a new one."""
-    if config.cluster.workers > 1 or address is not None:
+    if config.cluster.limits[1] > 1 or address is not None:
         from tpdist.launch.many import run_on_workers  # ray takes seconds to import
 
         return run_on_workers(config, store, run, reporter, resumed_with, address)

@@ -23,7 +23,7 @@ from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
-from tpdist.training.signals import StopSignal
+from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
@@ -85,7 +85,6 @@ class Trainer:
             for name in loaded.damaged:
                 self.writer.depot.set_aside(name)
         self._set_lr()
-        self.reporter.say(f"resumed at step {self.state.step}, epoch {self.state.epoch}")
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
@@ -93,6 +92,8 @@ class Trainer:
         tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
+                if state.position == 0 and self.workers.any(stop.at_epoch_end):
+                    raise Regroup
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
                 self._end_epoch(self._evaluate("valid", stop), tracker)

@@ -1,0 +1,27 @@
+"""A worker dies, and the run goes on by itself to the bits of one that nobody disturbed. All cases: test_phases.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+from trials import Chaos, Trial, assert_undisturbed, run_trial
+
+
+@pytest.mark.parametrize(
+    ("trial", "began"),
+    [
+        (Trial("H-step receive", 1, step=1), 0),  # nothing is saved yet: from the beginning
+        (Trial("all-reduce", 0, step=4), 2),  # the leader
+        (Trial("evaluation", 2, step=5), 4),
+    ],
+    ids=str,
+)
+def test_a_worker_is_killed(trial: Trial, began: int, chaos: Chaos, tmp_path: Path) -> None:
+    result, listener = run_trial(trial, chaos.home, chaos.store, tmp_path / "run")
+    assert result.recoveries == 1
+    assert json.loads((tmp_path / "run/result.json").read_text())["recoveries"] == 1
+    told = [line for line in listener.said if " died" in line]
+    assert len(told) == 1
+    assert f"worker {trial.rank} (" in told[0]
+    assert f": 1 new, 2 kept, 3 workers went on from step {began} after " in told[0]
+    assert_undisturbed(tmp_path / "run", chaos.reference)
