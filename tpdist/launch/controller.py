@@ -25,7 +25,7 @@ from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job, Place, Rendezvous, SpanActor
 from tpdist.launch.cluster import ClusterError, place
 from tpdist.launch.placement import Node
-from tpdist.training.progress import Reporter
+from tpdist.training.progress import Reporter, together
 from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 0.25
@@ -139,11 +139,11 @@ class Controller:
             statuses = ray.get([hosted.actor.status.remote() for hosted in self.hosted], timeout=5)
         except (RayActorError, GetTimeoutError):
             return  # the wait on `train` tells what happened
-        for status, said in statuses[:1]:
-            for line in said:
-                self.reporter.say(line)
-            if status is not None:
-                self.reporter.step(status)
+        for line in statuses[0][1]:
+            self.reporter.say(line)
+        status = together([status for status, _ in statuses])
+        if status is not None:
+            self.reporter.step(status)
 
     def _check(self, reference: ray.ObjectRef) -> None:
         """Raise a worker's own error, and that of the first worker to fail before its neighbours' broken pipes."""

@@ -1,6 +1,7 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
 import math
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tpdist.training.signals import StopSignal
 from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
+from tpdist.training.workers_view import Work
 from tpdist.training.writer import Writer
 
 
@@ -57,11 +59,13 @@ class Trainer:
         self.workers = workers or Workers.alone()
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        self.theta = Theta(self.model, config.optimizer, self.workers.sum_gradients)
+        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
+        self.theta = Theta(self.model, config.optimizer, gradient_sum)
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
+        self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
@@ -128,7 +132,7 @@ class Trainer:
             return self._take_part(batch)
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
-            return als_visit(self.model, self.plan, *where, self.workers.sum_gradients)
+            return als_visit(self.model, self.plan, *where, self.workers.sum_all)
         return visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
@@ -139,7 +143,7 @@ class Trainer:
     def _take_part(self, batch: Batch) -> Outcome:
         """An update with no block of this worker's: it adds nothing to the gradients, and takes the same steps."""
         for _ in range(self.plan.theta_steps):
-            self.theta.zero()
+            self.theta.begin(None, batch.tokens)
             self.theta.step(batch.tokens)
         nothing = torch.zeros((), device=self.device)
         return Outcome(nothing, nothing, nothing, nothing, self.carried)
@@ -163,6 +167,7 @@ class Trainer:
         state.tokens += batch.tokens
         state.seconds += seconds
         self.seconds += seconds
+        self.own_tokens += batch.own
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
         )
@@ -291,6 +296,18 @@ class Trainer:
             dual=math.sqrt(sums.dual),
             tokens_per_second=sums.tokens / max(sums.seconds, 1e-9),
             seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
+            workers=(self._work(),) if self.workers.count > 1 else (),
+        )
+
+    def _work(self) -> Work:
+        traffic, seconds = self.workers.traffic, max(self.seconds, 1e-9)
+        return Work(
+            rank=self.workers.place.stream * self.workers.place.times + self.workers.place.time,
+            host=socket.gethostname(),
+            tokens_per_second=self.own_tokens / seconds,
+            neighbours=traffic.neighbours_s / seconds,
+            reduction=traffic.reduction_s / seconds,
+            sent=traffic.exchange + traffic.carried + traffic.gradient,
         )
 
     def _set_lr(self) -> None:

@@ -106,15 +106,17 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal) -> R
             raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
     config, store, run, state = trainer.config, trainer.store, trainer.run, fit.state
-    best = run.load_model(config, "best", store.manifest).to(trainer.device)
-    test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick)
+    test = None
+    if config.run.test:
+        best = run.load_model(config, "best", store.manifest).to(trainer.device)
+        test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick).perplexity
     return Result(
         run=str(run.path),
         method=config.method.name,
         seed=config.run.seed,
         device=trainer.device.type,
         valid_perplexity=fit.best_perplexity,
-        test_perplexity=test.perplexity,
+        test_perplexity=test,
         unigram_perplexity=store.manifest.unigram_perplexity["valid"],
         best_possible_perplexity=store.manifest.best_perplexity,
         best_epoch=state.best_epoch,
@@ -154,7 +156,8 @@ def _announce(trainer: Trainer, reporter: Reporter) -> None:
 def _conclude(result: Result, reporter: Reporter) -> None:
     reporter.say(
         f"validation perplexity {result.valid_perplexity:.2f} (unigram model {result.unigram_perplexity:.2f}), "
-        f"test perplexity {result.test_perplexity:.2f}, best epoch {result.best_epoch}"
+        + (f"test perplexity {result.test_perplexity:.2f}, " if result.test_perplexity is not None else "")
+        + f"best epoch {result.best_epoch}"
         + (f", best possible {result.best_possible_perplexity:.2f}" if result.best_possible_perplexity else "")
     )
     reporter.say(
