@@ -135,6 +135,15 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("store", metavar="DIR")
     verify.set_defaults(command=_verify)
 
+    checkpoint = commands.add_parser("checkpoint", help="a run's checkpoints").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, what in (("list", "show them"), ("verify", "read them through; exit code 2 where one is not whole")):
+        looks = checkpoint.add_parser(name, help=what)
+        looks.add_argument("run", metavar="RUN")
+        _add_set(looks)
+        looks.set_defaults(command=_checkpoints, verify=name == "verify")
+
     config = commands.add_parser("config", help="look at configurations").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -263,6 +272,20 @@ def _prepare(options: argparse.Namespace) -> None:
         store = prepare(config.data, Path(options.out), bar)
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+
+
+def _checkpoints(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import checkpoints
+
+    found = checkpoints(options.run, options.set)
+    for one in found:
+        about = f"step {one.step:>8}  epoch {one.epoch:>4}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
+        print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
+    wrong = [one.wrong for one in found if one.wrong]
+    if options.verify and wrong:
+        raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")
+    if not found:
+        raise TpdistError(f"{options.run}: has no checkpoint")
 
 
 def _verify(options: argparse.Namespace) -> None:
