@@ -11,6 +11,14 @@ from tpdist import __version__
 from tpdist.config import json_schema, load_config, to_yaml
 from tpdist.errors import TpdistError
 
+BENCHES = {
+    "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
+    "head": "the output head against linear + cross_entropy, time and memory",
+    "batch": "batch mode against the machine's own matrix products; how its memory grows",
+    "overlap": "the share of a step that 2 workers wait for each other",
+    "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
@@ -98,6 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     stop.set_defaults(command=_stop)
 
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
+    for what, about in BENCHES.items():
+        one = bench.add_parser(what, help=about)
+        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        one.add_argument("--json", metavar="FILE", help="write ratios, timings, machine and configuration here")
+        one.set_defaults(command=_bench, what=what)
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
     scaling.add_argument(
@@ -215,6 +228,15 @@ def _stop(options: argparse.Namespace) -> None:
     from tpdist.launch.jobs import stop
 
     print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from tpdist.experiments.measure import run
+    from tpdist.training.files import write_json
+
+    found = run(options.what, options.device, print)
+    if options.json:
+        write_json(Path(options.json), found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
