@@ -60,6 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
     )
+    train.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a timeline of 5 updates to the run's profile/, for ui.perfetto.dev",
+    )
     _add_set(train)
     train.set_defaults(command=_train)
 
@@ -157,7 +162,8 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
     if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
-    config = load_config(options.config, options.set) if options.resume is None else None
+    overrides = [*options.set, "run.profile=5"] if options.profile else options.set
+    config = load_config(options.config, overrides) if options.resume is None else None
     from tpdist.launch.local import resume, train
     from tpdist.training.progress import DataBar, reporter
 
@@ -165,7 +171,7 @@ def _train(options: argparse.Namespace) -> None:
         if config is not None:
             train(config, options.run_dir, reporter(), bar, options.address)
         else:
-            resume(str(options.resume), options.set, reporter(), bar, options.address)
+            resume(str(options.resume), overrides, reporter(), bar, options.address)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

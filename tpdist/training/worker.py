@@ -10,6 +10,7 @@ from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
 from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.checks import set_precision
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter, clock
@@ -42,6 +43,7 @@ def run_worker(
     workers, trainer = workers or Workers.alone(), None
     with run.held() if workers.leads else nullcontext(), nullcontext(stop) if stop else StopSignal() as stop:
         workers.wait_for_all()  # the leader has cleared the directory
+        set_precision(config.run.tf32)
         try:
             trainer = Trainer(config, store, run, reporter, workers, device)
             if resume:
