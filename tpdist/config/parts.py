@@ -205,6 +205,12 @@ class Run(Part):
         default="float32", description="bfloat16: matrix products only; states and parameters stay float32"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    tf32: bool = Field(
+        default=False, description="on a GPU: float32 matrix products from factors rounded to 10 bits, which is faster"
+    )
+    profile: PositiveInt | None = Field(
+        default=None, description="updates in a timeline that every worker writes; what `--profile` sets to 5"
+    )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(

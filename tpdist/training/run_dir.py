@@ -49,7 +49,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
-
+        self.timelines = path / "profile"
         self.lock_file = path / ".lock"
 
     @classmethod
