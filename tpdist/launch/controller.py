@@ -18,12 +18,11 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch._C._distributed_c10d import TCPStore
 
 from tpdist.config import Cluster
 from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job, Place, Rendezvous, SpanActor
-from tpdist.launch.cluster import ClusterError, place
+from tpdist.launch.cluster import ClusterError, open_store, place
 from tpdist.launch.placement import Node
 from tpdist.training.progress import Reporter, together
 from tpdist.training.signals import StopSignal
@@ -111,7 +110,7 @@ class Controller:
         """A new generation: all workers meet at the controller's store and start."""
         self.generation += 1
         host = ray.util.get_node_ip_address()
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self._store = open_store(host)
         rendezvous = Rendezvous(host, self._store.port, self.generation)
         self._running: list[Any] = [
             hosted.actor.train.remote(self.job, rendezvous, self._places) for hosted in self.hosted
