@@ -97,6 +97,17 @@ def build_parser() -> argparse.ArgumentParser:
     stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     stop.set_defaults(command=_stop)
 
+    sweep = commands.add_parser("sweep", help="try many settings, side by side")
+    sweep.add_argument("config", metavar="CONFIG", help="a YAML file with a sweep: section")
+    sweep.add_argument("--dir", metavar="DIR", help="where it goes and is gone on with; default runs/<name>-sweep")
+    sweep.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    sweep.add_argument("--retry", action="store_true", help="run points again that have failed")
+    sweep.add_argument("--test", action="store_true", help="then evaluate the best of every arm on the test split")
+    _add_set(sweep)
+    sweep.set_defaults(command=_sweep)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
@@ -116,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--level", choices=("word", "char"))
     prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types")
     prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
+    prepare.add_argument("--max-tokens", metavar="N", help="keep the first N tokens of the training split")
     prepare.add_argument("--column", help="the text column of Parquet files; default text")
     _add_set(prepare)
     prepare.set_defaults(command=_prepare)
@@ -217,6 +229,13 @@ def _stop(options: argparse.Namespace) -> None:
     print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
 
 
+def _sweep(options: argparse.Namespace) -> None:
+    from tpdist.experiments.sweep import sweep
+    from tpdist.training.progress import Plain
+
+    sweep(options.config, options.set, options.dir, options.address, Plain(), options.retry, options.test)
+
+
 def _scaling(options: argparse.Namespace) -> None:
     try:
         workers = sorted({int(text) for text in options.workers.split(",")})
@@ -233,10 +252,8 @@ def _scaling(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    given = {
-        name: getattr(options, name)
-        for name in ("recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "column")
-    }
+    names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
+    given = {name: getattr(options, name) for name in names}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     config = load_config(None, [*overrides, *options.set])
     from tpdist.data import prepare

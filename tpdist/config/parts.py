@@ -62,6 +62,9 @@ class Data(Part):
     min_count: PositiveInt | None = Field(
         default=None, description="drop types rarer than this in the training split; default 1 (python-docs: 2)"
     )
+    max_tokens: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="keep this many tokens of the training split, its first; the other splits stay whole"
+    )
     synthetic: Synthetic = Field(default=Synthetic(), description="the source of recipe synthetic")
 
 
@@ -207,7 +210,17 @@ class Run(Part):
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
     )
+    checkpoint_every_s: PositiveFloat | None = Field(
+        default=None, description="seconds between checkpoints, beside checkpoint_every"
+    )
+    checkpoint_to: Text | None = Field(
+        default=None,
+        description="a directory or a URI (s3://, gs://, file://, …) for checkpoints, in place of the run's own; "
+        "the run's go into DIR/<name of the run directory>",
+    )
     keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
+    test: bool = Field(default=True, description="evaluate the best model on the test split at the end")
+    keep_best: bool = Field(default=False, description="keep the checkpoint of the best epoch too")
 
 
 class Cluster(Part):

@@ -17,8 +17,9 @@ from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
 from tpdist.training.batches import Batch, Batches
-from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
+from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
@@ -27,6 +28,7 @@ from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 from tpdist.training.workers_view import Work
+from tpdist.training.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Trainer:
         self.workers = workers or Workers.alone()
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        self.theta = Theta(self.model, config.optimizer, self.workers.sum_gradients)
+        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
+        self.theta = Theta(self.model, config.optimizer, gradient_sum)
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
@@ -69,14 +72,18 @@ class Trainer:
         )
         self.carried = self.model.zero_state(len(self.batches.streams))
         try_optimizers(config, self.plan, self.device)
+        self.writer = Writer(depot_for(config, run), self.workers, config.run.keep_last)
+        self.saved_at = time.monotonic()  # the leader's clock decides when `run.checkpoint_every_s` are over
+        self.due = False
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
-        loaded = load_checkpoint(self.run.checkpoints, self.reporter.say)
+        loaded = load_checkpoint(self.writer.depot, self.reporter.say)
         restore(self, loaded)
         self.workers.wait_for_all()  # nobody looks for a checkpoint any more
         if self.workers.leads:
-            loaded.set_damaged_aside()
+            for name in loaded.damaged:
+                self.writer.depot.set_aside(name)
         self._set_lr()
         self.reporter.say(f"resumed at step {self.state.step}, epoch {self.state.epoch}")
 
@@ -89,6 +96,7 @@ class Trainer:
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
                 self._end_epoch(self._evaluate("valid", stop), tracker)
+            self.writer.wait()
         finally:
             if tracker is not None:
                 tracker.close()
@@ -115,7 +123,8 @@ class Trainer:
             self.reporter.step(self._status())
             if tracker is not None and state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))
-            if every and state.step % every == 0:
+            self.writer.check()
+            if self.due or (every and state.step % every == 0):
                 self.save_checkpoint()
 
     def _visit(self, batch: Batch) -> Outcome:
@@ -123,7 +132,7 @@ class Trainer:
             return self._take_part(batch)
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
-            return als_visit(self.model, self.plan, *where, self.workers.sum_gradients)
+            return als_visit(self.model, self.plan, *where, self.workers.sum_all)
         return visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
@@ -134,15 +143,17 @@ class Trainer:
     def _take_part(self, batch: Batch) -> Outcome:
         """An update with no block of this worker's: it adds nothing to the gradients, and takes the same steps."""
         for _ in range(self.plan.theta_steps):
-            self.theta.zero()
+            self.theta.begin(None, batch.tokens)
             self.theta.step(batch.tokens)
         nothing = torch.zeros((), device=self.device)
         return Outcome(nothing, nothing, nothing, nothing, self.carried)
 
     def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
-        local = torch.stack([x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)])
-        values = self.workers.sum(local).tolist()
+        figures = [x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)]
+        due = torch.full((), float(self._checkpoint_due()), dtype=torch.float64, device=self.device)
+        *values, due = self.workers.sum(torch.stack([*figures, due])).tolist()
+        self.due = due > 0
         seconds = time.monotonic() - began
         state, sums = self.state, self.state.sums
         for name, value in zip(
@@ -168,8 +179,10 @@ class Trainer:
         last = "none in this epoch"
         if sums.tokens:
             last = f"a mean loss of {sums.loss / sums.tokens:.4g} over the epoch until then"
-        saved = list_checkpoints(self.run.checkpoints)
-        kept = f"The checkpoint {saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
+        self.writer.wait()
+        saved = self.writer.depot.names()
+        where = self.writer.depot.where
+        kept = f"The checkpoint {where}/{saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
         tries = [f"a lower optimizer.lr (now {self.theta.lr:g})", f"a lower optimizer.clip (now {optimizer.clip})"]
         if self.plan.moves_targets:
             tries.append(f"a lower method.h_optimizer.lr (now {self.plan.h.lr:g})")
@@ -200,7 +213,7 @@ class Trainer:
         state, decay = self.state, self.config.optimizer.decay
         better = state.best is None or valid.loss < state.best
         if better:
-            state.best, state.best_epoch = valid.loss, state.epoch
+            state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
             state.stale = state.decay_wait = 0
         else:
             state.stale += 1
@@ -303,15 +316,27 @@ class Trainer:
     def _leave_if(self, stop: bool) -> None:
         if stop:
             self.save_checkpoint()
+            self.writer.wait()
             raise Interrupted(f"stopped at step {self.state.step}; saved. Continue with: {self.run.resume_command}")
 
+    def _checkpoint_due(self) -> bool:
+        """By the leader's clock; not while the last one is still being written."""
+        every, passed = self.config.run.checkpoint_every_s, time.monotonic() - self.saved_at
+        return every is not None and self.workers.leads and passed >= every and not self.writer.busy
+
     def save_checkpoint(self) -> None:
-        """Everything that the next step depends on. Raises NonFiniteError rather than save what no step can use."""
+        """Begin to save everything that the next step depends on; `writer.wait` waits for the end of it.
+
+        Raises NonFiniteError rather than save what no step can use.
+        """
         packed = pack(self)
         if self.workers.any(not all_finite(packed.tensors | packed.states)):
             self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite")
-        name = f"step-{self.state.step:08d}" + ("-epoch" if self.state.position == 0 else "")
-        save_checkpoint(self.run.checkpoints / name, packed, self.config.run.keep_last, self.workers)
+        state = self.state
+        name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")
+        best = f"step-{state.best_step:08d}-epoch" if self.config.run.keep_best else None
+        self.writer.write(name, packed, best)
+        self.saved_at = time.monotonic()
 
 
 class _StopEvaluationError(Exception):
