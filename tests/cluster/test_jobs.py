@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 import ray
+from free_ports import free_ports
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from tpdist.errors import ConfigError
 from tpdist.launch import jobs, packing
+from tpdist.launch.auth import TokenError
 
 CONFIG = "run: {name: small}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -292,7 +294,7 @@ def test_a_wrong_token(dashboard: tuple[str, type[FakeDashboard]], monkeypatch: 
 
 def test_a_token_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
-    with pytest.raises(jobs.JobError, match="RAY_AUTH_TOKEN_PATH /nowhere/token: cannot be read"):
+    with pytest.raises(TokenError, match="RAY_AUTH_TOKEN_PATH /nowhere/token: cannot be read"):
         jobs.token_header()
 
 
@@ -305,22 +307,6 @@ def test_the_given_address_wins_over_rays_variables(
 
 
 # A real job server
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free, outside those that Ray gives to workers."""
-    for first in range(21000, 32000, count):
-        sockets = []
-        try:
-            for port in range(first, first + count):
-                sockets.append(socket.create_server(("127.0.0.1", port)))
-            return first
-        except OSError:
-            continue
-        finally:
-            for taken in sockets:
-                taken.close()
-    raise RuntimeError("no free ports")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,10 @@ from pathlib import Path
 
 import hosts
 import pytest
+import torch
+from safetensors.torch import load_file
+
+import tpdist
 
 ROOT = Path(__file__).parents[2]
 GCS_PORT = 6379
@@ -204,6 +208,70 @@ def test_scaling_sh_prints_a_table(cluster: HostCluster, tmp_path: Path) -> None
     rows = [line.split() for line in said.splitlines()]
     assert ["1", "1000", "1.00"] in rows
     assert ["2", "2001", "2.00"] in rows
+
+
+TRAINED = """
+data: {recipe: synthetic, store: STORE, synthetic: {types: 12, states: 4, branching: 2, tokens: 311}}
+model: {hidden: 4, init: 0.5}
+objective: {block: 5, weight: 0.3}
+method: {name: admm, first: persistent}
+batching: {streams: 2, blocks: 7}
+optimizer: {name: adagrad, lr: 0.05, clip: 0.3}
+run: {dtype: float64, epochs: 2, device: cpu}
+"""
+
+
+@pytest.fixture
+def config() -> Iterator[Path]:
+    """A small run's configuration, on a file system that all hosts see."""
+    with hosts.scratch() as directory:
+        file = directory / "small.yaml"
+        file.write_text(TRAINED.replace("STORE", str(directory / "store")))
+        yield file
+
+
+def received(cluster: HostCluster, host: str) -> int:
+    """Bytes that have come to a host over the network."""
+    return int(cluster.run(host, ["cat", "/sys/class/net/eth0/statistics/rx_bytes"]))
+
+
+def test_a_worker_on_each_of_two_hosts_computes_what_one_worker_does(cluster: HostCluster, config: Path) -> None:
+    one = tpdist.train(tpdist.load_config(config), config.parent / "one")
+    before = {host: received(cluster, host) for host in ("head", "worker")}
+    workers = ["--set", "cluster.workers=2", "cluster.mesh=[1,2]"]
+    # each host offers one CPU, which a worker takes
+    cluster.run("desk", ["docker/train.sh", str(config), "--run-dir", str(config.parent / "two"), *workers])
+    two = json.loads((config.parent / "two" / "result.json").read_text())
+    assert two["workers"] == 2
+    assert two["boundary_bytes"] > 0
+    for host, then in before.items():
+        assert received(cluster, host) - then > two["gradient_bytes"] / 2
+    assert two["valid_perplexity"] == pytest.approx(one.valid_perplexity, rel=1e-10)
+    theta = [load_file(config.parent / run / "models" / "last.safetensors") for run in ("one", "two")]
+    for name, value in theta[0].items():
+        torch.testing.assert_close(theta[1][name], value, rtol=1e-10, atol=1e-10)
+    logs = sorted((config.parent / "two" / "logs").iterdir())
+    assert [log.name for log in logs] == ["worker-0.log", "worker-1.log"]
+    assert all("2 workers: 1 along stream x 2 along time" in log.read_text() for log in logs)
+
+
+def test_training_from_a_host_of_the_cluster(cluster: HostCluster, config: Path) -> None:
+    run = config.parent / "run"
+    said = cluster.tpdist("train", str(config), "--run-dir", str(run), "--set", "cluster.workers=2", host="worker")
+    assert "2 workers: 2 along stream x 1 along time" in said
+    assert "warning" not in said
+    assert json.loads((run / "result.json").read_text())["steps"] == 10
+
+
+def test_the_scaling_service_measures(cluster: HostCluster, config: Path) -> None:
+    """What `docker compose run --rm scaling` starts, with the real `tpdist`."""
+    said = cluster.run("desk", ["docker/scaling.sh", str(config)], TPDIST_SCALING_DIR=str(config.parent / "runs"))
+    rows = [line.split() for line in said.splitlines()[-2:]]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert rows[0][2] == "1.00"
+    results = [json.loads(path.read_text()) for path in sorted((config.parent / "runs").glob("*/result.json"))]
+    assert [result["workers"] for result in results] == [1, 2]
+    assert [row[1] for row in rows] == [f"{result['tokens_per_second']:.0f}" for result in results]
 
 
 SRUN = """

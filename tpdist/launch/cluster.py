@@ -3,10 +3,12 @@
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # before ray is imported: workers of a node see all its GPUs and pick theirs, or NCCL loses its peer-to-peer path
@@ -14,9 +16,12 @@ os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private import ray_constants
 from ray._private.state import available_resources_per_node  # no public function tells it by node
+from torch._C._distributed_c10d import TCPStore
 
 from tpdist.errors import TpdistError
+from tpdist.launch.auth import token_of_its_own, token_of_the_user
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, room
 from tpdist.training.progress import Reporter
 
@@ -30,28 +35,57 @@ class ClusterError(TpdistError):
 
 
 @contextmanager
-def connected(address: str | None, cpus: float) -> Iterator[None]:
+def connected(address: str | None, cpus: float, reporter: Reporter) -> Iterator[None]:
     """Connected to the cluster at `address` (`auto`, `host:port`), or to an embedded one with `cpus` CPUs.
 
     A program that has connected to Ray by itself keeps its connection: without an address the run uses that.
 
-    Raises ClusterError where nothing answers or another version does.
+    Raises ClusterError where nothing answers or another version does, TokenError where the user's token is missing.
     """
     if address is None and ray.is_initialized():
         yield
         return
-    try:
-        # log_to_driver off: workers write to the run directory
-        if address is None:
+    with _embedded(cpus) if address is None else _cluster(address, reporter):
+        yield
+
+
+@contextmanager
+def _embedded(cpus: float) -> Iterator[None]:
+    """A Ray of this process: nobody without its token gets in, and none of its ports is open to another machine."""
+    base = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    base.mkdir(parents=True, exist_ok=True)
+    # Ray makes its directory writable for all; the one around it is ours alone
+    with token_of_its_own(), tempfile.TemporaryDirectory(prefix="tpdist", dir=base, ignore_cleanup_errors=True) as own:
+        # Ray then takes 127.0.0.1 for this machine's address, and all its services listen there alone
+        clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+        try:
             ray.init(
                 "local",
                 num_cpus=max(1, round(cpus)),
                 include_dashboard=False,
-                log_to_driver=False,
+                log_to_driver=False,  # workers write to the run directory
                 logging_level=logging.ERROR,
+                _temp_dir=f"{own}/ray",
             )
-        else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
+            yield
+        finally:
+            ray.shutdown()
+            ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextmanager
+def _cluster(address: str, reporter: Reporter) -> Iterator[None]:
+    with token_of_the_user(address, reporter.say):
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
     except ConnectionError as error:
         if "token" in f"{error}{error.__cause__}{error.__context__}".lower():
             raise ClusterError(
@@ -69,10 +103,13 @@ def connected(address: str | None, cpus: float) -> Iterator[None]:
             f"the cluster at --address {address} runs other versions: {_first_line(error)}; install the same Ray and "
             "Python on every machine"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+def open_store(host: str) -> TCPStore:
+    """Where workers meet, on this machine. It asks for no token, so it listens at `host` alone, not everywhere."""
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def free_nodes(answering: bool = False) -> list[Node]:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from torch._C._distributed_c10d import TCPStore
 
 from tpdist.config import Cluster
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.actor import Job, Rendezvous
-from tpdist.launch.cluster import ClusterError, free_nodes, wait_for_room
+from tpdist.launch.cluster import ClusterError, free_nodes, open_store, wait_for_room
 from tpdist.launch.hosted import Hosted
 from tpdist.launch.placement import assign, room
 from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
@@ -103,7 +102,7 @@ class Controller:
         self.wanted = wait_for_room(self.sizes, *self._needs, self.reporter, self.cluster.wait_s)
         self._looked = self._grown = time.monotonic()
         self._at = ray.util.get_node_ip_address()
-        self._store = TCPStore(self._at, 0, is_master=True, wait_for_workers=False)
+        self._store = open_store(self._at)
         return State.PLACING
 
     def _place(self) -> State:

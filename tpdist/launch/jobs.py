@@ -30,6 +30,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tpdist.config import load_config
 from tpdist.data import default_store
 from tpdist.errors import Interrupted, TpdistError
+from tpdist.launch.auth import user_token
 from tpdist.launch.packing import PACK_LIMIT_MIB, JobError, pack_list, write_package
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -185,21 +186,11 @@ def connect(address: str | None = None) -> JobSubmissionClient:
 
 
 def token_header() -> dict[str, str]:
-    """The cluster's token, from where Ray looks for it; none where there is none or RAY_AUTH_MODE says `disabled`.
+    """The user's token as the dashboard wants it; nothing where there is none.
 
     Sent by ourselves: Ray does so only if RAY_AUTH_MODE was set before its first import in this process.
     """
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return {}
-    token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
-    if not token:
-        given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-        file = Path(given) if given else Path.home() / ".ray" / "auth_token"
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            if given:
-                raise JobError(f"RAY_AUTH_TOKEN_PATH {given}: cannot be read: {error.strerror}") from error
+    token = user_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

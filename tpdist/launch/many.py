@@ -37,7 +37,7 @@ def run_on_workers(
         threads=max(1, int(cluster.cpus_per_worker)),
     )
     try:
-        with connected(address, cluster.limits[1] * cluster.cpus_per_worker), StopSignal() as stop:
+        with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), StopSignal() as stop:
             return Result(**Controller(job, cluster, tuple(config.sizes()), reporter, stop).run())
     except (TpdistError, KeyboardInterrupt) as error:
         worth_reading = isinstance(error, WorkerFailedError)  # the workers' logs

@@ -43,7 +43,7 @@ def run_tasks(
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
-    with connected(address, os.cpu_count() or 1):
+    with connected(address, os.cpu_count() or 1, reporter):
         first = tasks[0].config.cluster
         wait_for_room([1], first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
         while tasks:
