@@ -4,7 +4,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 # Ray takes a moment to give back what a dead worker held: a room that is missing sooner says nothing
 SETTLE_S = 5.0
 
