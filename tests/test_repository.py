@@ -34,7 +34,7 @@ BELOW = {
 # a library that only some rooms know
 KEPT_TO = {
     "ray": {"launch"},
-    "pyarrow": {"data"},
+    "pyarrow": {"data", "experiments", "training"},
     "torch": {"launch", "training", "parallel", "tprop", "models", "experiments", "testing"},
     "numpy": {"training", "parallel", "experiments", "data"},
     "yaml": {"config"},

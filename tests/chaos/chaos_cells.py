@@ -188,11 +188,11 @@ def serialize_file(tensors: Any, filename: Any, **named: Any) -> None:
 
 
 wrap(visits, "first_values", before="first H")
-wrap(visits, "take_from_right", marks="H-step")
+wrap(visits, "ask_right", marks="H-step")
 wrap(visits, "h_step", marks="H-step")
 wrap(visits, "_step_duals", before="dual update")
 wrap(tpdist.training.trainer, "evaluate_tokens", before="evaluation")
-wrap(tpdist.parallel.reduce.GradientSum, "__call__", marks="all-reduce")
+wrap(tpdist.parallel.reduce.Sum, "_under_way", marks="all-reduce")
 plain_blocks_pass, visits.blocks_pass = visits.blocks_pass, blocks_pass
 plain_visit, tpdist.training.trainer.Trainer._visit = tpdist.training.trainer.Trainer._visit, visit
 plain_evaluate, tpdist.training.trainer.Trainer._evaluate = tpdist.training.trainer.Trainer._evaluate, evaluate

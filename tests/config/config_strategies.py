@@ -46,7 +46,13 @@ FIXED: dict[str, st.SearchStrategy[Any]] = {
     "run.name": NAME,
     "method.name": st.sampled_from(["bptt", "pm", "admm", "alm", "costate"]),
     "sweep": st.none()
-    | st.dictionaries(st.sampled_from(["method.h_steps", "seeds", "note"]), st.lists(st.integers(0, 9) | TEXT)),
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "grid": st.dictionaries(st.sampled_from(["method.h_steps", "run.name"]), st.lists(TEXT, min_size=1)),
+            "seeds": st.lists(st.integers(0, 9), min_size=1),
+        },
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from tpdist.config import load_config
 from tpdist.errors import ConfigError
 
-DATA_KEYS = "recipe, store, source, train, valid, test, column, level, max_types, min_count, synthetic"
+DATA_KEYS = "recipe, store, source, train, valid, test, column, level, max_types, min_count, max_tokens, synthetic"
 PARTS = "preset, data, model, objective, method, batching, optimizer, run, cluster, sweep"
 METHODS = "bptt, pm, admm, alm, costate, als"
 OPTION = "must be a number, true or false, or a list of two numbers"
@@ -32,8 +32,8 @@ BAD_FILES = [
     ("? [a, b]\n: 1", ["a.yaml:1: a key must be a plain word"]),
     ("run: {'': 1}", ["a.yaml:1: run: a key must be a plain word"]),
     (
-        "sweep:\n  method.h_stpes: [1, 2]",
-        ["a.yaml:2: sweep.method.h_stpes: unknown key; did you mean method.h_steps?"],
+        "sweep:\n  grid: {method.h_stpes: [1, 2]}",
+        ["a.yaml:2: sweep.grid.method.h_stpes: unknown key; did you mean method.h_steps?"],
     ),
     # kinds
     ("method: {h_steps: 2.5}", ["a.yaml:1: method.h_steps: must be a whole number, got 2.5"]),

@@ -1,5 +1,6 @@
 """What a good file and good overrides come to: values, layers, places."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tpdist.config import Experiment, Method, load_config, locate, with_place
+from tpdist.config import Experiment, Method, Sweep, load_config, locate, with_place
 from tpdist.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,10 +28,11 @@ def test_loading_imports_neither_torch_nor_ray_nor_numpy():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_in_configs_loads(path: Path):
     assert isinstance(load_config(path), Experiment)
-    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    schema = os.path.relpath(CONFIGS / "schema.json", path.parent)
+    assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}\n")
 
 
 def test_no_file_is_the_defaults():
@@ -102,12 +104,10 @@ def test_bptt_is_a_setting():
 
 
 def test_sweeps_may_name_settings_and_their_own_words(tmp_path: Path):
-    text = "sweep: {method.h_steps: [0, 1], optimizer.options.eps: [1e-8], seeds: 3}"
-    assert load_config(write(tmp_path, text)).sweep == {
-        "method.h_steps": [0, 1],
-        "optimizer.options.eps": [1e-8],
-        "seeds": 3,
-    }
+    text = "sweep: {grid: {method.h_steps: [0, 1], optimizer.options.eps: [1e-8]}, seeds: [3]}"
+    assert load_config(write(tmp_path, text)).sweep == Sweep(
+        grid={"method.h_steps": [0, 1], "optimizer.options.eps": [1e-8]}, seeds=(3,)
+    )
 
 
 def test_places(tmp_path: Path):

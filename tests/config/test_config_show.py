@@ -46,7 +46,7 @@ def test_the_schema_is_strict_and_tells_what_each_key_is():
             assert key.get("description"), name
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_the_files_fit_the_schema(path: Path):
     validator = jsonschema.Draft202012Validator(json.loads(json_schema()))
     validator.validate(yaml.safe_load(to_yaml(load_config(path))))

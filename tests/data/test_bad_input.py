@@ -136,6 +136,11 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"recipe": "synthetic", "max_types": 5},
         "data.max_types: recipe synthetic has exactly data.synthetic.types types",
     ),
+    "synthetic with fewer tokens": (
+        {},
+        {"recipe": "synthetic", "max_tokens": 5},
+        "data.max_tokens: recipe synthetic has exactly data.synthetic.tokens tokens",
+    ),
     "synthetic, branching above types": (
         {},
         {"recipe": "synthetic", "synthetic": Synthetic(types=4, branching=5)},

@@ -60,6 +60,7 @@ def test_a_missing_store_says_the_command(options: dict, line: str):
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
+        ({"max_tokens": 9}, "made with data.max_tokens null, the configuration has 9"),
         ({"max_types": 5}, "made with data.max_types null, the configuration has 5"),
         ({"min_count": 3}, "made with data.min_count 1, the configuration has 3"),
         ({"level": "char"}, "made with data.level word, the configuration has char"),

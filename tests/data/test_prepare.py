@@ -58,6 +58,25 @@ def test_max_types_counts_unk_and_eos(texts, tmp_path: Path):
     assert "a" not in store.vocabulary.types  # gave its place to <unk>
 
 
+@pytest.mark.parametrize("level", ["word", "char"])
+def test_max_tokens_cuts_the_training_split_alone(texts, tmp_path: Path, level: str):
+    seen: list[Progress] = []
+    long = TRAIN * 3000  # several pieces of text
+    cut = prepare(texts(long, TRAIN, TRAIN, level=level, max_tokens=3), tmp_path / "cut", seen.append)
+    whole = prepare(texts(TRAIN, TRAIN, TRAIN, level=level), tmp_path / "whole")
+    words = cut.vocabulary.decode(cut.tokens("train").read(0, 3))
+    assert words == whole.vocabulary.decode(whole.tokens("train").read(0, 3))
+    assert cut.manifest.tokens == {**whole.manifest.tokens, "train": 3}
+    assert sum(cut.vocabulary.counts) == 3  # types are chosen among the tokens that are kept
+    assert "<unk>" in cut.vocabulary.types  # the other splits know more than these
+    assert seen[-1].done == seen[-1].total
+
+
+def test_max_tokens_beyond_the_text_changes_nothing(texts, tmp_path: Path):
+    cut, whole = (prepare(texts(TRAIN, max_tokens=n), tmp_path / str(n)) for n in (10**6, None))
+    assert cut.manifest.files == whole.manifest.files
+
+
 def test_the_same_text_gives_the_same_bytes(texts, tmp_path: Path):
     first, second = (prepare(texts(TRAIN), tmp_path / name).manifest for name in ("one", "two"))
     assert first == second

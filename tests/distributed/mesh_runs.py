@@ -57,6 +57,7 @@ def train_here(config: Experiment, run: str, updates: int, resume: bool, workers
             trainer._hand_on()
             trainer.state.epoch, trainer.state.position = trainer.state.epoch + 1, 0
     trainer.save_checkpoint()
+    trainer.writer.wait()
     return {
         "theta": {name: p.detach().clone() for name, p in trainer.model.named_parameters()},
         "states": {name: t.clone() for name, t in trainer.boundaries.tensors().items()},

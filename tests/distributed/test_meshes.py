@@ -31,7 +31,9 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
         for j, mode in enumerate(("minibatch", "batch")):
             model, model_parts = models[(i + j + shift) % 3]
             first = {"first": "persistent", "relaxation": 2} if mode == "batch" or mesh == (1, 3) else {}
-            parts: Parts = {"model": model_parts, "method": {**method, **first}, "batching": {"mode": mode}}
+            # windows in parts, whose edges come first; and, at every second, in one part, rolled out once
+            chunk = {"chunk_tokens": 15 if (i + j + shift) % 2 else 1000}
+            parts: Parts = {"model": model_parts, "method": {**method, **first}, "batching": {"mode": mode, **chunk}}
             found[f"{name} {model} {mode}"] = parts
     found["released"] = {
         "method": {
@@ -45,6 +47,8 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
         "objective": {"loss_on": "target"},
         "method": {"name": "costate", "sweeps": 1, "keep_costates": True},
     }
+    # 10 tokens of 12 types: of the embedding's gradient only the rows of these tokens are sent
+    found["few tokens"] = {"objective": {"block": 1}, "batching": {"blocks": 5}, "method": METHODS["admm"]}
     if mesh[1] == 1:  # windows in random order are each worker's own, so along time they differ from one worker's
         found["shuffled"] = {
             "method": {"name": "costate", "sweeps": 1, "first": "persistent"},
@@ -73,7 +77,7 @@ def outcomes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
             run = where / f"{len(cases)}"
             cases[key] = Case(str(corpus), str(run), settings(mesh)[name], shape)  # type: ignore[index]
     results = train_all(list(cases.values()))
-    blocks = {key: 155 if key[1] == "als" else BLOCKS for key in cases}
+    blocks = {key: 155 if key[1] in ("als", "few tokens") else BLOCKS for key in cases}
     return {key: together(ranks, blocks[key], STREAMS) for key, ranks in zip(cases, results, strict=True)}
 
 

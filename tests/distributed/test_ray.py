@@ -11,15 +11,19 @@ from safetensors.torch import load_file
 import tpdist
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, choose_backend
-from tpdist.training.progress import Silent
+from tpdist.training.progress import Silent, Status
 
 
 class Heard(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.statuses: list[Status] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def step(self, status: Status) -> None:
+        self.statuses.append(status)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +51,10 @@ def test_two_actors_compute_what_one_worker_does(corpus: Path, tmp_path: Path) -
         torch.testing.assert_close(theta[1][name], value, rtol=1e-10, atol=1e-10)
     assert "2 workers: 1 along stream x 2 along time" in heard.said
     assert json.loads((tmp_path / "many/result.json").read_text())["workers"] == 2
+    workers = heard.statuses[-1].workers
+    assert [work.rank for work in workers] == [0, 1]
+    assert sum(work.sent for work in workers) == many.boundary_bytes + many.carried_bytes + many.gradient_bytes
+    assert all(work.tokens_per_second > 0 and work.neighbours > 0 and work.reduction > 0 for work in workers)
     assert sorted(path.name for path in (tmp_path / "many/logs").iterdir()) == ["worker-0.log", "worker-1.log"]
 
 

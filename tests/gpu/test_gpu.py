@@ -27,9 +27,9 @@ def share_one_gpu() -> float:
     workers = Workers.join((1, 2), torch.device("cuda", 0))
     edge = torch.full((2, 3), float(dist.get_rank()), device="cuda")
     assert workers.neighbours is not None
-    got = workers.neighbours.to_right(edge)
+    got = workers.neighbours.to_right(edge)()
     gradients = [torch.ones(5, device="cuda")]
-    workers.sum_gradients(gradients)
+    workers.sum_all(gradients)
     assert gradients[0].tolist() == [2.0] * 5
     return -1.0 if got is None else float(got.sum())
 

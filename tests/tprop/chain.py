@@ -22,7 +22,7 @@ class Chain:
         self.shared: list[Any] = [None] * workers
 
     def sum_over(self, place: int) -> Callable[[Sequence[Tensor]], None]:
-        """In-place sum of a list of tensors over all workers, as `Theta` and `als_visit` take it."""
+        """In-place sum of a list of tensors over all workers, as `als_visit` takes it."""
 
         def reduce(tensors: Sequence[Tensor]) -> None:
             self.shared[place] = [t.detach().clone() for t in tensors]
@@ -58,6 +58,25 @@ class Chain:
         return results
 
 
+class SummedOver:
+    """The `GradientSum` of one worker of a chain."""
+
+    def __init__(self, parameters: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], None]):
+        self.parameters, self.reduce = parameters, reduce
+        self.armed = False
+
+    def begin(self, inputs: Tensor | None, tokens: int) -> None:
+        self.armed = False
+
+    def last_pass(self) -> None:
+        assert not self.armed
+        self.armed = True
+
+    def finish(self) -> None:
+        assert self.armed  # by the update's last pass
+        self.reduce([p.grad for p in self.parameters if p.grad is not None])
+
+
 class Link:
     """The `Neighbours` of one worker of a chain. Counts the numbers that cross its edges."""
 
@@ -67,17 +86,17 @@ class Link:
         self.is_last = place == chain.workers - 1
         self.sent_right = self.sent_left = 0
 
-    def to_right(self, edge: Tensor) -> Tensor | None:
+    def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
         if not self.is_last:
             self.sent_right += edge.numel()
             self.chain.rightward[self.place + 1].put(edge.detach().clone())
-        return None if self.is_first else self.chain.rightward[self.place].get(timeout=WAIT_S)
+        return lambda: None if self.is_first else self.chain.rightward[self.place].get(timeout=WAIT_S)
 
-    def to_left(self, edge: Tensor) -> Tensor | None:
+    def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
         if not self.is_first:
             self.sent_left += edge.numel()
             self.chain.leftward[self.place - 1].put(edge.detach().clone())
-        return None if self.is_last else self.chain.leftward[self.place].get(timeout=WAIT_S)
+        return lambda: None if self.is_last else self.chain.leftward[self.place].get(timeout=WAIT_S)
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
         if not self.is_first:

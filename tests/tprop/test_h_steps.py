@@ -9,7 +9,7 @@ from problems import experiment, make_stream, windows_of
 from torch import Tensor
 
 from tpdist.models import build_model
-from tpdist.tprop import Alone, Boundaries, Plan, plan_epoch
+from tpdist.tprop import Boundaries, Plan, plan_epoch
 from tpdist.tprop.h_steps import Targets, clip_rows, h_gradient
 from tpdist.tprop.objective import blocks_pass
 from tpdist.tprop.optimizers import CLASSES
@@ -115,7 +115,7 @@ def test_bounded_states_follow_the_gradient_of_z() -> None:
             slopes.view(-1)[place] = (objective(z + e.view_as(z)) - objective(z - e.view_as(z))) / 2e-5
     targets = Targets(plan.h, h, window.movable, Boundaries(), 0)
     result = blocks_pass(model, plan.terms, window, h[:, :K], h, zero, 100, to_start=True)
-    targets.step(h_gradient(model, plan, window, h, zero, result, Alone()))
+    targets.step(h_gradient(model, plan, window, h, zero, result))
     torch.testing.assert_close(torch.atanh(targets.h[:, 1:K]), z - 0.2 * slopes, rtol=1e-6, atol=1e-8)
     assert torch.equal(targets.h[:, [0, K]], h[:, [0, K]])
 

@@ -7,7 +7,7 @@ from problems import TYPES, experiment
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model
-from tpdist.tprop import Alone, Plan, Window, make_window, plan_epoch
+from tpdist.tprop import Plan, Window, make_window, plan_epoch
 from tpdist.tprop.h_steps import h_gradient
 from tpdist.tprop.objective import Pass, blocks_pass
 from tpdist.tprop.penalties import kl
@@ -86,7 +86,7 @@ def test_masked_window_equals_plain_loops(model: str, penalty: str, loss_on: str
     for got, want in zip(got_theta, theta, strict=True):
         close(got, want)
     # every boundary's part as a target, computed by its own block from the prediction that the left one sends
-    both = h_gradient(case.model, case.plan, case.window, case.target.detach(), case.u, result, Alone())
+    both = h_gradient(case.model, case.plan, case.window, case.target.detach(), case.u, result)
     both[:, :-1] -= result.start_gradient
     close(both, target)
 
@@ -105,7 +105,7 @@ def test_gradients_by_finite_differences(model: str, penalty: str, loss_on: str)
     case = Case(model, penalty, loss_on)
     result = case.fast()
     assert result.start_gradient is not None
-    h = h_gradient(case.model, case.plan, case.window, case.target, case.u, result, Alone())
+    h = h_gradient(case.model, case.plan, case.window, case.target, case.u, result)
     h[:, :-1] -= result.start_gradient  # what a boundary is as a target
     coupled = case.window.coupled[:, 1:, None]
     gap = (case.target[:, 1:] - result.predictions + case.u[:, 1:]) * coupled

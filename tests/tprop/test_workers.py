@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from chain import Chain, Link
+from chain import Chain, Link, SummedOver
 from problems import experiment, make_stream
 from torch import Tensor
 
@@ -73,7 +73,7 @@ def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[lis
             continues=(place > 0, place < workers - 1),
             follows=(labels[:, :, ends] != IGNORED).any(0) if ends < K else None, offset=begin,
         )  # fmt: skip
-        theta = Theta(mine, config.optimizer, chain.sum_over(place))
+        theta = Theta(mine, config.optimizer, SummedOver(list(mine.parameters()), chain.sum_over(place)))
         boundaries = Boundaries.for_plan(plan, S, spans[place], mine)
         neighbours = Alone() if workers == 1 else links[place]
         carried = mine.zero_state(S) + 0.3

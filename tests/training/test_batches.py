@@ -50,8 +50,10 @@ def test_every_label_is_met_once(layout: tuple[int, int, int, int], shuffled: bo
         for batch in updates:
             window = batch.window
             if window is None:
+                assert batch.own == 0
                 continue
             real = window.labels != IGNORED
+            assert batch.own == real.sum()
             assert torch.equal(window.labels[real], window.inputs[real] + 1)
             labels += window.labels[real].tolist()
             own += batches.slots[batch.begin : batch.begin + window.blocks]

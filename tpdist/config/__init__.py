@@ -17,8 +17,10 @@ from tpdist.config.parts import (
     Synthetic,
 )
 from tpdist.config.show import json_schema, to_yaml
+from tpdist.config.sweep import Arm, Sweep
 
 __all__ = [
+    "Arm",
     "Batching",
     "Cluster",
     "Data",
@@ -31,6 +33,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "Run",
+    "Sweep",
     "Synthetic",
     "json_schema",
     "load_config",

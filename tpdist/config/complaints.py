@@ -59,10 +59,33 @@ def _keep(
 
 
 def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
-    """A dotted name in `sweep` is a key to vary, so it has to exist."""
-    names = [name for name in sweep if "." in name] if isinstance(sweep, dict) else []
-    said = [(join("sweep", shown(name)), why_unknown([shown(step) for step in name.split(".")])) for name in names]
-    return [(key, text) for key, text in said if text]
+    """The names in `sweep.grid` and in the arms are keys of the configuration, so they have to exist."""
+
+    def inner(value: Any, name: str) -> dict[str, Any]:
+        found = value.get(name) if isinstance(value, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    said: list[tuple[str, str]] = []
+    places = [("sweep.grid", inner(sweep, "grid"))]
+    for arm, parts in inner(sweep, "arms").items():
+        place = join("sweep.arms", shown(arm))
+        if not isinstance(parts, dict):
+            said.append((place, f"takes keys of its own (set, grid), got {_got(parts, None)}"))
+            continue
+        strange = [name for name in parts if name not in ("set", "grid")]
+        said += [(join(place, shown(name)), "unknown key; an arm has set, grid") for name in strange]
+        places += [(join(place, name), inner(parts, name)) for name in ("set", "grid")]
+    for place, values in places:
+        for written, tried in values.items():
+            key = join(place, shown(written))
+            if place.endswith("grid") and not (isinstance(tried, list) and tried):
+                said.append((key, f"must be a list of the values to try, got {_got(tried, None)}"))
+            for name in map(str.strip, written.split(",")):
+                wrong = why_unknown([shown(step) for step in name.split(".")])
+                if name.split(".")[0] == "sweep" or name == "run.seed":
+                    wrong = "cannot be tried; sweep.seeds holds the seeds"
+                said += [(key, wrong)] if wrong else []
+    return said
 
 
 def translate(error: ValidationError, data: Any, tree: Tree, between_parts: bool) -> list[tuple[str, str]]:

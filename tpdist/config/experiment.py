@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from tpdist.config.parts import Batching, Cluster, Data, Elastic, Method, Model, Objective, Optimizer, Part, Run
 from tpdist.config.presets import PRESETS, merge
+from tpdist.config.sweep import Sweep
 from tpdist.errors import ConfigError
 
 BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
@@ -47,9 +48,7 @@ class Experiment(Part):
     optimizer: Optimizer = Field(default=Optimizer(), description="the optimiser of the parameters")
     run: Run = Field(default=Run(), description="everything else about a run")
     cluster: Cluster = Field(default=Cluster(), description="workers and their mesh")
-    sweep: dict[str, Any] | None = Field(
-        default=None, description="for tpdist sweep: dotted keys and the values to try"
-    )
+    sweep: Sweep | None = Field(default=None, description="for tpdist sweep: the settings to try")
 
     _places: Places = PrivateAttr(default_factory=Places)
 

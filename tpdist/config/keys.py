@@ -27,7 +27,7 @@ def takes_value(field: FieldInfo) -> bool:
 
 
 def field_at(path: Sequence[str]) -> FieldInfo | None:
-    """The field of a path such as `("method", "h_steps")`; None for an unknown one and inside `options`, `sweep`."""
+    """The field of a path such as `("method", "h_steps")`; None for an unknown one and where names are the user's."""
     part: type[Part] | None = Experiment
     field = None
     for name in path:
@@ -39,7 +39,7 @@ def field_at(path: Sequence[str]) -> FieldInfo | None:
 
 
 def is_free(field: FieldInfo) -> bool:
-    """Whether the names below this key are the user's own (`options`, `sweep`)."""
+    """Whether the names below this key are the user's own (`options`, `sweep.grid`)."""
     return any(get_origin(option) is dict for option in _options(field.annotation))
 
 

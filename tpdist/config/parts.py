@@ -62,6 +62,9 @@ class Data(Part):
     min_count: PositiveInt | None = Field(
         default=None, description="drop types rarer than this in the training split; default 1 (python-docs: 2)"
     )
+    max_tokens: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="keep this many tokens of the training split, its first; the other splits stay whole"
+    )
     synthetic: Synthetic = Field(default=Synthetic(), description="the source of recipe synthetic")
 
 
@@ -202,12 +205,28 @@ class Run(Part):
         default="float32", description="bfloat16: matrix products only; states and parameters stay float32"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    tf32: bool = Field(
+        default=False, description="on a GPU: float32 matrix products from factors rounded to 10 bits, which is faster"
+    )
+    profile: PositiveInt | None = Field(
+        default=None, description="updates in a timeline that every worker writes; what `--profile` sets to 5"
+    )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
     )
+    checkpoint_every_s: PositiveFloat | None = Field(
+        default=None, description="seconds between checkpoints, beside checkpoint_every"
+    )
+    checkpoint_to: Text | None = Field(
+        default=None,
+        description="a directory or a URI (s3://, gs://, file://, …) for checkpoints, in place of the run's own; "
+        "the run's go into DIR/<name of the run directory>",
+    )
     keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
+    test: bool = Field(default=True, description="evaluate the best model on the test split at the end")
+    keep_best: bool = Field(default=False, description="keep the checkpoint of the best epoch too")
 
 
 class Elastic(Part):

@@ -64,7 +64,7 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
     tokens_of = tokenizer(level)
     meter = _Meter(report, 2 * texts["train"].size + texts["valid"].size + texts["test"].size)
     with staged(out) as directory:
-        seen = tokens_of.count(meter.pieces("count", "train", texts["train"]), texts["train"].name)
+        seen = tokens_of.count(meter.pieces("count", "train", texts["train"]), texts["train"].name, data.max_tokens)
         expected = sum(seen.values())
         types, counts = choose_types(seen, data.max_types, recipes.min_count(data), False)
         if UNK not in types and any(_has_unseen(texts[split], level, seen) for split in ("valid", "test")):
@@ -78,7 +78,8 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
         for split in SPLITS:
             text = texts[split]
             score = _Unigram(vocabulary)
-            ids = tokens_of.encode(meter.pieces("encode", split, text), text.name, types)
+            most = data.max_tokens if split == "train" else None
+            ids = tokens_of.encode(meter.pieces("encode", split, text), text.name, types, most)
             tokens[split] = write_tokens(directory / token_file(split), _dtype(len(types)), score.passing(ids))
             if tokens[split] < 2:
                 raise DataError(f"{text.name}: the {split} split has {tokens[split]} tokens; at least 2 are needed")
@@ -107,9 +108,9 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
 def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
     if data.level != "word":
         raise ConfigError("recipe synthetic has words only", "data.level")
-    for name in ("max_types", "min_count"):
+    for name, has in (("max_types", "types"), ("min_count", "types"), ("max_tokens", "tokens")):
         if getattr(data, name) is not None:
-            raise ConfigError("recipe synthetic has exactly data.synthetic.types types", f"data.{name}")
+            raise ConfigError(f"recipe synthetic has exactly data.synthetic.{has} {has}", f"data.{name}")
     options = data.synthetic
     source = MarkovSource.draw(options)
     sampler = Sampler(source, options.seed)
@@ -177,11 +178,11 @@ class _Meter:
         self._before = 0
 
     def pieces(self, phase: Literal["count", "encode"], split: Split, text: Source) -> Iterator[str]:
-        done = 0
+        before = self._before
+        self._before += text.size  # at once: a cut text is not read to its end
         for piece, done in text.pieces():
             yield piece
-            self._report(Progress(phase, split, self._before + done, self._total, "bytes"))
-        self._before += done
+            self._report(Progress(phase, split, before + done, self._total, "bytes"))
 
 
 class _Unigram:

@@ -58,7 +58,7 @@ def store_options(data: Data) -> dict[str, str | int | None]:
     options: dict[str, str | int | None] = {"level": data.level}
     if data.recipe == "synthetic":
         return options | {f"synthetic.{name}": value for name, value in data.synthetic.model_dump().items()}
-    options |= {"max_types": data.max_types, "min_count": min_count(data)}
+    options |= {"max_types": data.max_types, "min_count": min_count(data), "max_tokens": data.max_tokens}
     if data.recipe == "text" and any(map(is_parquet, filter(None, (data.train, data.valid, data.test)))):
         options["column"] = data.column
     return options
@@ -79,6 +79,7 @@ def prepare_command(data: Data) -> str:
             ("level", data.level, "word"),
             ("max_types", data.max_types, None),
             ("min_count", data.min_count, None),
+            ("max_tokens", data.max_tokens, None),
         )
         if value != default
     ]

@@ -9,7 +9,7 @@ characters that it is spelt with, as in the usual character-level figures for PT
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,21 @@ Encoder = Callable[[Iterable[str]], Iterator[NDArray[np.int32]]]
 class Tokenizer(Protocol):
     """How a level counts and encodes the pieces of one split."""
 
-    def count(self, pieces: Iterable[str], name: str) -> dict[str, int]:
-        """Occurrences of every type. `name` is the text's, for messages."""
+    def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
+        """Occurrences of every type among the first `most` tokens, or all. `name` is the text's, for messages."""
         ...
 
     def has_unseen(self, pieces: Iterable[str], name: str, seen: dict[str, int]) -> bool:
         """Whether any token is not in `seen`; stops at the first."""
         ...
 
-    def encode(self, pieces: Iterable[str], name: str, types: list[str]) -> Iterator[NDArray[np.int32]]:
-        """Ids, in arrays [n] of about a piece each. Raises DataError at an unknown type if there is no `<unk>`."""
+    def encode(
+        self, pieces: Iterable[str], name: str, types: list[str], most: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
+        """Ids of the first `most` tokens, or all, in arrays [n] of about a piece each.
+
+        Raises DataError at an unknown type if there is no `<unk>`.
+        """
         ...
 
 
@@ -51,9 +56,9 @@ def tokenizer(level: Level) -> Tokenizer:
 class Words:
     """Tokens are what stands between white space."""
 
-    def count(self, pieces: Iterable[str], name: str) -> dict[str, int]:
+    def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
         counts: Counter[str] = Counter()
-        for words in split_words(pieces, name):
+        for words in first(split_words(pieces, name), most):
             counts.update(words)
             if len(counts) > MAX_COUNTED_TYPES:
                 raise DataError(
@@ -65,10 +70,12 @@ class Words:
     def has_unseen(self, pieces: Iterable[str], name: str, seen: dict[str, int]) -> bool:
         return any(not seen.keys() >= set(words) for words in split_words(pieces, name))
 
-    def encode(self, pieces: Iterable[str], name: str, types: list[str]) -> Iterator[NDArray[np.int32]]:
+    def encode(
+        self, pieces: Iterable[str], name: str, types: list[str], most: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
         index = _Index((token, i) for i, token in enumerate(types))
         index.unk = index.get(UNK)
-        for words in split_words(pieces, name):
+        for words in first(split_words(pieces, name), most):
             try:
                 yield np.fromiter(map(index.__getitem__, words), np.int32, len(words))
             except KeyError as error:
@@ -89,9 +96,9 @@ class _Index(dict[str, int]):
 class Characters:
     """Tokens are characters (code points)."""
 
-    def count(self, pieces: Iterable[str], name: str) -> dict[str, int]:
+    def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
         totals = np.zeros(CODE_POINTS, dtype=np.int64)
-        for codes in split_characters(pieces):
+        for codes in first(split_characters(pieces), most):
             piece = np.bincount(codes)
             totals[: len(piece)] += piece
         return {_character(code): int(totals[code]) for code in np.flatnonzero(totals).tolist()}
@@ -101,17 +108,34 @@ class Characters:
         known[[_code(token) for token in seen]] = True
         return any(not known[codes].all() for codes in split_characters(pieces))
 
-    def encode(self, pieces: Iterable[str], name: str, types: list[str]) -> Iterator[NDArray[np.int32]]:
+    def encode(
+        self, pieces: Iterable[str], name: str, types: list[str], most: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
         unk = types.index(UNK) if UNK in types else -1
         table = np.full(CODE_POINTS, unk, dtype=np.int32)
         for i, token in enumerate(types):
             if token != UNK:
                 table[_code(token)] = i
-        for codes in split_characters(pieces):
+        for codes in first(split_characters(pieces), most):
             ids = table[codes]
             if unk < 0 and len(ids) and ids.min() < 0:
                 raise _changed(name, _character(int(codes[ids.argmin()])))
             yield ids
+
+
+Batch = TypeVar("Batch", list[str], NDArray[np.uint32])
+
+
+def first(batches: Iterator[Batch], most: int | None) -> Iterator[Batch]:
+    """The first `most` tokens of a text that comes in batches; reads no further."""
+    if most is None:
+        yield from batches
+        return
+    for batch in batches:
+        yield batch[:most]
+        most -= len(batch)
+        if most <= 0:
+            return
 
 
 def split_words(pieces: Iterable[str], name: str) -> Iterator[list[str]]:

@@ -22,7 +22,7 @@ from tpdist.data import Store
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
-from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Status
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
@@ -166,7 +166,7 @@ class SpanActor:
         workers = Workers.join(config.mesh(len(places)), device, config.cluster.gradient_dtype)
         again = rendezvous.generation > 1
         # one worker looks: others may see a shared directory later
-        resume = workers.from_leader(float(job.resume or (again and bool(list_checkpoints(run.checkpoints))))) > 0
+        resume = workers.from_leader(float(job.resume or (again and has_checkpoints(config, run)))) > 0
         result = run_worker(
             config,
             Store.open(job.store),

@@ -26,8 +26,8 @@ from tpdist.launch.cluster import ClusterError, free_nodes, wait_for_room
 from tpdist.launch.hosted import Hosted
 from tpdist.launch.placement import assign, room
 from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
-from tpdist.training.checkpoints import list_checkpoints
-from tpdist.training.progress import Reporter, Status
+from tpdist.training.depots import has_checkpoints
+from tpdist.training.progress import Reporter, Status, together
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 
@@ -222,9 +222,11 @@ class Controller:
         self._show(answers)
 
     def _show(self, answers: list[tuple[Status | None, list[str]] | None]) -> None:
-        for status, said in [answer for answer in answers[:1] if answer]:
+        """What the leader said; the figures of all, as far as they have told them."""
+        for _, said in [answer for answer in answers[:1] if answer]:
             for line in said:
                 self.reporter.say(line)
+            status = together([one.status for one in self.hosted])
             if status is not None:
                 self.reporter.step(status)
 
@@ -304,7 +306,7 @@ class Controller:
 
     def _how_to_go_on(self) -> str:
         run = RunDirectory(Path(self.job.run))
-        if not list_checkpoints(run.checkpoints):
+        if not has_checkpoints(run.load_config(self.job.overrides), run):
             return "Nothing was saved yet: start the run again"
         return f"Continue with: {run.resume_command}"
 

@@ -21,7 +21,7 @@ Answer = tuple[Status | None, list[str]]
 @dataclass
 class Hosted:
     """place: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
-    that it raised. fault: why it must be replaced. silent_s: how long it has given no sign.
+    that it raised. status: the latest. fault: why it must be replaced. silent_s: how long it has given no sign.
     """
 
     actor: ActorHandle
@@ -32,6 +32,7 @@ class Hosted:
     running: ray.ObjectRef | None = None
     ended: Ended | None = None
     own: RayTaskError | None = None
+    status: Status | None = None
     fault: str | None = None
     silent_s: float = 0.0
     _asked: ray.ObjectRef | None = None
@@ -69,7 +70,7 @@ class Hosted:
 
     def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> None:
         """Begin a generation."""
-        self.ended = self.own = self._step = None
+        self.ended = self.own = self.status = self._step = None
         self.running = self.actor.train.remote(job, rank, rendezvous)
 
     def has_started(self, too_late: bool) -> None:
@@ -96,7 +97,7 @@ class Hosted:
         except RayError as error:
             self.fault = self.fault or why_it_died(error)
             return None
-        self._asked, self.silent_s = None, 0.0
+        self._asked, self.silent_s, self.status = None, 0.0, answer[0]
         return answer
 
     def last_words(self) -> list[Answer]:

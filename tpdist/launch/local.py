@@ -15,7 +15,9 @@ from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.training.checks import pick_device
+from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
+from tpdist.training.inspection import Found, inspect
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -107,6 +109,12 @@ def sample(
     """The prompt continued by `tokens` tokens."""
     _, store, model = _load(run_dir, which, overrides)
     return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
+
+
+def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Found]:
+    """A run's checkpoints, oldest first, each read through and checked."""
+    run = RunDirectory.open(run_dir)
+    return inspect(depot_for(run.load_config(overrides), run))
 
 
 def _run(

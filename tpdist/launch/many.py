@@ -8,7 +8,7 @@ from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller, WorkerFailedError
-from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -41,6 +41,6 @@ def run_on_workers(
             return Result(**Controller(job, cluster, tuple(config.sizes()), reporter, stop).run())
     except (TpdistError, KeyboardInterrupt) as error:
         worth_reading = isinstance(error, WorkerFailedError)  # the workers' logs
-        if not worth_reading and resumed_with is None and not list_checkpoints(run.checkpoints):
+        if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             run.discard()
         raise

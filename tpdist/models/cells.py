@@ -16,6 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tpdist.models.gru import gru
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logistic": torch.sigmoid,
     "tanh": torch.tanh,
@@ -102,7 +104,7 @@ class MRNN(Cell):
 
 
 class GRU(Cell):
-    """The gated recurrent unit (Cho et al. 2014) in torch's kernels and torch's parametrisation."""
+    """The gated recurrent unit (Cho et al. 2014), torch's parametrisation; `gru.py` on a CPU, else torch's kernel."""
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__(inputs, hidden)
@@ -122,6 +124,8 @@ class GRU(Cell):
         return new + update * (state - new)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            return gru(x, state, self.rnn.all_weights[0])
         outputs, last = self.rnn(x, state.unsqueeze(0))
         return outputs, last.squeeze(0)
 

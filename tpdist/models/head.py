@@ -37,39 +37,42 @@ def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Ten
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Per chunk: logits, softmax - one-hot in their place, three products whose small side lacks ignored tokens."""
+
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_h = torch.empty_like(h) if need_h else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
+        written_first = dtype == weight.dtype and len(h) > 0  # by the first chunk's product
+        grad_weight = (torch.empty_like if written_first else torch.zeros_like)(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
-        low_weight = weight.to(dtype)
+        low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         total = h.new_zeros(())
         rows = ROWS.get(h.device.type, ROWS["cuda"])
-        for begin in range(0, h.shape[0], rows):
-            part, label = h[begin : begin + rows].to(dtype), labels[begin : begin + rows, None]
-            real = label != IGNORED
-            label = label.clamp(min=0)
-            logits = torch.addmm(bias.to(dtype), part, low_weight.t()).to(h.dtype)
-            logits -= logits.amax(1, keepdim=True)
-            chosen = logits.gather(1, label)
-            norm = logits.exp_().sum(1, keepdim=True)
-            total += ((norm.log() - chosen) * real).sum()
+        buffer = h.new_empty(min(rows, len(h)), len(weight), dtype=dtype)
+        for begin in range(0, len(h), rows):
+            here = slice(begin, begin + rows)
+            part, label = h[here].to(dtype), labels[here, None]
+            real, label = (label != IGNORED).to(h.dtype), label.clamp(min=0)
+            logits = torch.addmm(low_bias, part, low_weight.t(), out=buffer[: len(part)]).to(h.dtype)
+            chosen, largest = logits.gather(1, label), logits.amax(1, keepdim=True)
+            torch.softmax(logits, 1, out=logits)
+            # log Σ exp(logits) = largest - log of the largest probability, which is at least 1/V
+            total += ((largest - logits.amax(1, keepdim=True).log() - chosen) * real).sum()
             if not (need_h or need_weight or need_bias):
                 continue
-            # in place: softmax - one-hot, and 0 for ignored rows
-            logits *= real / norm
-            logits.scatter_add_(1, label, -real.to(logits.dtype))
+            logits.scatter_add_(1, label, logits.new_full((), -1).expand_as(label))
             slope = logits.to(dtype)
             if grad_h is not None:
-                grad_h[begin : begin + rows] = slope @ low_weight
+                torch.mul(slope @ low_weight, real, out=grad_h[here])
             if grad_weight is not None:
-                if dtype == weight.dtype:
-                    grad_weight.addmm_(slope.t(), part)
+                counted = part * real.to(dtype)
+                if dtype != weight.dtype:
+                    grad_weight += slope.t() @ counted
                 else:
-                    grad_weight += slope.t() @ part
+                    grad_weight.addmm_(slope.t(), counted, beta=float(begin > 0))
             if grad_bias is not None:
-                grad_bias += logits.sum(0)
+                grad_bias.addmv_(logits.t(), real[:, 0])
         ctx.save_for_backward(*(g for g in (grad_h, grad_weight, grad_bias) if g is not None))
         return total
 

@@ -39,6 +39,18 @@ class LanguageModel(nn.Module):
                 states.append(last)
         return x.to(state.dtype), torch.cat(states, -1).to(state.dtype)
 
+    def in_backward_order(self) -> list[nn.Parameter]:
+        """The parameters that require gradients, in the order in which a backward pass ends with them."""
+        layers = [p for layer in reversed(self.layers) for p in layer.parameters()]
+        tied = self.weight is self.embedding.weight
+        order = [self.bias, *layers, self.weight] if tied else [self.weight, self.bias, *layers, self.embedding.weight]
+        return [p for p in order if p.requires_grad]
+
+    @property
+    def rows_of_tokens(self) -> Tensor | None:
+        """The parameter whose gradient is 0 but in the rows of the ids embedded; None where the head shares it."""
+        return None if self.weight is self.embedding.weight else self.embedding.weight
+
     def visible(self, state: Tensor) -> Tensor:
         """What the head sees of a state: [N, d] -> the top layer's h [N, H]."""
         return state[..., self.seen]

@@ -52,18 +52,20 @@ class TimeNeighbours:
     def is_last(self) -> bool:
         return self._me == self._active - 1
 
-    def to_right(self, edge: Tensor) -> Tensor | None:
+    def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
+        """Send a state; what is returned waits for the left neighbour's."""
         to = None if self.is_last else self._me + 1
         return self._swap(edge, to, None if self.is_first else self._me - 1)
 
-    def to_left(self, edge: Tensor) -> Tensor | None:
+    def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
+        """Send a state; what is returned waits for the right neighbour's."""
         to = None if self.is_first else self._me - 1
         return self._swap(edge, to, None if self.is_last else self._me + 1)
 
     def hand_on(self, edge: Tensor) -> Tensor | None:
         """A state to the right that a visit does not wait for; the left neighbour's."""
         before = self._traffic.exchange
-        state = self.to_right(edge)
+        state = self.to_right(edge)()
         self._traffic.carried += self._traffic.exchange - before
         self._traffic.exchange = before
         return state
@@ -83,8 +85,8 @@ class TimeNeighbours:
             self._traffic.carried += self._send(edge, 0)
         return self._receive(edge, last) if self.is_first else edge
 
-    def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Tensor | None:
-        """Send and receive at once, so that no order of the workers can lock them."""
+    def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Callable[[], Tensor | None]:
+        """Begin to send and to receive at once, so that no order of the workers can lock them."""
         operations, out, into = [], self._outgoing(edge), None
         if to is not None:
             operations.append(dist.P2POp(dist.isend, out, self._ranks[to], self._group))
@@ -92,12 +94,16 @@ class TimeNeighbours:
         if source is not None:
             into = torch.empty_like(out)
             operations.append(dist.P2POp(dist.irecv, into, self._ranks[source], self._group))
-        began = time.perf_counter()
-        if operations:
-            for work in dist.batch_isend_irecv(operations):
+        under_way = dist.batch_isend_irecv(operations) if operations else []
+
+        def arrival() -> Tensor | None:
+            began = time.perf_counter()
+            for work in under_way:
                 work.wait()
-        self._traffic.neighbours_s += time.perf_counter() - began
-        return None if into is None else into.to(edge.device)
+            self._traffic.neighbours_s += time.perf_counter() - began
+            return None if into is None else into.to(edge.device)
+
+        return arrival
 
     def _send(self, state: Tensor, to: int) -> int:
         out = self._outgoing(state)
@@ -112,5 +118,8 @@ class TimeNeighbours:
         return into.to(like.device)
 
     def _outgoing(self, state: Tensor) -> Tensor:
-        state = state.detach().contiguous()
-        return state.cpu() if self._through_host else state
+        state = state.detach()
+        if self._through_host and state.device.type != "cpu":
+            return state.cpu().contiguous()
+        # a copy: what it is a view of may change while the message is under way
+        return state.clone(memory_format=torch.contiguous_format)

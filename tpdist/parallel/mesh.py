@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tpdist.parallel.exchange import TimeNeighbours, Traffic
 from tpdist.parallel.place import Place
-from tpdist.parallel.reduce import GradientSum
+from tpdist.parallel.reduce import GradientSum, Sum
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Workers:
     place: Place
     traffic: Traffic
     neighbours: TimeNeighbours | None = None
-    gradient_sum: GradientSum | None = None
+    add_up: Sum | None = None
     group: dist.ProcessGroup | None = None
 
     @classmethod
@@ -43,7 +43,7 @@ class Workers:
             Place(stream, time, *shape),
             traffic,
             TimeNeighbours(_ranks(mesh), mesh.get_group("time"), traffic),
-            GradientSum(world, traffic, getattr(torch, gradient_dtype) if gradient_dtype else None),
+            Sum(world, traffic, getattr(torch, gradient_dtype) if gradient_dtype else None),
             world,
         )
 
@@ -62,9 +62,14 @@ class Workers:
             dist.all_reduce(values, group=self.group)
         return values
 
-    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
-        if self.gradient_sum is not None:
-            self.gradient_sum(gradients)
+    def sum_all(self, tensors: Sequence[Tensor]) -> None:
+        """Tensors of any size added up over all workers, in place."""
+        if self.add_up is not None:
+            self.add_up(tensors)
+
+    def gradient_sum(self, parameters: Sequence[Tensor], embedding: Tensor | None) -> GradientSum | None:
+        """The sum of θ's gradient, sent during the backward pass; arguments as those of `GradientSum`."""
+        return None if self.add_up is None else GradientSum(parameters, embedding, self.add_up)
 
     def total_traffic(self) -> Traffic:
         """What all workers sent."""

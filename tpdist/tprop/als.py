@@ -35,7 +35,7 @@ from tpdist.tprop.h_steps import h_gradient
 from tpdist.tprop.objective import blocks_pass, chunks, frozen, predict
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.visit import Outcome, take_from_right
+from tpdist.tprop.visit import Outcome, ask_right
 from tpdist.tprop.window import Neighbours, Window
 
 Reduce = Callable[[Sequence[Tensor]], None]
@@ -77,9 +77,9 @@ def als_visit(
     nothing = torch.zeros_like(h)
     with frozen(model):
         for parity in (0, 1):
-            take_from_right(plan, window, h, nothing, neighbours)
+            ask_right(plan, window, h, nothing, neighbours)()
             h = h + step_h(model, plan, window, h, parity, neighbours)
-        take_from_right(plan, window, h, nothing, neighbours)
+        ask_right(plan, window, h, nothing, neighbours)()
         between = blocks_pass(model, plan.terms, window, h[:, :k], h, nothing, plan.chunk_blocks)
     with torch.no_grad():
         for _ in range(plan.theta_steps):
@@ -111,8 +111,10 @@ def step_h(model: LanguageModel, plan: Plan, window: Window, h: Tensor, parity: 
     """
     k, d = window.blocks, h.shape[2]
     nothing = torch.zeros_like(h)
-    result = blocks_pass(model, plan.terms, window, h[:, :k], h, nothing, plan.chunk_blocks, to_start=True)
-    gradient = h_gradient(model, plan, window, h, nothing, result, neighbours)[:, :k]
+    result = blocks_pass(
+        model, plan.terms, window, h[:, :k], h, nothing, plan.chunk_blocks, to_start=True, neighbours=neighbours
+    )
+    gradient = h_gradient(model, plan, window, h, nothing, result)[:, :k]
     place = window.offset + torch.arange(k, device=h.device)
     chosen = window.movable[:, :k] & (place % 2 == parity)
     gain = slope_of_recurrent(model, window.inputs[0][chosen])

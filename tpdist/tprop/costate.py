@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.objective import blocks_pass, chunks, frozen, target_gradient
+from tpdist.tprop.objective import blocks_pass, frozen, target_gradient
+from tpdist.tprop.parts import Part, cut
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.rollout import RollOut
-from tpdist.tprop.window import Neighbours, Window
+from tpdist.tprop.window import Arrival, Neighbours, Window
 
 
 def costate_sweeps(
@@ -39,14 +40,14 @@ def costate_sweeps(
     if plan.sweeps == 0 or not window.constrained:
         return costate
     if plan.keep_costates:
-        costate = _with_right_edge(costate[:, :-1], neighbours)
+        costate = _with_right_edge(costate[:, :-1], neighbours.to_left(costate[:, 0]))
     with frozen(model) if rolled is None else nullcontext():
         own = _loss_gradient(model, plan, window, start, rolled)
-        for sweep in range(plan.sweeps):
-            gradient = own
-            if sweep > 0 or plan.keep_costates:  # else the costate is 0
-                gradient = own + transpose_product(model, window, start, costate, plan.chunk_blocks, rolled)
-            costate = _with_right_edge(gradient, neighbours)
+        for index in range(plan.sweeps):
+            if index == 0 and not plan.keep_costates:  # the costate is 0
+                costate = _with_right_edge(own, neighbours.to_left(own[:, 0]))
+            else:
+                costate = sweep(model, window, start, costate, own, plan.chunk_blocks, neighbours, rolled)
     return costate
 
 
@@ -69,30 +70,44 @@ def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tens
     return own + target_gradient(model, loss, window, target, nothing, nothing, plan.chunk_blocks)[:, :-1]
 
 
-def _with_right_edge(costate: Tensor, neighbours: Neighbours) -> Tensor:
+def _with_right_edge(costate: Tensor, arrival: Arrival) -> Tensor:
     """Costates of boundaries 0..k-1 [S, k, d], and the right neighbour's first, else 0: [S, k+1, d]."""
-    edge = neighbours.to_left(costate[:, 0])
+    edge = arrival()
     return torch.cat([costate, (torch.zeros_like(costate[:, 0]) if edge is None else edge)[:, None]], 1)
 
 
-def transpose_product(
+def sweep(
     model: LanguageModel,
     window: Window,
     start: Tensor,
     costate: Tensor,
+    own: Tensor,
     chunk_blocks: int,
+    neighbours: Neighbours,
     rolled: RollOut | None = None,
 ) -> Tensor:
-    """J_iᵀ δ_{i+1} for every block, J_i = ∂ĥ_{i+1}/∂h_i; the recurrence alone. -> [S, k, d]."""
-    d = start.shape[-1]
-    inputs, flat = window.inputs.flatten(1), start.reshape(-1, d)
-    right = (costate[:, 1:] * window.coupled[:, 1:, None]).reshape(-1, d)
+    """δ_i ← own_i + J_iᵀ δ_{i+1} for every block, J_i = ∂ĥ_{i+1}/∂h_i; the recurrence alone.
+
+    start, own [S, k, d], costate [S, k+1, d] -> [S, k+1, d]. Boundary 0's is under way to the left while those of the
+    other blocks are computed.
+    """
+    S, k, d = start.shape
+    right = costate * window.coupled[..., None]
     if rolled is not None:
-        return rolled.pull_back(right).view(start.shape)
-    product = torch.empty_like(flat)
-    for chunk in chunks(flat.shape[0], chunk_blocks):
-        leaf = flat[chunk].detach().requires_grad_()
-        with torch.enable_grad():
-            prediction = model.unroll(inputs[:, chunk], leaf)[1]
-        (product[chunk],) = torch.autograd.grad(prediction, leaf, right[chunk])
-    return product.view(start.shape)
+        swept = own + rolled.pull_back(right[:, 1:].reshape(-1, d)).view(start.shape)
+        return _with_right_edge(swept, neighbours.to_left(swept[:, 0]))
+    swept = torch.empty_like(own)
+    first, others = cut(S, k, chunk_blocks, None if neighbours.is_first else "first")
+
+    def pull_back(parts: list[Part]) -> None:
+        for part in parts:
+            leaf = part.of(start).detach().requires_grad_()
+            with torch.enable_grad():
+                prediction = model.unroll(part.tokens(window.inputs), leaf)[1]
+            product = torch.autograd.grad(prediction, leaf, part.right(right))[0]
+            part.put(swept, part.of(own) + product)
+
+    pull_back(first)
+    arrival = neighbours.to_left(swept[:, 0])
+    pull_back(others)
+    return _with_right_edge(swept, arrival)

@@ -7,6 +7,7 @@ one costate sweep (tests/tprop/test_costate.py).
 Shape letters: `window.py`.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -91,22 +92,25 @@ def h_step(
     dual: Tensor,
     neighbours: Neighbours,
     rolled: RollOut | None,
+    arrive: Callable[[], None],
 ) -> Pass:
-    """Minimise Eq. 7 with respect to H by one step. start [S, k, d], dual [S, k+1, d]; moves `targets`."""
+    """Minimise Eq. 7 with respect to H by one step. start [S, k, d], dual [S, k+1, d]; moves `targets`.
+
+    arrive: fills boundary k of the targets and of `dual`.
+    """
     with frozen(model) if rolled is None else nullcontext():
         result = blocks_pass(
-            model, plan.terms, window, start, targets.h, dual, plan.chunk_blocks, to_start=True, rolled=rolled
-        )
-        targets.step(h_gradient(model, plan, window, targets.h, dual, result, neighbours))
+            model, plan.terms, window, start, targets.h, dual, plan.chunk_blocks, to_start=True, rolled=rolled,
+            neighbours=neighbours, arrive=arrive,
+        )  # fmt: skip
+        targets.step(h_gradient(model, plan, window, targets.h, dual, result))
     return result
 
 
-def h_gradient(
-    model: LanguageModel, plan: Plan, window: Window, target: Tensor, dual: Tensor, result: Pass, neighbours: Neighbours
-) -> Tensor:
-    """∂L/∂h [S, k+1, d]: what a boundary is as a start, and what it is as a target."""
+def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor, dual: Tensor, result: Pass) -> Tensor:
+    """∂L/∂h [S, k+1, d]: what a boundary is as a start, and as a target, once the left neighbour's ĥ has arrived."""
     assert result.start_gradient is not None
-    prediction = at_boundaries(result.predictions, neighbours.to_right(result.predictions[:, -1]))
+    prediction = at_boundaries(result.predictions, result.from_left())
     gradient = target_gradient(model, plan.terms, window, target, prediction, dual, plan.chunk_blocks)
     gradient[:, :-1] += result.start_gradient
     return gradient

@@ -7,18 +7,20 @@ does not grow with the window.
 Shape letters: `window.py`, `tpdist.models.cells`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel
+from tpdist.tprop.parts import Part, cut
 from tpdist.tprop.penalties import penalty, target_loss
 from tpdist.tprop.plan import Terms
 from tpdist.tprop.rollout import RollOut, own_labels
-from tpdist.tprop.window import Window
+from tpdist.tprop.window import Arrival, Neighbours, Window, nothing
 
 
 @dataclass
@@ -27,12 +29,14 @@ class Pass:
 
     loss: the cross entropy. penalty: λ C. predictions: ĥ [S, k, d] at the right boundary of every block.
     start_gradient: of loss + penalty + ⟨costate, ĥ⟩ with respect to the starts [S, k, d], if asked for.
+    from_left: the left neighbour's ĥ [S, d] of boundary 0, where predictions were sent.
     """
 
     loss: Tensor
     penalty: Tensor
     predictions: Tensor
     start_gradient: Tensor | None
+    from_left: Arrival = nothing
 
 
 def blocks_pass(
@@ -47,47 +51,78 @@ def blocks_pass(
     to_start: bool = False,
     to_theta: bool = False,
     rolled: RollOut | None = None,
+    neighbours: Neighbours | None = None,
+    arrive: Callable[[], None] = nothing,
+    before_last: Callable[[], None] = nothing,
 ) -> Pass:
     """Roll every block out from its start; score it; differentiate.
 
     start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read. With
     `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is returned. rolled: these blocks,
     rolled out already from the same starts with the same θ.
+
+    neighbours: send ĥ of the last block to the right as soon as it is known. arrive: fills boundary k of target and
+    dual; called as late as possible. before_last: called before the backward pass that ends the θ-gradient.
     """
+    S, k, _ = start.shape
     if rolled is not None:
-        return _rolled_pass(model, terms, window, start.shape, target, dual, costate, rolled, to_start, to_theta)
-    S, k, d = start.shape
-    inputs, labels = window.inputs.flatten(1), window.labels.flatten(1)
-    flat_start = start.reshape(-1, d)
-    right = [None if x is None else x[:, 1:].reshape(-1, d) for x in (target, dual, costate)]
-    coupled = window.coupled[:, 1:].reshape(-1)
-    predictions = torch.empty_like(flat_start)
-    gradient = torch.zeros_like(flat_start) if to_start else None
+        from_left = neighbours.to_right(rolled.prediction.view(start.shape)[:, -1]) if neighbours else nothing
+        if to_start:
+            _ = rolled.loss  # the head's pass, while messages are under way
+        arrive()
+        before_last()
+        result = _rolled_pass(model, terms, window, start.shape, target, dual, costate, rolled, to_start, to_theta)
+        result.from_left = from_left
+        return result
+    predictions = torch.empty_like(start)
+    gradient = torch.zeros_like(start) if to_start else None
     loss_sum = penalty_sum = start.new_zeros((), dtype=torch.float64)
-    for chunk in chunks(S * k, chunk_blocks):
+
+    def roll(part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        # a copy: what it is a view of may change while the graph lives
+        leaf = part.of(start).detach().clone().requires_grad_(to_start)
         with torch.set_grad_enabled(to_start or to_theta):
-            leaf = flat_start[chunk].detach().requires_grad_(to_start)
-            h, prediction = model.unroll(inputs[:, chunk], leaf)
-            h_right, u_right, costate_right = (None if x is None else x[chunk] for x in right)
-            assert h_right is not None
-            assert u_right is not None
+            h, prediction = model.unroll(part.tokens(window.inputs), leaf)
+        part.put(predictions, prediction.detach())
+        return leaf, h, prediction
+
+    def score(part: Part, leaf: Tensor, h: Tensor, prediction: Tensor) -> None:
+        nonlocal loss_sum, penalty_sum
+        coupled = part.right(window.coupled)
+        with torch.set_grad_enabled(to_start or to_theta):
             loss, cost = _score(
-                model, terms, h, labels[:, chunk], prediction, h_right, u_right, coupled[chunk], window.constrained
-            )
+                model, terms, h, part.tokens(window.labels), prediction, part.right(target), part.right(dual), coupled,
+                window.constrained,
+            )  # fmt: skip
             total = loss + cost
-            if costate_right is not None:
-                total = total + (costate_right * prediction * coupled[chunk, None]).sum()
+            if costate is not None:
+                total = total + (part.right(costate) * prediction * coupled[:, None]).sum()
         if to_theta:
             total.backward()
             if gradient is not None and leaf.grad is not None:
-                gradient[chunk] = leaf.grad
+                part.put(gradient, leaf.grad)
         elif gradient is not None:
-            (gradient[chunk],) = torch.autograd.grad(total, leaf)
-        predictions[chunk] = prediction.detach()
+            part.put(gradient, torch.autograd.grad(total, leaf)[0])
         loss_sum = loss_sum + loss.detach()
         penalty_sum = penalty_sum + cost.detach()
-    shape = (S, k, d)
-    return Pass(loss_sum, penalty_sum, predictions.view(shape), None if gradient is None else gradient.view(shape))
+
+    first, others = cut(S, k, chunk_blocks, _edge_to_the_right(neighbours))
+    opened = [(part, *roll(part)) for part in first]
+    from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
+    for part in others[:-1]:
+        score(part, *roll(part))
+    opened += [(part, *roll(part)) for part in others[-1:]]
+    arrive()
+    for item in opened[:-1]:
+        score(*item)
+    before_last()
+    score(*opened[-1])
+    return Pass(loss_sum, penalty_sum, predictions, gradient, from_left)
+
+
+def _edge_to_the_right(neighbours: Neighbours | None) -> Literal["last"] | None:
+    """The block whose prediction another worker waits for."""
+    return None if neighbours is None or neighbours.is_last else "last"
 
 
 def _rolled_pass(
@@ -116,7 +151,7 @@ def _rolled_pass(
         with torch.enable_grad():
             _, cost = at_boundaries(leaf)
         pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
-        gradient = (rolled.loss_gradient + rolled.pull_back(pulled)).view(shape)
+        gradient = rolled.gradient(pulled).view(shape)
     with torch.set_grad_enabled(to_theta):
         loss, cost = at_boundaries(rolled.prediction)
         loss = rolled.loss + loss
@@ -199,12 +234,26 @@ def target_gradient(
 
 def predict(model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: int) -> Tensor:
     """ĥ at the end of every block, the recurrence alone: inputs [B, S, k], start [S, k, d] -> [S, k, d]."""
-    flat_inputs, flat_start = inputs.flatten(1), start.reshape(-1, start.shape[-1])
-    predictions = torch.empty_like(flat_start)
-    with torch.no_grad():
-        for chunk in chunks(flat_start.shape[0], chunk_blocks):
-            predictions[chunk] = model.unroll(flat_inputs[:, chunk], flat_start[chunk])[1]
-    return predictions.view(start.shape)
+    return predict_across(model, inputs, start, chunk_blocks, None)[0]
+
+
+def predict_across(
+    model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: int, neighbours: Neighbours | None
+) -> tuple[Tensor, Arrival]:
+    """`predict`; the last block's is sent to the right as soon as it is known, and the left neighbour's arrives."""
+    predictions = torch.empty_like(start)
+    S, k, _ = start.shape
+    first, others = cut(S, k, chunk_blocks, _edge_to_the_right(neighbours))
+
+    def roll(parts: list[Part]) -> None:
+        with torch.no_grad():
+            for part in parts:
+                part.put(predictions, model.unroll(part.tokens(inputs), part.of(start))[1])
+
+    roll(first)
+    from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
+    roll(others)
+    return predictions, from_left
 
 
 def at_boundaries(predictions: Tensor, from_left: Tensor | None) -> Tensor:

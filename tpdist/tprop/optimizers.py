@@ -21,12 +21,16 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
+FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the CPU and for CUDA
 
 
 def build_optimizer(
-    spec: Optimizer | HStep, lr: float, parameters: list[torch.Tensor], key: str
+    spec: Optimizer | HStep, lr: float, parameters: list[torch.Tensor], key: str, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimiser `spec.name` with `spec.options`. Raises ConfigError at the option it does not take."""
+    """The optimiser `spec.name` with `spec.options`. Raises ConfigError at the option it does not take.
+
+    fused: one kernel for the whole step where torch has it and the options do not ask for another way.
+    """
     cls = CLASSES[spec.name]
     known = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr")]
     options: dict[str, Any] = dict(spec.options)
@@ -35,6 +39,8 @@ def build_optimizer(
             raise ConfigError(
                 f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options.{name}"
             )
+    if fused and spec.name in FUSED and not {"foreach", "fused", "differentiable"} & options.keys():
+        options["fused"] = True
     try:
         return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.objective import predict
+from tpdist.tprop.objective import predict_across
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.window import Neighbours, Window
 
@@ -79,9 +79,10 @@ def first_values(
         with torch.no_grad():
             neighbours.relay(h[:, 0], roll)
     elif plan.first == "one-block":
-        predictions = predict(model, window.inputs, torch.zeros_like(h[:, :-1]), plan.chunk_blocks)
+        zero = torch.zeros_like(h[:, :-1])
+        predictions, arrival = predict_across(model, window.inputs, zero, plan.chunk_blocks, neighbours)
         h[:, 1:] = predictions
-        from_left = neighbours.to_right(predictions[:, -1])
+        from_left = arrival()
         if from_left is not None:
             h[:, 0] = from_left
     elif plan.first == "persistent":
@@ -133,8 +134,13 @@ def _relax(
     last = 1 if neighbours.is_last else 0  # nobody reads the prediction of the window's last block
     count = states.shape[1] - last
     for _ in range(plan.relaxation):
-        predictions = predict(model, inputs[:, :, :count], states[:, :count], plan.chunk_blocks)
-        from_left = neighbours.to_right(states[:, -1] if last else predictions[:, -1])
+        if count:
+            predictions, arrival = predict_across(
+                model, inputs[:, :, :count], states[:, :count], plan.chunk_blocks, neighbours
+            )
+        else:
+            predictions, arrival = states[:, :0], neighbours.to_right(states[:, -1])
+        from_left = arrival()
         states[:, 1:] = predictions[:, : states.shape[1] - 1]
         if from_left is not None:
             states[:, 0] = from_left

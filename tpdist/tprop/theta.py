@@ -1,6 +1,6 @@
 """The θ-step (Section 3, step 2): one optimiser step on the parameters along a gradient summed over workers."""
 
-from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,18 +10,35 @@ from tpdist.models import LanguageModel
 from tpdist.tprop.optimizers import build_optimizer
 
 
+class GradientSum(Protocol):
+    """Adds the parameters' gradients up over all workers; all of them make every call, in one order."""
+
+    def begin(self, inputs: Tensor | None, tokens: int) -> None:
+        """Before the passes of an update. inputs: ids that they embed, None for no block; tokens: of all workers."""
+        ...
+
+    def last_pass(self) -> None:
+        """What the next backward pass adds to a gradient is the last: it may be sent."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until every `.grad` is the sum."""
+        ...
+
+
 class Theta:
     """The parameters that require gradients, and their optimiser.
 
-    reduce: adds up a list of tensors over all workers, in place; the sum of undivided gradients is exact
-    however unevenly the blocks are divided.
+    gradient_sum: over all workers; the sum of undivided gradients is exact however unevenly the blocks are divided.
     """
 
-    def __init__(self, model: LanguageModel, spec: Optimizer, reduce: Callable[[Sequence[Tensor]], None] | None = None):
+    def __init__(self, model: LanguageModel, spec: Optimizer, gradient_sum: GradientSum | None = None):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer")
+        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", fused=True)
         self._clip = spec.clip
-        self._reduce = reduce
+        fused = bool(self.optimizer.param_groups[0].get("fused"))
+        self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)
+        self._sum = gradient_sum
 
     @property
     def lr(self) -> float:
@@ -32,19 +49,35 @@ class Theta:
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def zero(self) -> None:
-        """Before the passes that add to `.grad`."""
+    def begin(self, inputs: Tensor | None, tokens: int) -> None:
+        """Before the passes that add to `.grad`. Arguments as those of `GradientSum.begin`."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self._sum is not None:
+            self._sum.begin(inputs, tokens)
+
+    def last_pass(self) -> None:
+        """Before the last of them."""
+        if self._sum is not None:
+            self._sum.last_pass()
 
     def step(self, tokens: int) -> None:
-        """Reduce, divide by the window's tokens over all workers, clip, step."""
+        """Sum, divide by the window's tokens over all workers, clip, step.
+
+        Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
+        float32, so gradients in float64 are divided here.)
+        """
+        if self._sum is not None:
+            self._sum.finish()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
-        if self._reduce is not None:
-            self._reduce(gradients)
-        for gradient in gradients:
-            gradient /= tokens
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        divisor = gradients[0].new_full((), tokens)
+        if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
+            norm = torch.nn.utils.get_total_norm(gradients) / tokens
+            divisor /= (self._clip / (norm + 1e-6)).clamp(max=1)
+        if self._divides:
+            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+        else:
+            for gradient in gradients:
+                gradient /= divisor
         self.optimizer.step()

@@ -11,6 +11,7 @@ first H → (H-step)* → (θ-step)* → duals. What the methods are made of:
 Shape letters: `window.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,12 @@ from torch import Tensor
 from tpdist.models import LanguageModel
 from tpdist.tprop.costate import costate_sweeps
 from tpdist.tprop.h_steps import Targets, clip_rows, h_gradient, h_step
-from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict
+from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_across
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import Theta
-from tpdist.tprop.window import Neighbours, Window
+from tpdist.tprop.window import Neighbours, Window, nothing
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def visit(
 
     if targets is not None:
         for _ in range(plan.h_steps):
-            take_from_right(plan, window, targets.h, dual, neighbours)
-            result = h_step(model, plan, window, start, targets, dual, neighbours, rolled)
+            arrive = ask_right(plan, window, targets.h, dual, neighbours)
+            result = h_step(model, plan, window, start, targets, dual, neighbours, rolled, arrive)
             first = first or result
             start = start if held else targets.h[:, :k]
         h = targets.h
@@ -80,17 +81,17 @@ def visit(
     if dual_step and dual_step.before_theta:
         dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
     for i in range(plan.theta_steps):
-        if i == 0 or plan.joint:
-            take_from_right(plan, window, h, dual, neighbours)
-        theta.zero()
+        arrive = ask_right(plan, window, h, dual, neighbours) if i == 0 or plan.joint else nothing
+        theta.begin(window.inputs, window.tokens)
         joint = plan.joint and targets is not None
         result = blocks_pass(
-            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, joint, to_theta=True, rolled=rolled
-        )
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, joint, to_theta=True, rolled=rolled,
+            neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
+        )  # fmt: skip
         first, read, rolled = first or result, h, None
         if joint:
             assert targets is not None
-            targets.step(h_gradient(model, plan, window, h, dual, result, neighbours))
+            targets.step(h_gradient(model, plan, window, h, dual, result))
             h = targets.h
             start = start if held else h[:, :k]
         theta.step(window.tokens)
@@ -132,17 +133,23 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
     return values
 
 
-def take_from_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> None:
-    """Send h, and u if the method has duals, of boundary 0 to the left; fill boundary k from the right.
+def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
+    """Send h of boundary 0 to the left, and u if the method has duals; what is returned fills boundary k.
 
     Where λ = 0 the objective does not read them; the primal residual does.
     """
     if not window.constrained:
-        return
-    for values in (h, dual) if plan.keep_duals or plan.dual else (h,):
-        edge = neighbours.to_left(values[:, 0])
-        if edge is not None:
-            values[:, -1] = edge
+        return nothing
+    values = (h, dual) if plan.keep_duals or plan.dual else (h,)
+    arrival = neighbours.to_left(torch.stack([x[:, 0] for x in values]))
+
+    def arrive() -> None:
+        edges = arrival()
+        if edges is not None:
+            for x, edge in zip(values, edges, strict=True):
+                x[:, -1] = edge
+
+    return arrive
 
 
 def _step_duals(
@@ -159,8 +166,8 @@ def _step_duals(
 
     Eq. 7 as printed drops -λ/2 ‖u‖², and its literal gradient λ(r + u) diverges. -> u, ĥ, both [S, k+1, d].
     """
-    predictions = predict(model, window.inputs, start, plan.chunk_blocks)
-    at = at_boundaries(predictions, neighbours.to_right(predictions[:, -1]))
+    predictions, from_left = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours)
+    at = at_boundaries(predictions, from_left())
     ascent = plan.terms.weight * (h - at) * window.coupled[..., None]
     return dual + step.lr * clip_rows(ascent, step.clip), at
 

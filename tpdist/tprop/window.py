@@ -98,10 +98,15 @@ def make_window(
     )
 
 
-class Neighbours(Protocol):
-    """The workers to the left and right in time. Every call is made by all workers of a stream group at once.
+# A state under way: the call waits for it. None where there is no worker on that side.
+Arrival = Callable[[], Tensor | None]
 
-    Nothing but boundary states of shape [S, ...] passes through it.
+
+class Neighbours(Protocol):
+    """The workers to the left and right in time. Every call is made by all workers of a stream group, in one order.
+
+    Nothing but boundary states of shape [..., S, d] passes through it. `to_right` and `to_left` return at once, so
+    that a worker computes while messages are under way.
     """
 
     @property
@@ -114,12 +119,12 @@ class Neighbours(Protocol):
         """No worker to the right: boundary k is the window's end."""
         ...
 
-    def to_right(self, edge: Tensor) -> Tensor | None:
-        """Send a state to the right; the left neighbour's, or None on the first worker."""
+    def to_right(self, edge: Tensor) -> Arrival:
+        """Send a state to the right; the left neighbour's arrives, or None on the first worker."""
         ...
 
-    def to_left(self, edge: Tensor) -> Tensor | None:
-        """Send a state to the left; the right neighbour's, or None on the last worker."""
+    def to_left(self, edge: Tensor) -> Arrival:
+        """Send a state to the left; the right neighbour's arrives, or None on the last worker."""
         ...
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
@@ -131,17 +136,21 @@ class Neighbours(Protocol):
         ...
 
 
+def nothing() -> None:
+    """The arrival where no worker sends."""
+
+
 class Alone:
     """One worker holds the whole window."""
 
     is_first = True
     is_last = True
 
-    def to_right(self, edge: Tensor) -> Tensor | None:
-        return None
+    def to_right(self, edge: Tensor) -> Arrival:
+        return nothing
 
-    def to_left(self, edge: Tensor) -> Tensor | None:
-        return None
+    def to_left(self, edge: Tensor) -> Arrival:
+        return nothing
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
         roll(start)

@@ -19,12 +19,14 @@ class Batch:
     """This worker's part of one update.
 
     window: None where no block of the window is this worker's. begin: the window's first place in `Boundaries`.
-    tokens: labels of the update over all workers. active: workers along time that have blocks, from the first.
+    tokens: labels of the update over all workers; own: this worker's. active: workers along time that have blocks,
+    from the first.
     """
 
     window: Window | None
     begin: int
     tokens: int
+    own: int
     active: int
 
 
@@ -112,7 +114,8 @@ class Batches:
         distinct = drawn if self.own_windows else drawn[:1]
         tokens = sum(self._count(window) for window in distinct)
         active = min(len(whole), self._place.times)
-        return Batch(self._window(whole, own, tokens) if own else None, self._begins[index], tokens, active)
+        window = self._window(whole, own, tokens) if own else None
+        return Batch(window, self._begins[index], tokens, self._count(own, self.streams), active)
 
     def begin_index(self) -> dict[int, int]:
         """The update that begins at a place in `Boundaries`."""
@@ -150,11 +153,13 @@ class Batches:
         inputs, labels = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (blocks.inputs, blocks.labels))
         return inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
-    def _count(self, window: range) -> int:
-        """Labels of a window over all streams, all workers."""
+    def _count(self, blocks: range, streams: range | None = None) -> int:
+        """Labels of a run of blocks, over all streams by default."""
         B = self.layout.block
-        lengths = np.array([self.layout.length(s) for s in range(self.layout.streams)])
-        return int(np.clip(lengths - window.start * B, 0, len(window) * B).sum())
+        lengths = np.array(
+            [self.layout.length(s) for s in range(self.layout.streams) if streams is None or s in streams]
+        )
+        return int(np.clip(lengths - blocks.start * B, 0, len(blocks) * B).sum())
 
 
 def _layout(config: Experiment, tokens: int) -> StreamLayout:

@@ -1,56 +1,73 @@
-"""Checkpoints: everything that the next step depends on, written whole or not at all.
+"""Checkpoints: everything that the next step depends on, whole or not there.
 
 A checkpoint is a directory `step-<steps>`, or `step-<steps>-epoch` at an epoch's end, with `tensors.safetensors` (θ and
 its optimiser), `states-<stream>-<time>.safetensors` (what a worker's blocks own), `state.json` and `manifest.json`
-(sizes and SHA-256 of the others). Every worker writes its own states. It is written under another name, synced, and
-renamed; a torn or altered one is recognised by its manifest, set aside as `damaged-step-<steps>`, and the one before
-it is used.
+(sizes and SHA-256 of the others, and of itself). Nothing in it is a pickle, and nothing in it is believed before it is
+checked. A torn or altered one is set aside as `damaged-step-<steps>`, and the one before it is used.
 """
 
+import hashlib
 import json
-import shutil
+import re
+import stat
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from safetensors.torch import load_file
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict  # typing's is known to pydantic from Python 3.12 on
 
 from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
-from tpdist.parallel import Workers
-from tpdist.training.files import atomic_directory, save_tensors, write_json
+from tpdist.training.depots import MANIFEST, Depot, Directory
+from tpdist.training.files import json_text, load_tensors, write_json
 
-FORMAT = 1
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+FORMAT = 2
+TENSORS, STATE = "tensors.safetensors", "state.json"
+SHARD = re.compile(r"states-\d+-\d+\.safetensors")
+Count = Annotated[int, Field(ge=0)]
+LayoutName = Annotated[str, Field(pattern=r"^\w*$")]
 
 
-def save_checkpoint(final: Path, packed: "Packed", keep: int, workers: Workers) -> None:
-    """Write the checkpoint `final` and delete all but the newest `keep` beside it. All workers call it at once.
+class FileRow(TypedDict):
+    bytes: Count
+    sha256: str
 
-    A name says step and phase, so a whole one that exists already holds the same state.
-    """
-    whole = workers.leads and final.exists() and verify_checkpoint(final) is None
-    if workers.from_leader(float(whole)):
-        return
-    if workers.leads and final.exists():
-        shutil.rmtree(final)
-    with atomic_directory(final, workers.leads) as temporary:
-        workers.wait_for_all()  # the directory is there
-        save_tensors(packed.states, temporary / packed.shard.file)
-        shards = workers.gather(packed.shard.to_json())
-        if workers.leads:
-            save_tensors(packed.tensors, temporary / TENSORS)
-            write_json(temporary / STATE, {"format": FORMAT, **packed.state, "shards": shards})
-            names = [TENSORS, STATE, *(shard["file"] for shard in shards)]
-            files = {n: {"bytes": (temporary / n).stat().st_size, "sha256": sha256(temporary / n)} for n in names}
-            write_json(temporary / MANIFEST, {"format": FORMAT, "files": files})
-    workers.wait_for_all()  # it has its name
-    if workers.leads:
-        for old in list_checkpoints(final.parent)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+
+class ManifestJson(TypedDict):
+    """`manifest.json`. sha256: of the same text without this entry."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    format: int
+    files: dict[str, FileRow]
+    sha256: str
+
+
+class ShardJson(TypedDict):
+    file: str
+    streams: tuple[Count, Count]
+    slots: list[tuple[int, int]]
+    time: Count
+
+
+class OptimizersJson(TypedDict):
+    theta: list[Any]
+    h: list[Any]
+
+
+class StateJson(TypedDict):
+    """`state.json`, beside the counters of `RunState`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    corpus: str
+    optimizers: OptimizersJson
+    layout: dict[str, int | LayoutName]
+    theta_scalars: dict[str, int | float]
+    h_counts: dict[str, dict[str, float]]
+    shards: list[ShardJson]
 
 
 @dataclass(frozen=True)
@@ -62,18 +79,13 @@ class Shard:
     slots: list[int]
     time: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ShardJson:
         return {
             "file": self.file,
-            "streams": [self.streams.start, self.streams.stop],
+            "streams": (self.streams.start, self.streams.stop),
             "slots": runs(self.slots),
             "time": self.time,
         }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Shard":
-        slots = [slot for begin, end in values["slots"] for slot in range(begin, end)]
-        return cls(values["file"], range(*values["streams"]), slots, values["time"])
 
 
 @dataclass(frozen=True)
@@ -86,117 +98,168 @@ class Packed:
     shard: Shard
 
 
-def runs(numbers: list[int]) -> list[list[int]]:
-    """[3, 4, 5, 9] -> [[3, 6], [9, 10]]: half-open runs."""
-    found: list[list[int]] = []
+def runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """[3, 4, 5, 9] -> [(3, 6), (9, 10)]: half-open runs."""
+    found: list[tuple[int, int]] = []
     for number in numbers:
         if found and found[-1][1] == number:
-            found[-1][1] += 1
+            found[-1] = (found[-1][0], number + 1)
         else:
-            found.append([number, number + 1])
+            found.append((number, number + 1))
     return found
+
+
+def file_row(path: Path) -> FileRow:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def write_manifest(path: Path, files: dict[str, FileRow]) -> None:
+    body = {"format": FORMAT, "files": files}
+    write_json(path, {**body, "sha256": _digest(body)})
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A whole checkpoint, and the damaged ones after it."""
+    """A whole checkpoint, and the damaged ones after it. scratch: holds what had to be copied from elsewhere."""
 
+    name: str
+    where: str
     path: Path
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-    damaged: list[Path]
+    damaged: list[str] = field(default_factory=list)
+    scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def shards(self) -> list[tuple[Shard, dict[str, Tensor]]]:
-        """The states of every worker that wrote it; files are read as they are asked for."""
-        found = [Shard.from_json(values) for values in self.state["shards"]]
-        return [(shard, load_file(self.path / shard.file)) for shard in found]
+        """The states of every worker that wrote it. Raises RunError where a file does not hold what it says."""
+        return [self._shard(values) for values in self.state["shards"]]
 
-    def set_damaged_aside(self) -> None:
-        """Rename the damaged ones, so that none is taken for newer than what the run writes next."""
-        for path in self.damaged:
-            aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+    def _shard(self, values: ShardJson) -> tuple[Shard, dict[str, Tensor]]:
+        file, (begin, end) = f"{self.where}/{values['file']}", values["streams"]
+        places = sum(max(0, end - begin) for begin, end in values["slots"])
+        tensors = load_tensors(self.path / values["file"], shown=file)
+        for name, tensor in tensors.items():
+            wanted = (end - begin,) if name == "carried" else (end - begin, places)
+            if tensor.shape[:-1] != wanted:
+                raise RunError(f"{file}: {name} is of shape {tuple(tensor.shape)}, and {STATE} speaks of {wanted}")
+        # a tensor with values bounds how long the list can be
+        filled = any(tensor.numel() for name, tensor in tensors.items() if name != "carried")
+        slots = [slot for first, last in values["slots"] for slot in range(first, last)] if filled else []
+        return Shard(values["file"], range(begin, end), slots, values["time"]), tensors
 
 
-def load_checkpoint(directory: Path, notice: Callable[[str], None]) -> Loaded:
+def load_checkpoint(depot: Depot, notice: Callable[[str], None]) -> Loaded:
     """The newest checkpoint that is whole; those passed over are told to `notice`.
 
     Raises RunError where there is none, and for one that another version of the program wrote.
     """
-    damaged: list[Path] = []
+    damaged: list[str] = []
     wrong = ""
-    for path in reversed(list_checkpoints(directory)):
+    scratch = tempfile.TemporaryDirectory()
+    for name in reversed(depot.names()):
         if wrong:
             notice(f"{wrong}; the checkpoint before it is used")
-        wrong = verify_checkpoint(path) or ""
+        path, where = depot.fetch(name, Path(scratch.name)), f"{depot.where}/{name}"
+        wrong = verify_checkpoint(path, where) or ""
         if not wrong:
-            state = json.loads((path / STATE).read_text())
-            return Loaded(path, load_file(path / TENSORS), state, damaged)
-        damaged.append(path)
+            return replace(read_checkpoint(name, path, where), damaged=damaged, scratch=scratch)
+        damaged.append(name)
     found = f"all {len(damaged)} are damaged; the oldest: {wrong}" if damaged else "there is none"
-    raise RunError(f"{directory}: no checkpoint to resume from ({found}); start a new run")
+    raise RunError(f"{depot.where}: no checkpoint to resume from ({found}); start a new run")
+
+
+def read_checkpoint(name: str, path: Path, where: str) -> Loaded:
+    """One that `verify_checkpoint` found whole. Raises RunError where it is not what the program writes."""
+    tensors = load_tensors(path / TENSORS, shown=f"{where}/{TENSORS}")
+    return Loaded(name, where, path, tensors, _read_state(path, where))
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted(directory.glob("step-????????*"))
+    """Those of a directory, oldest first."""
+    return [directory / name for name in Directory(directory).names()]
 
 
-def verify_checkpoint(path: Path) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None if nothing is. Raises RunError for another format."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise RunError(
-                f"{path / MANIFEST}: a checkpoint of format {manifest['format']}, this program reads format {FORMAT}; "
-                f"resume with the version that wrote it"
-            )
-        if not {TENSORS, STATE} <= manifest["files"].keys():
-            return f"{path / MANIFEST}: does not list {TENSORS} and {STATE}"
-        for name, expected in manifest["files"].items():
-            file = path / name
-            if file.stat().st_size != expected["bytes"]:
-                return f"{file}: {file.stat().st_size} bytes where {expected['bytes']} were written"
-            if sha256(file) != expected["sha256"]:
-                return f"{file}: its SHA-256 is not that of what was written"
-    except FileNotFoundError as error:
-        return f"{error.filename}: missing"
-    except OSError as error:
-        return f"{error.filename or path}: cannot be read ({error.strerror})"
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return f"{path / MANIFEST}: not a checkpoint's manifest"
+def verify_checkpoint(path: Path, where: str | None = None) -> str | None:
+    """What is wrong with a checkpoint, naming the file; None if nothing is. Raises RunError for another format.
+
+    where: its name for the user, if `path` is a copy.
+    """
+    where = where or str(path)
+    manifest = read_manifest(path, where)
+    if isinstance(manifest, str):
+        return manifest
+    for name, expected in manifest["files"].items():
+        if wrong := _verify_file(path / name, f"{where}/{name}", expected):
+            return wrong
     return None
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors and JSON scalars. Parameters are numbered in their order."""
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            key = f"{prefix}{index}.{name}"
-            if isinstance(value, Tensor):
-                tensors[key] = value
-            else:
-                scalars[key] = value
-    return tensors, scalars
+def read_manifest(path: Path, where: str) -> ManifestJson | str:
+    """A checkpoint's manifest, or what is wrong with it. Raises RunError for one of another format."""
+    shown, not_one = f"{where}/{MANIFEST}", f"{where}/{MANIFEST}: not a checkpoint's manifest, or altered"
+    try:
+        if not stat.S_ISREG((path / MANIFEST).stat().st_mode):
+            return f"{shown}: not a file"
+        raw = (path / MANIFEST).read_bytes()
+        manifest = TypeAdapter(ManifestJson).validate_json(raw, strict=True)
+    except FileNotFoundError:
+        return f"{shown}: missing"
+    except OSError as error:
+        return f"{shown}: cannot be read ({error.strerror})"
+    except ValidationError:
+        return not_one
+    body = {name: value for name, value in manifest.items() if name != "sha256"}
+    # the text itself, not what it means, has to be what was written
+    if manifest["sha256"] != _digest(body) or raw != json_text({**body, "sha256": manifest["sha256"]}).encode():
+        return not_one
+    if manifest["format"] != FORMAT:
+        raise RunError(
+            f"{shown}: a checkpoint of format {manifest['format']}, this program reads format {FORMAT}; "
+            f"resume with the version that wrote it"
+        )
+    names = manifest["files"].keys()
+    if not {TENSORS, STATE} <= names:
+        return f"{shown}: does not list {TENSORS} and {STATE}"
+    if strange := [name for name in names - {TENSORS, STATE} if not SHARD.fullmatch(name)]:
+        return f"{shown}: lists {min(strange)!r}, which is no file of a checkpoint"
+    return manifest
 
 
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, prefix: str, tensors: dict[str, Tensor], scalars: dict[str, Any]
-) -> None:
-    """The inverse of `pack_optimizer`, onto an optimiser of the same parameters, to the bit."""
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **scalars}.items():
-        if key.startswith(prefix):
-            index, name = key.removeprefix(prefix).split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():  # torch casts scalars such as NAdam's mu_product to the parameters' dtype
-        loaded = optimizer.state[parameters[index]]
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                loaded[name] = loaded[name].to(value.dtype)
+def _verify_file(file: Path, shown: str, expected: FileRow) -> str | None:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{shown}: not a file"
+        if status.st_size != expected["bytes"]:
+            return f"{shown}: {status.st_size} bytes where {expected['bytes']} were written"
+        if sha256(file) != expected["sha256"]:
+            return f"{shown}: its SHA-256 is not that of what was written"
+    except FileNotFoundError:
+        return f"{shown}: missing"
+    except OSError as error:
+        return f"{shown}: cannot be read ({error.strerror})"
+    return None
+
+
+def _read_state(path: Path, where: str) -> dict[str, Any]:
+    """`state.json`, every entry of the type that the program writes. Raises RunError."""
+    try:
+        state: dict[str, Any] = dict(TypeAdapter(StateJson).validate_json((path / STATE).read_bytes(), strict=True))
+    except ValidationError as error:
+        raise not_a_state(where, error) from error
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    for shard in state["shards"]:
+        if shard["file"] not in manifest["files"]:
+            raise RunError(f"{where}/{STATE}: speaks of {shard['file']!r}, which {MANIFEST} does not list")
+    return state
+
+
+def not_a_state(where: str, error: ValidationError) -> RunError:
+    """What is wrong with the content of a checkpoint's `state.json`."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return RunError(f"{where}/{STATE}: {key!r}: not what a checkpoint holds ({first['msg'].splitlines()[0]})")
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(body).encode()).hexdigest()

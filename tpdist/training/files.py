@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tpdist.errors import RunError
-
-
-@contextmanager
-def atomic_directory(final: Path, leads: bool = True) -> Iterator[Path]:
-    """A directory that appears as `final` when the block ends, complete and synced, and not at all if it raises.
-
-    Of several processes that write into it, one leads: it makes the directory and gives it its name.
-    """
-    temporary = final.with_name(f".{final.name}.tmp")
-    if not leads:
-        yield temporary
-        return
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        sync(temporary)
-        temporary.rename(final)
-        sync(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -80,7 +55,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """The one way in which the program writes JSON."""
+    return json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
@@ -100,11 +80,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, or RunError."""
+def load_tensors(path: Path, shown: str | None = None) -> dict[str, Tensor]:
+    """A safetensors file, or RunError. shown: its name for the user, if `path` is a copy."""
+    shown = shown or str(path)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError as error:
-        raise RunError(f"{path}: missing; did the run finish an epoch?") from error
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: not a whole safetensors file ({error})") from error
+        raise RunError(f"{shown}: missing; did the run finish an epoch?") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{shown}: not a whole safetensors file ({reason})") from error
+    for name in tensors:
+        if not name.isprintable():
+            raise RunError(f"{shown}: holds a tensor of the name {name!r}, which no tpdist has written")
+    return tensors

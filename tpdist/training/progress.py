@@ -4,20 +4,26 @@ import math
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from tpdist.data import Progress as Preparation
+from tpdist.training.workers_view import Work, lines, table
 
 PLAIN_EVERY_S = 10.0
+WIDE = 120
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is. loss: mean nats per token of the epoch so far. primal, dual: residuals' norms so far."""
+    """Where a run is. loss: mean nats per token of the epoch so far. primal, dual: residuals' norms so far.
+
+    workers: the figures of each of several workers, as far as they are known; empty where one trains alone.
+    """
 
     epoch: int
     epochs: int
@@ -29,13 +35,21 @@ class Status:
     dual: float
     tokens_per_second: float
     seconds_left: float
+    workers: tuple[Work, ...] = ()
 
-    def text(self) -> str:
-        return (
-            f"epoch {self.epoch}/{self.epochs}  loss {self.loss:.3f}  ppl {self.perplexity:.1f}  "
-            f"|r| {self.primal:.3g}  |s| {self.dual:.3g}  {self.tokens_per_second:,.0f} tok/s  "
-            f"{clock(self.seconds_left)} left"
-        )
+    def text(self, width: int = WIDE) -> str:
+        """On one line; on two where `width` characters do not hold it beside a bar."""
+        epoch = f"epoch {self.epoch}/{self.epochs}"
+        figures = f"loss {self.loss:.3f}  ppl {self.perplexity:.1f}  |r| {self.primal:.3g}  |s| {self.dual:.3g}"
+        speed = f"{self.tokens_per_second:,.0f} tok/s  {clock(self.seconds_left)} left"
+        return f"{epoch}  {figures}  {speed}" if width >= WIDE else f"{epoch}  {speed}\n{figures}"
+
+
+def together(statuses: Sequence[Status | None]) -> Status | None:
+    """The leader's status, which is the first, with the figures of all workers."""
+    if not statuses or statuses[0] is None:
+        return None
+    return replace(statuses[0], workers=tuple(work for status in statuses if status for work in status.workers))
 
 
 class Reporter(Protocol):
@@ -75,23 +89,27 @@ class Plain:
         if time.monotonic() - self._last >= PLAIN_EVERY_S:
             self._last = time.monotonic()
             _print(f"  step {status.step}/{status.steps}  {status.text()}")
+            for line in lines(status.workers):
+                _print(f"    {line}")
 
     def close(self) -> None: ...
 
 
 class Live:
-    """One moving line with a bar, from the first update on; what is said scrolls above it."""
+    """A moving bar, above a table of the workers where there are several; what is said scrolls above it."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._progress = _bar(console or Console(highlight=False))
+        self._progress = RunBar(console or Console(highlight=False))
         self._task = self._progress.add_task("", total=None)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, soft_wrap=True)
 
     def step(self, status: Status) -> None:
+        self._progress.workers = status.workers
         self._progress.start()  # does nothing once started
-        self._progress.update(self._task, description=status.text(), completed=status.step, total=status.steps)
+        text = status.text(self._progress.console.width)
+        self._progress.update(self._task, description=text, completed=status.step, total=status.steps)
 
     def close(self) -> None:
         self._progress.stop()
@@ -102,9 +120,21 @@ def reporter() -> Reporter:
     return Live() if sys.stdout.isatty() else Plain()
 
 
-def _bar(console: Console) -> Progress:
-    percent = TextColumn("{task.percentage:>3.0f}%  {task.description}")
-    return Progress(BarColumn(bar_width=24), percent, console=console)
+class RunBar(Progress):
+    """The bar of a run, and its workers beneath it."""
+
+    workers: Sequence[Work] = ()
+
+    def __init__(self, console: Console) -> None:
+        bar = BarColumn(bar_width=24 if console.width >= WIDE else 16)
+        super().__init__(
+            bar, TextColumn("{task.percentage:>3.0f}% "), TextColumn("{task.description}"), console=console
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.workers:
+            yield table(self.workers)
 
 
 def _print(text: str) -> None:

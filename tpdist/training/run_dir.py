@@ -49,7 +49,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
-
+        self.timelines = path / "profile"
         self.lock_file = path / ".lock"
 
     @classmethod
@@ -132,11 +132,15 @@ class RunDirectory:
         return load_config(self.config_file, overrides)
 
     def save_config(self, config: Experiment) -> None:
-        """config.yaml, with absolute paths in `data`: the run can then be used from any directory."""
+        """config.yaml, with absolute paths: the run can then be used from any directory."""
         paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
         paths["store"] = str(default_store(config.data))
         absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-        text = to_yaml(config.model_copy(update={"data": config.data.model_copy(update=absolute)}))
+        update: dict[str, Any] = {"data": config.data.model_copy(update=absolute)}
+        if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
+            to = str(Path(config.run.checkpoint_to).absolute())
+            update["run"] = config.run.model_copy(update={"checkpoint_to": to})
+        text = to_yaml(config.model_copy(update=update))
         write_atomic(self.config_file, lambda file: _write_text(file, text))
 
     def discard(self) -> None:

@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tpdist.errors import RunError
-from tpdist.training.checkpoints import Loaded, Packed, Shard, pack_optimizer, unpack_optimizer
+from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard, not_a_state
+from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
 from tpdist.training.run_dir import load_parameters, unique_state
 from tpdist.training.state import RunState
 
@@ -42,33 +44,44 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
 
     Raises RunError, naming what does not fit.
     """
-    tensors, state, where = loaded.tensors, loaded.state, str(loaded.path)
+    tensors, state, where = loaded.tensors, loaded.state, loaded.where
     if state["corpus"] != trainer.store.manifest.checksum:
         raise RunError(
             f"{trainer.run.path}: was trained on another corpus than the store at {trainer.store.directory} now holds; "
             f"prepare that corpus again or start a new run"
         )
+    counted = counters(state, where)
     load_parameters(trainer.model, _under("model.", tensors), where)
     _check_layout(trainer, state, where)
     states = _own_states(trainer, loaded)
     _restore_boundaries(trainer, _under("boundaries.", states), state, where)
     was, now = state["optimizers"], _optimizers(trainer)
     if was["theta"] == now["theta"]:
-        unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"])
+        unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"], where)
     else:
         trainer.reporter.say("optimizer: changed, so its state starts anew")
-    if state["position"]:
+    if counted.position:
+        if "carried" not in states:
+            raise RunError(f"{where}: saved in the middle of an epoch, without what the windows carry")
         trainer.carried = states["carried"].to(trainer.device)
-    trainer.state = RunState.from_json(state)
+    trainer.state = counted
+
+
+def counters(state: dict[str, Any], where: str) -> RunState:
+    """Of a checkpoint's `state.json`. Raises RunError where they are not such."""
+    try:
+        return RunState.from_json(state)
+    except ValidationError as error:
+        raise not_a_state(where, error) from error
 
 
 def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None:
     was, now = state["layout"], _layout(trainer)
-    changed = [key for key in now if was[key] != now[key]]
+    changed = [key for key in now if was.get(key) != now[key]]
     if changed and (state["position"] or trainer.boundaries.tensors()):
         when = "in the middle of an epoch" if state["position"] else "with states stored for every block"
         raise RunError(
-            f"{where}: saved {when}, with {changed[0]} {was[changed[0]]}; the configuration has {now[changed[0]]}: "
+            f"{where}: saved {when}, with {changed[0]} {was.get(changed[0])}; the configuration has {now[changed[0]]}: "
             f"leave it as it was"
         )
 
@@ -85,7 +98,12 @@ def _own_states(trainer: "Trainer", loaded: Loaded) -> dict[str, Tensor]:
         theirs, mine = [i for i, _ in pairs], [j for _, j in pairs]
         for name, tensor in tensors.items():
             whole = name == "carried"
-            shape = (len(batches.streams), *(tensor.shape[1:] if whole else (len(batches.slots), tensor.shape[2])))
+            if tensor.shape[-1] != trainer.model.state_size:
+                raise RunError(
+                    f"{loaded.where}/{shard.file}: states of {tensor.shape[-1]} numbers each, the model's have "
+                    f"{trainer.model.state_size}"
+                )
+            shape = (len(batches.streams), *(() if whole else (len(batches.slots),)), tensor.shape[-1])
             target = own.setdefault(name, tensor.new_zeros(shape))
             if len(both) == 0:
                 continue
@@ -112,7 +130,10 @@ def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dic
         return
     own.h_moments = {name: t.to(trainer.device) for name, t in _under("h_moments.", saved).items()}
     begins = {index: begin for begin, index in trainer.batches.begin_index().items()}
-    own.h_counts = {begins[int(index)]: counts for index, counts in state["h_counts"].items()}
+    try:
+        own.h_counts = {begins[int(index)]: dict(counts) for index, counts in state["h_counts"].items()}
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{where}/{STATE}: h_counts: {error} is no window of this corpus") from error
 
 
 def _optimizers(trainer: "Trainer") -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """What a run knows between two updates, beside θ, H and U."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -23,18 +27,19 @@ class EpochSums:
 class RunState:
     """epoch: the one being trained, from 1. position: windows of it that are done. step: updates in all.
 
-    best: lowest mean validation loss; best_epoch: its epoch. stale: epochs since then. decay_wait: epochs
-    without gain since the learning rate last fell. weight: λ of the epoch before. lr_scale: what the decay has left of
-    the learning rate.
+    best: lowest mean validation loss; best_epoch, best_step: its epoch, and the updates until its end. stale: epochs
+    since then. decay_wait: epochs without gain since the learning rate last fell. weight: λ of the epoch before.
+    lr_scale: what the decay has left of the learning rate.
     """
 
-    epoch: int = 1
-    position: int = 0
-    step: int = 0
-    tokens: int = 0
+    epoch: Annotated[int, Field(ge=1)] = 1
+    position: Count = 0
+    step: Count = 0
+    tokens: Count = 0
     seconds: float = 0.0
     best: float | None = None
-    best_epoch: int = 0
+    best_epoch: Count = 0
+    best_step: Count = 0
     stale: int = 0
     decay_wait: int = 0
     weight: float | None = None
@@ -46,5 +51,5 @@ class RunState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "RunState":
-        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**{**own, "sums": EpochSums(**own["sums"])})
+        """Raises pydantic's ValidationError for what `to_json` does not write."""
+        return TypeAdapter(cls).validate_python(values)

@@ -1,6 +1,7 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
 import math
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
 from tpdist.training.batches import Batch, Batches
-from tpdist.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
+from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.profiling import Timeline
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
+from tpdist.training.workers_view import Work
+from tpdist.training.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -55,31 +60,39 @@ class Trainer:
         self.workers = workers or Workers.alone()
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        self.theta = Theta(self.model, config.optimizer, self.workers.sum_gradients)
+        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
+        self.theta = Theta(self.model, config.optimizer, gradient_sum)
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
+        self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
         self.carried = self.model.zero_state(len(self.batches.streams))
         try_optimizers(config, self.plan, self.device)
+        self.writer = Writer(depot_for(config, run), self.workers, config.run.keep_last)
+        self.saved_at = time.monotonic()  # the leader's clock decides when `run.checkpoint_every_s` are over
+        self.due = False
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
-        loaded = load_checkpoint(self.run.checkpoints, self.reporter.say)
+        loaded = load_checkpoint(self.writer.depot, self.reporter.say)
         restore(self, loaded)
         self.workers.wait_for_all()  # nobody looks for a checkpoint any more
         if self.workers.leads:
-            loaded.set_damaged_aside()
+            for name in loaded.damaged:
+                self.writer.depot.set_aside(name)
         self._set_lr()
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
         tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
+        place = self.workers.place
+        self.timeline = Timeline(run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step)
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
                 if state.position == 0 and self.workers.any(stop.at_epoch_end):
@@ -87,7 +100,9 @@ class Trainer:
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
                 self._end_epoch(self._evaluate("valid", stop), tracker)
+            self.writer.wait()
         finally:
+            self.timeline.close()
             if tracker is not None:
                 tracker.close()
         assert state.best is not None
@@ -110,10 +125,12 @@ class Trainer:
             outcome = self._visit(batch)
             self.carried = outcome.carry
             self._count(batch, outcome, began)
+            self.timeline.step()
             self.reporter.step(self._status())
             if tracker is not None and state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))
-            if every and state.step % every == 0:
+            self.writer.check()
+            if self.due or (every and state.step % every == 0):
                 self.save_checkpoint()
 
     def _visit(self, batch: Batch) -> Outcome:
@@ -121,7 +138,7 @@ class Trainer:
             return self._take_part(batch)
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
-            return als_visit(self.model, self.plan, *where, self.workers.sum_gradients)
+            return als_visit(self.model, self.plan, *where, self.workers.sum_all)
         return visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
@@ -132,15 +149,17 @@ class Trainer:
     def _take_part(self, batch: Batch) -> Outcome:
         """An update with no block of this worker's: it adds nothing to the gradients, and takes the same steps."""
         for _ in range(self.plan.theta_steps):
-            self.theta.zero()
+            self.theta.begin(None, batch.tokens)
             self.theta.step(batch.tokens)
         nothing = torch.zeros((), device=self.device)
         return Outcome(nothing, nothing, nothing, nothing, self.carried)
 
     def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
-        local = torch.stack([x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)])
-        values = self.workers.sum(local).tolist()
+        figures = [x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)]
+        due = torch.full((), float(self._checkpoint_due()), dtype=torch.float64, device=self.device)
+        *values, due = self.workers.sum(torch.stack([*figures, due])).tolist()
+        self.due = due > 0
         seconds = time.monotonic() - began
         state, sums = self.state, self.state.sums
         for name, value in zip(
@@ -154,6 +173,7 @@ class Trainer:
         state.tokens += batch.tokens
         state.seconds += seconds
         self.seconds += seconds
+        self.own_tokens += batch.own
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
         )
@@ -165,8 +185,10 @@ class Trainer:
         last = "none in this epoch"
         if sums.tokens:
             last = f"a mean loss of {sums.loss / sums.tokens:.4g} over the epoch until then"
-        saved = list_checkpoints(self.run.checkpoints)
-        kept = f"The checkpoint {saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
+        self.writer.wait()
+        saved = self.writer.depot.names()
+        where = self.writer.depot.where
+        kept = f"The checkpoint {where}/{saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
         tries = [f"a lower optimizer.lr (now {self.theta.lr:g})", f"a lower optimizer.clip (now {optimizer.clip})"]
         if self.plan.moves_targets:
             tries.append(f"a lower method.h_optimizer.lr (now {self.plan.h.lr:g})")
@@ -197,7 +219,7 @@ class Trainer:
         state, decay = self.state, self.config.optimizer.decay
         better = state.best is None or valid.loss < state.best
         if better:
-            state.best, state.best_epoch = valid.loss, state.epoch
+            state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
             state.stale = state.decay_wait = 0
         else:
             state.stale += 1
@@ -280,6 +302,18 @@ class Trainer:
             dual=math.sqrt(sums.dual),
             tokens_per_second=sums.tokens / max(sums.seconds, 1e-9),
             seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
+            workers=(self._work(),) if self.workers.count > 1 else (),
+        )
+
+    def _work(self) -> Work:
+        traffic, seconds = self.workers.traffic, max(self.seconds, 1e-9)
+        return Work(
+            rank=self.workers.place.stream * self.workers.place.times + self.workers.place.time,
+            host=socket.gethostname(),
+            tokens_per_second=self.own_tokens / seconds,
+            neighbours=traffic.neighbours_s / seconds,
+            reduction=traffic.reduction_s / seconds,
+            sent=traffic.exchange + traffic.carried + traffic.gradient,
         )
 
     def _set_lr(self) -> None:
@@ -288,15 +322,27 @@ class Trainer:
     def _leave_if(self, stop: bool) -> None:
         if stop:
             self.save_checkpoint()
+            self.writer.wait()
             raise Interrupted(f"stopped at step {self.state.step}; saved. Continue with: {self.run.resume_command}")
 
+    def _checkpoint_due(self) -> bool:
+        """By the leader's clock; not while the last one is still being written."""
+        every, passed = self.config.run.checkpoint_every_s, time.monotonic() - self.saved_at
+        return every is not None and self.workers.leads and passed >= every and not self.writer.busy
+
     def save_checkpoint(self) -> None:
-        """Everything that the next step depends on. Raises NonFiniteError rather than save what no step can use."""
+        """Begin to save everything that the next step depends on; `writer.wait` waits for the end of it.
+
+        Raises NonFiniteError rather than save what no step can use.
+        """
         packed = pack(self)
         if self.workers.any(not all_finite(packed.tensors | packed.states)):
             self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite")
-        name = f"step-{self.state.step:08d}" + ("-epoch" if self.state.position == 0 else "")
-        save_checkpoint(self.run.checkpoints / name, packed, self.config.run.keep_last, self.workers)
+        state = self.state
+        name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")
+        best = f"step-{state.best_step:08d}-epoch" if self.config.run.keep_best else None
+        self.writer.write(name, packed, best)
+        self.saved_at = time.monotonic()
 
 
 class _StopEvaluationError(Exception):

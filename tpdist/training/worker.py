@@ -1,7 +1,7 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
 import errno
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 
@@ -9,7 +9,8 @@ from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
-from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.checks import set_precision
+from tpdist.training.depots import Depot, depot_for
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter, clock
@@ -43,11 +44,16 @@ def run_worker(
 
     Raises, beside what `Trainer` does, RunError where the disk is full or another process trains in the directory.
     """
-    workers, trainer, hosted = workers or Workers.alone(), None, recoveries is not None
+    workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
     lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
     with lock, nullcontext(stop) if stop else StopSignal() as stop:
-        workers.wait_for_all()  # the leader has cleared the directory
+        set_precision(config.run.tf32)
         try:
+            found = depot_for(config, run)
+            if workers.leads:
+                _clear(found, resume)
+            depot = found
+            workers.wait_for_all()
             trainer = Trainer(config, store, run, reporter, workers, device)
             if resume:
                 trainer.resume()
@@ -62,26 +68,42 @@ def run_worker(
             result = _result(trainer, fit, traffic, stop, recoveries)
             write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
         except BaseException as error:
+            if trainer is not None:
+                trainer.writer.give_up()
             started = trainer is not None and trainer.state.step > 0
-            if workers.leads and not (hosted or resume or started or list_checkpoints(run.checkpoints)):
+            if workers.leads and not (hosted or resume or started or _saved(depot)):
                 run.discard()
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"stopped at once; {_how_to_go_on(run)}") from error
+                raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 where = error.filename or run.path
                 raise RunError(
-                    f"{where}: no space left on the disk ({error.strerror}); {_how_to_go_on(run)}"
+                    f"{where}: no space left on the disk ({error.strerror}); {_how_to_go_on(depot, run)}"
                 ) from error
             raise
     _conclude(result, reporter)
     return result
 
 
-def _how_to_go_on(run: RunDirectory) -> str:
-    saved = list_checkpoints(run.checkpoints)
+def _clear(depot: Depot, resume: bool) -> None:
+    """What killed processes left. Raises RunError where another run of this name has its checkpoints."""
+    depot.sweep()
+    if not resume and depot.names():
+        raise RunError(f"{depot.where}: holds checkpoints already; give --run-dir a new name")
+
+
+def _saved(depot: Depot | None) -> list[str]:
+    """The checkpoints, as far as anybody can tell."""
+    with suppress(RunError):
+        return depot.names() if depot else []
+    return []
+
+
+def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
+    saved = _saved(depot)
     if not saved:
         return "nothing was saved yet: start the run again"
-    return f"the checkpoint {saved[-1].name} is whole. Continue with: {run.resume_command}"
+    return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
 def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
@@ -92,15 +114,17 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
             raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
     config, store, run, state = trainer.config, trainer.store, trainer.run, fit.state
-    best = run.load_model(config, "best", store.manifest).to(trainer.device)
-    test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick)
+    test = None
+    if config.run.test:
+        best = run.load_model(config, "best", store.manifest).to(trainer.device)
+        test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick).perplexity
     return Result(
         run=str(run.path),
         method=config.method.name,
         seed=config.run.seed,
         device=trainer.device.type,
         valid_perplexity=fit.best_perplexity,
-        test_perplexity=test.perplexity,
+        test_perplexity=test,
         unigram_perplexity=store.manifest.unigram_perplexity["valid"],
         best_possible_perplexity=store.manifest.best_perplexity,
         best_epoch=state.best_epoch,
@@ -143,7 +167,8 @@ def _announce(trainer: Trainer, reporter: Reporter, resume: bool) -> None:
 def _conclude(result: Result, reporter: Reporter) -> None:
     reporter.say(
         f"validation perplexity {result.valid_perplexity:.2f} (unigram model {result.unigram_perplexity:.2f}), "
-        f"test perplexity {result.test_perplexity:.2f}, best epoch {result.best_epoch}"
+        + (f"test perplexity {result.test_perplexity:.2f}, " if result.test_perplexity is not None else "")
+        + f"best epoch {result.best_epoch}"
         + (f", best possible {result.best_possible_perplexity:.2f}" if result.best_possible_perplexity else "")
     )
     reporter.say(

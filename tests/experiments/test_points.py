@@ -1,0 +1,82 @@
+"""From a sweep: section to points."""
+
+from pathlib import Path
+
+import pytest
+
+from tpdist.errors import ConfigError
+from tpdist.experiments.points import expand
+
+TEXT = """
+data: {recipe: synthetic}
+optimizer: {lr: 0.5}
+sweep:
+  seeds: [3, 4]
+  grid: {optimizer.lr: [0.1, 0.2]}
+  arms:
+    bptt:
+      set: {method.name: bptt}
+      grid: {"batching.streams, batching.blocks": [[4, 1], [2, 2]]}
+    ours: {set: {method.name: costate, optimizer.options: {eps: 1.0e-8}}}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_setting_of_every_arm_with_every_seed(tmp_path: Path):
+    points = expand(write(tmp_path, TEXT), ["optimizer.lr=9", "run.epochs=7", "sweep.seeds=[3, 4, 5]"])
+    found = [
+        (p.arm, p.config.optimizer.lr, p.config.batching.streams, p.config.batching.blocks, p.config.run.seed)
+        for p in points
+    ]
+    bptt = [("bptt", lr, s, k, seed) for lr in (0.1, 0.2) for s, k in ((4, 1), (2, 2)) for seed in (3, 4, 5)]
+    ours = [("ours", lr, 4, 8, seed) for lr in (0.1, 0.2) for seed in (3, 4, 5)]
+    assert found == bptt + ours
+    assert {p.config.run.epochs for p in points} == {7}
+    assert points[-1].config.optimizer.options == {"eps": 1e-8}
+    assert not any(p.config.run.test or p.config.sweep for p in points)
+
+
+def test_names_follow_from_the_settings_alone(tmp_path: Path):
+    before = [p.name for p in expand(write(tmp_path, TEXT))]
+    assert len(set(before)) == len(before)
+    assert [p.name for p in expand(write(tmp_path, TEXT.replace("0.5}", "0.7}")))] == before  # the grid lies above it
+    assert not set(before) & {p.name for p in expand(tmp_path / "a.yaml", ["run.epochs=7"])}
+
+
+def test_a_random_search_draws_from_the_grid(tmp_path: Path):
+    path = write(tmp_path, TEXT + "  random: {count: 1, seed: 2}\n")
+    drawn, every = expand(path), expand(path, ["sweep.random=null"])
+    assert [p.arm for p in drawn] == ["bptt", "bptt", "ours", "ours"]  # one setting, two seeds
+    assert {p.name for p in drawn} < {p.name for p in every}
+    assert [p.name for p in expand(path)] == [p.name for p in drawn]
+    assert len(expand(path, ["sweep.random={count: 99}"])) == len(every)
+
+
+def test_a_file_without_arms_has_one(tmp_path: Path):
+    points = expand(write(tmp_path, "sweep: {grid: {model.hidden: [3, 4]}}"))
+    assert [(p.arm, p.config.model.hidden) for p in points] == [("all", 3), ("all", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: {epochs: 1}", "has no sweep: section; write the values to try, such as"),
+        ("sweep: {grid: {model.hidden: [0]}}", "model.hidden: must be at least 1, got 0"),
+        ("sweep: {grid: {'model.hidden, model.layers': [3]}}", "must be lists of 2 values, one for each key; got 3"),
+        ("sweep: {grid: {model.hiden: [3]}}", "a.yaml:1: sweep.grid.model.hiden: unknown key; did you mean"),
+        ("sweep: {grid: {run.seed: [3]}}", "sweep.grid.run.seed: cannot be tried; sweep.seeds holds the seeds"),
+        ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
+        ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),
+        ("sweep: {arms: {a: 3}}", "sweep.arms.a: takes keys of its own (set, grid), got 3"),
+        ("cluster: {workers: 2}\nsweep: {}", "cluster.workers: a point of a sweep runs on one worker; write 1"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        expand(write(tmp_path, text))
+    assert message in str(caught.value)

@@ -1,0 +1,122 @@
+"""A sweep under Ray: what is done stays, what was interrupted goes on, what fails is a row."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+import tpdist
+from tpdist.experiments import sweep as module
+from tpdist.experiments.points import expand
+from tpdist.experiments.sweep import Sweeping, choose, sweep
+from tpdist.experiments.table import draw
+from tpdist.training.progress import Silent
+
+TEXT = """
+data: {recipe: synthetic, store: STORE, synthetic: {types: 12, states: 4, branching: 2, tokens: 200}}
+model: {hidden: 6}
+objective: {block: 4}
+batching: {streams: 2, blocks: 3}
+run: {epochs: 2, device: cpu}
+sweep:
+  seeds: [0, 1]
+  tuning_seeds: 1
+  grid: {optimizer.lr: [0.001, 0.05]}
+  arms:
+    bptt: {set: {method.name: bptt}}
+    broken: {set: {method.name: bptt, optimizer.options: {no_such: 1.0}}}
+"""
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.yaml"
+    path.write_text(TEXT.replace("STORE", str(tmp_path / "store")))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home, heard = Sweeping(tmp_path / "out"), Heard()
+    points = {(p.arm, p.config.optimizer.lr, p.seed): p for p in expand(file)}
+    # one that was cut off before its result was written, and one before its first checkpoint
+    cut, begun = points["bptt", 0.001, 0], points["bptt", 0.05, 0]
+    whole = tpdist.train(cut.config, home.run(cut))
+    (home.run(cut) / "result.json").unlink()
+    home.run(begun).mkdir(parents=True)
+    (home.run(begun) / "config.yaml").write_text("half")
+
+    rows = sweep(file, [], home.path, None, heard)
+    by_point = {row["point"]: row for row in rows}
+    assert by_point[cut.name]["valid_perplexity"] == whole.valid_perplexity
+    assert by_point[cut.name]["steps"] == whole.steps
+    assert by_point[begun.name]["state"] == "done"
+    assert by_point[begun.name]["tokens"] == 2 * 199
+    # the other seed runs the best setting alone; an arm whose every setting fails has none
+    assert [(row["arm"], row["set.optimizer.lr"], row["seed"]) for row in rows] == [
+        ("bptt", 0.001, 0), ("bptt", 0.05, 0), ("bptt", 0.05, 1), ("broken", 0.001, 0), ("broken", 0.05, 0),
+    ]  # fmt: skip
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert [row["arm"] for row in failed] == ["broken", "broken"]
+    assert "takes no 'no_such'" in failed[0]["error"]
+    assert pq.read_table(home.path / "results.parquet").to_pylist() == rows
+    assert len([line for line in heard.said if "seed" in line]) >= 5
+
+    def nothing_runs(next_tasks: Callable[[], list], *_: object) -> None:
+        assert next_tasks() == []
+
+    monkeypatch.setattr(module, "run_tasks", nothing_runs)
+    assert sweep(file, [], home.path, None, Silent()) == rows
+    tested = sweep(file, [], home.path, None, Silent(), test=True)
+    chosen = [row["point"] for row in tested if row["test_perplexity"] is not None]
+    assert chosen == [points["bptt", 0.05, 0].name, points["bptt", 0.05, 1].name]
+    with pytest.raises(AssertionError):
+        sweep(file, [], home.path, None, Silent(), retry=True)  # the failed ones run again
+
+
+def _done(home: Sweeping, point, perplexity: float) -> None:
+    home.run(point).mkdir(parents=True)
+    result = {"valid_perplexity": perplexity, "best_epoch": 1, "tokens_per_second": 10.0, "seconds": 2.0}
+    (home.run(point) / "result.json").write_text(json.dumps(result))
+
+
+def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path, tmp_path: Path):
+    home = Sweeping(tmp_path / "out")
+    points = [p for p in expand(file) if p.arm == "bptt"]
+    for point, perplexity in zip(points, (9.0, 5.0, 6.0, 7.0), strict=True):  # lr 0.001: 7; lr 0.05: 6.5
+        _done(home, point, perplexity)
+    assert choose(home, points, (0, 1)) == {points[2].setting}
+    assert choose(home, points, (1,)) == {points[0].setting}
+    assert choose(home, expand(file), (0, 1)) == {points[2].setting}  # a setting that has not been run is out
+
+
+def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path: Path):
+    home = Sweeping(tmp_path / "out")
+    points = [p for p in expand(file) if p.arm == "bptt"]
+    _done(home, points[0], 9.25)
+    home.run(points[1]).mkdir(parents=True)
+    epoch = {"kind": "epoch", "epoch": 1, "valid_perplexity": 8.5}
+    (home.run(points[1]) / "metrics.jsonl").write_text(json.dumps(epoch) + '\n{"kind": "step"}\n')
+    console = Console(width=100, record=True)
+    console.print(draw([home.row(p) for p in points], [home.run(p) for p in points]))
+    lines = [line.split() for line in console.export_text().splitlines() if "lr=" in line]
+    states = [next(word for word in line if word in ("running", "done", "waiting")) for line in lines]
+    assert states == ["running", "done", "waiting", "waiting"]
+    assert "8.50" in lines[0]
+    assert "9.25" in lines[1]

@@ -1,0 +1,114 @@
+"""Checkpoints in a directory of their own, and in object stores: the same files, the same promises."""
+
+from pathlib import Path
+
+import pytest
+from small_runs import Listener, figures, interrupted, rows, small, stop_at
+
+import tpdist
+from tpdist import ConfigError, RunError
+from tpdist.cli import main
+from tpdist.config import to_yaml
+from tpdist.training import depots
+from tpdist.training.checkpoints import load_checkpoint
+from tpdist.training.depots import Depot, depot_for
+from tpdist.training.run_dir import RunDirectory
+
+FILES = {"manifest.json", "state.json", "states-0-0.safetensors", "tensors.safetensors"}
+
+
+@pytest.fixture(params=["{}", "file://{}", "memory://{}"])
+def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A directory; pyarrow's file system below a URI; one that pyarrow knows through fsspec."""
+    return request.param.format(tmp_path / "elsewhere")
+
+
+def depot(to: str, run: Path) -> Depot:
+    return depot_for(RunDirectory.open(run).load_config(), RunDirectory(run))
+
+
+def test_a_run_is_resumed_from_there(to: str, small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus), tmp_path / "whole")
+    config = small(small_corpus, run={"checkpoint_to": to, "checkpoint_every": 4})
+    interrupted(lambda: tpdist.train(config, run, stop_at(11)))
+    kept = depot(to, run)
+    assert not list((run / "checkpoints").iterdir())
+    assert kept.where == f"{to}/run"
+    assert kept.names() == ["step-00000009-epoch", "step-00000011"]
+    (tmp_path / "scratch").mkdir()
+    assert {path.name for path in kept.fetch("step-00000011", tmp_path / "scratch").iterdir()} == FILES
+    tpdist.resume(run)
+    assert kept.names() == ["step-00000016", "step-00000018-epoch"]
+    assert rows(tmp_path / "whole") == rows(run)
+    assert figures(tmp_path / "whole") == figures(run)
+
+
+def test_a_damaged_one_is_set_aside(to: str, small_corpus: Path, tmp_path: Path):
+    run, listener = tmp_path / "run", Listener()
+    interrupted(lambda: tpdist.train(small(small_corpus, run={"checkpoint_to": to}), run, stop_at(11)))
+    kept = depot(to, run)
+    if isinstance(kept, depots.Directory):
+        (kept.path / "step-00000011/state.json").write_text("{}")
+    else:
+        assert isinstance(kept, depots.ObjectStore)
+        with kept._filesystem.open_output_stream(f"{kept._base}/step-00000011/state.json") as stream:
+            stream.write(b"{}")
+    interrupted(lambda: tpdist.resume(run, reporter=Listener({10: listener.close, **stop_at(10)._at})))
+    assert kept.names() == ["step-00000009-epoch", "step-00000010"]
+    said: list[str] = []
+    kept.remove("step-00000010")
+    assert load_checkpoint(kept, said.append).name == "step-00000009-epoch"
+    assert said == []
+
+
+def test_what_was_never_finished_is_no_checkpoint(to: str, small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus, run={"checkpoint_to": to}), run, stop_at(11)))
+    kept = depot(to, run)
+    kept.begin("step-00000012", 7)
+    (kept.stage("step-00000012", 7) / "states-0-0.safetensors").write_bytes(b"torn")
+    kept.publish("step-00000012", 7, "states-0-0.safetensors")
+    assert kept.read("step-00000012", 7, "states-0-0.safetensors") == b"torn"
+    assert kept.read("step-00000012", 7, "state.json") is None
+    assert kept.names()[-1] == "step-00000011"
+    kept.sweep()
+    assert kept.read("step-00000012", 7, "states-0-0.safetensors") is None
+    tpdist.resume(run)
+
+
+def test_another_run_of_this_name_is_not_overwritten(to: str, small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1})
+    tpdist.train(config, tmp_path / "run")
+    with pytest.raises(RunError, match="elsewhere/run: holds checkpoints already; give --run-dir a new name"):
+        tpdist.train(config, tmp_path / "other/run")
+    assert not (tmp_path / "other/run").exists()
+    assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
+
+
+def test_a_relative_directory_is_that_of_the_first_command(small_corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    interrupted(lambda: tpdist.train(small(small_corpus, run={"checkpoint_to": "kept"}), tmp_path / "run", stop_at(2)))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    tpdist.resume(tmp_path / "run")
+    assert (tmp_path / "kept/run/step-00000018-epoch").is_dir()
+
+
+def test_a_place_that_cannot_be_opened(small_corpus: Path, tmp_path: Path, capsys):
+    with pytest.raises(ConfigError, match=r"run\.checkpoint_to: nosuch://x/run: cannot be opened"):
+        tpdist.train(small(small_corpus, run={"checkpoint_to": "nosuch://x"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_that_refuses_is_said_in_one_line(small_corpus: Path, tmp_path: Path, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise OSError("AWS Error ACCESS_DENIED during PutObject operation\nand more")
+
+    (tmp_path / "c.yaml").write_text(to_yaml(small(small_corpus, run={"checkpoint_to": f"file://{tmp_path}/kept"})))
+    monkeypatch.setattr("pyarrow.fs.copy_files", refuse)
+    assert main(["train", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"tpdist: run.checkpoint_to: file://{tmp_path}/kept/run: AWS Error ACCESS_DENIED during PutObject operation"
+    )

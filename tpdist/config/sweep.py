@@ -1,0 +1,39 @@
+"""The `sweep:` section: which settings `tpdist sweep` tries, by the dotted keys of the configuration."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, Strict
+
+from tpdist.config.parts import NonNegativeInt, Part, PositiveInt
+
+Settings = dict[str, Any]
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Seeds = Annotated[tuple[NonNegativeInt, ...], Strict(False), Field(min_length=1)]
+
+
+class Draw(Part):
+    """A random search: as many settings, drawn from the grid without repetition."""
+
+    count: PositiveInt = Field(description="settings to draw, the same number for every arm")
+    seed: NonNegativeInt = Field(default=0, description="of the draw")
+
+
+class Arm(Part):
+    """One of the methods that are compared."""
+
+    set: Settings = Field(default={}, description="what makes this arm: dotted keys and their values")
+    grid: Grid = Field(default={}, description="further keys and values to try, for this arm only")
+
+
+class Sweep(Part):
+    """The settings of every arm are the product of its values in `grid`; keys that move together: `a, b: [[1, 2]]`."""
+
+    arms: dict[str, Arm] = Field(default={}, description="what is compared, by name; none: the file as it is")
+    grid: Grid = Field(default={}, description="dotted keys and the values to try, in every arm")
+    random: Draw | None = Field(default=None, description="try some of the grid, drawn at random; null: all of it")
+    seeds: Seeds = Field(default=(0,), description="values of run.seed: every setting is run with each")
+    tuning_seeds: PositiveInt | None = Field(
+        default=None,
+        description="tune every arm with this many of the seeds, and run only its best setting with the others; "
+        "null: all settings with all seeds",
+    )

@@ -1,0 +1,215 @@
+"""`tpdist sweep`: run every point of a `sweep:` section, keep what each reached in one table, choose on validation.
+
+DIR/points/<point>/       the run of a point, with its config.yaml and result.json
+DIR/failed/<point>.json   what a point failed of
+DIR/test/<point>.json     test perplexity of a chosen point, once somebody has asked for it
+DIR/results.parquet       a row for every point; follows from the files above
+"""
+
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from tpdist import __version__
+from tpdist.errors import Interrupted
+from tpdist.experiments.points import Point, expand, load_sweep
+from tpdist.experiments.table import Table
+from tpdist.launch.local import evaluate
+from tpdist.launch.tasks import Task, run_tasks
+from tpdist.training.files import write_atomic, write_json
+from tpdist.training.progress import Reporter
+
+Row = dict[str, Any]
+FIGURES = ("valid_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method")
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """A sweep's directory."""
+
+    path: Path
+
+    def run(self, point: Point) -> Path:
+        return self.path / "points" / point.name
+
+    def failure(self, point: Point) -> Path:
+        return self.path / "failed" / f"{point.name}.json"
+
+    def test(self, point: Point) -> Path:
+        return self.path / "test" / f"{point.name}.json"
+
+    def row(self, point: Point) -> Row:
+        """What is known of a point. state: waiting, done, failed. Test figures are there for chosen points alone."""
+        result = _read(self.run(point) / "result.json")
+        failed = _read(self.failure(point))
+        row: Row = {"point": point.name, "arm": point.arm, "seed": point.seed}
+        row["state"] = "done" if result else "failed" if failed else "waiting"
+        row |= {f"set.{key}": value for key, value in point.tried.items()}
+        row |= {name: result.get(name) for name in FIGURES}
+        row["tokens"] = round(result["tokens_per_second"] * result["seconds"]) if result else None
+        row["error"] = failed.get("error") if not result else None
+        row["test_perplexity"] = _read(self.test(point)).get("perplexity")
+        made = _read(self.run(point) / "versions.json") or {"python": None, "torch": None, "tpdist": None}
+        return row | made
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """results.parquet, whole or not at all. A column whose values are of several kinds holds them as JSON."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns = {name: _column([row.get(name) for row in rows]) for name in names}
+        write_atomic(self.path / "results.parquet", lambda file: pq.write_table(pa.table(columns), file))
+
+
+def sweep(
+    path: str | Path,
+    overrides: Sequence[str],
+    directory: str | Path | None,
+    address: str | None,
+    reporter: Reporter,
+    retry: bool = False,
+    test: bool = False,
+) -> list[Row]:
+    """Run the points that have not been run, and return all rows; the same call goes on with an interrupted sweep.
+
+    directory: default runs/<run.name>-sweep. retry: run failed points again. test: at the end, evaluate the setting
+    of every arm that is best on validation on the test split, where that has not been done.
+
+    Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
+    """
+    points, section = expand(path, overrides), load_sweep(path, overrides)
+    home = Sweeping(Path(directory or f"runs/{points[0].config.run.name}-sweep"))
+    home.path.mkdir(parents=True, exist_ok=True)
+    if retry:
+        for point in points:
+            home.failure(point).unlink(missing_ok=True)
+    tuning = section.seeds[: section.tuning_seeds]
+    _run_missing(home, points, tuning, Table(reporter), address, reporter)
+    best = choose(home, points, tuning)
+    if test:
+        for point in points:
+            if point.setting in best and home.row(point)["state"] == "done" and not home.test(point).exists():
+                reached = evaluate(home.run(point), "test").perplexity
+                home.test(point).parent.mkdir(exist_ok=True)
+                write_atomic(home.test(point), lambda file, reached=reached: write_json(file, {"perplexity": reached}))
+    rows = [home.row(point) for point in points if point.setting in best or point.seed in tuning]
+    home.write(rows)
+    for line in summary(rows):
+        reporter.say(line)
+    return rows
+
+
+def _run_missing(
+    home: Sweeping,
+    points: Sequence[Point],
+    tuning: Sequence[int],
+    table: Table,
+    address: str | None,
+    reporter: Reporter,
+) -> None:
+    """All settings with the seeds of `tuning`, then the best of every arm with the others."""
+    by_run = {home.run(point): point for point in points}
+
+    def wanted() -> list[Point]:
+        first = [point for point in points if point.seed in tuning]
+        if any(home.row(point)["state"] == "waiting" for point in first):
+            return first
+        best = choose(home, points, tuning)
+        return [point for point in points if point.seed in tuning or point.setting in best]
+
+    def next_tasks() -> list[Task]:
+        waiting = [point for point in wanted() if home.row(point)["state"] == "waiting"]
+        return [Task(point.config, home.run(point)) for point in waiting]
+
+    def look() -> None:
+        now = wanted()
+        table.show([home.row(point) for point in now], [home.run(point) for point in now])
+
+    def ended(task: Task, error: str | None) -> None:
+        point = by_run[task.run]
+        if error is not None or home.row(point)["state"] == "waiting":
+            home.failure(point).parent.mkdir(exist_ok=True)
+            what = {"error": error or "ended without a result"}
+            write_atomic(home.failure(point), lambda file: write_json(file, what))
+        else:
+            versions = {"python": platform.python_version(), "torch": torch.__version__, "tpdist": __version__}
+            write_atomic(task.run / "versions.json", lambda file: write_json(file, versions))
+        home.write([home.row(point) for point in points])
+        table.ended(home.row(point))
+
+    try:
+        run_tasks(next_tasks, address, reporter, ended, look)
+    except KeyboardInterrupt as error:
+        raise Interrupted("sweep interrupted; the same command goes on with it") from error
+    finally:
+        table.close()
+
+
+def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set[tuple[str, str]]:
+    """Of every arm the setting with the lowest mean validation perplexity over `seeds`; failed settings are out."""
+    reached: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        if point.seed in seeds:
+            row = home.row(point)
+            value = row["valid_perplexity"] if row["state"] == "done" else float("inf")
+            reached.setdefault(point.setting, []).append(value)
+    means = {setting: statistics.fmean(values) for setting, values in reached.items()}
+    best: dict[str, tuple[str, str]] = {}
+    for setting, mean in means.items():
+        if mean < means.get(best.get(setting[0], ("", "")), float("inf")):
+            best[setting[0]] = setting
+    return set(best.values())
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """A line an arm: how many settings it tried, the best one, its validation perplexity over the seeds."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        settings: dict[str, list[Row]] = {}
+        for row in own:
+            tried = {key.removeprefix("set."): value for key, value in row.items() if key.startswith("set.")}
+            settings.setdefault(", ".join(f"{key}={value}" for key, value in tried.items()) or "as it is", []).append(
+                row
+            )
+        done = {name: _values(group) for name, group in settings.items() if _values(group)}
+        failed = sum(row["state"] == "failed" for row in own)
+        if not done:
+            lines.append(f"{arm}: {failed} of {len(own)} points failed, none is done: {own[0]['error']}")
+            continue
+        most = max(map(len, done.values()))
+        name = min((name for name in done if len(done[name]) == most), key=lambda name: statistics.fmean(done[name]))
+        values = done[name]
+        spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
+        lines.append(
+            f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
+            f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
+            + (f"; {failed} points failed" if failed else "")
+        )
+    return lines
+
+
+def _values(rows: Iterable[Row]) -> list[float]:
+    return [row["valid_perplexity"] for row in rows if row["state"] == "done"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def _column(values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values] if float in kinds else values)
+    if kinds <= {str} or kinds <= {bool}:
+        return pa.array(values)
+    return pa.array([None if value is None else json.dumps(value) for value in values])

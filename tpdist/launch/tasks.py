@@ -1,0 +1,91 @@
+"""Independent runs of one worker each, as Ray tasks: as many at a time as the devices have room for."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.exceptions import RayError
+
+from tpdist.config import Experiment
+from tpdist.errors import TpdistError
+from tpdist.launch.cluster import connected, ray, wait_for_room
+from tpdist.training.depots import has_checkpoints
+from tpdist.training.progress import Reporter
+from tpdist.training.run_dir import RunDirectory
+
+LOOK_EVERY_S = 2.0
+RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
+
+
+@dataclass(frozen=True)
+class Task:
+    """A configuration and its run directory; one that holds a checkpoint is gone on with."""
+
+    config: Experiment
+    run: Path
+
+
+def run_tasks(
+    next_tasks: Callable[[], Sequence[Task]],
+    address: str | None,
+    reporter: Reporter,
+    ended: Callable[[Task, str | None], None],
+    look: Callable[[], None],
+) -> None:
+    """Run tasks on the cluster at `address`, or on an embedded one that has this machine's cores.
+
+    next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
+    its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
+    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one.
+    """
+    tasks = next_tasks()
+    if not tasks:
+        return  # nothing is started for nothing
+    with connected(address, os.cpu_count() or 1):
+        first = tasks[0].config.cluster
+        wait_for_room([1], first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
+        while tasks:
+            waiting = {_submit(task): task for task in tasks}
+            while waiting:
+                done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
+                for ref in done:
+                    ended(waiting.pop(ref), _error_of(ref))
+                look()
+            tasks = next_tasks()
+
+
+def _submit(task: Task) -> "ray.ObjectRef":
+    cluster = task.config.cluster
+    options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker, "max_retries": RETRIES}
+    threads = max(1, int(cluster.cpus_per_worker))
+    # the name shows in a list of processes
+    return ray.remote(_run).options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads)
+
+
+def _error_of(ref: "ray.ObjectRef") -> str | None:
+    try:
+        return ray.get(ref)
+    except RayError as error:  # its process is gone, or the program itself is wrong
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _run(config: Experiment, run: str, threads: int) -> str | None:
+    """In the task's process: train, or go on. What the user can mend is returned, the rest is raised."""
+    import torch
+
+    from tpdist.launch.local import resume, train
+
+    torch.set_num_threads(threads)
+    if gpus := ray.get_gpu_ids():
+        torch.cuda.set_device(int(gpus[0]))
+    try:
+        if has_checkpoints(config, RunDirectory(Path(run))):
+            resume(run)
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+            train(config, run)
+    except TpdistError as error:
+        return str(error).splitlines()[0]
+    return None

@@ -1,0 +1,148 @@
+"""The GRU's steps on a CPU: a backward pass without a weight gradient a step, and no more of it than is asked for.
+
+torch's own GRU keeps a graph of some twenty nodes a step there, and adds a product of its own to the gradient of the
+recurrent weight at every one of them. Here the forward pass leaves the step's derivatives behind, the backward pass
+is four operations a step, and the gradients of the weights are products over all steps, in a node of their own
+(`_Project`): a gradient of the starts alone never comes to it.
+
+The oracle is `Cell.forward` over `GRU.step`. Shape letters: `cells.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ROWS = 1024  # states whose derivatives are worked out at once
+
+
+def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """nn.GRU's layer: inputs [B, N, E], state [N, H] -> h [B, N, H], the last h [N, H].
+
+    h_t = n + z (h_{t-1} - n), n = tanh(W x + b + r (U h_{t-1} + c)), r and z logistic likewise (Cho et al. 2014).
+    weights: of input and recurrence [3H, E], [3H, H], their biases [3H] each; parts in the order r, z, n.
+    """
+    before: list[Tensor] = []
+    x, place = _Project.apply(inputs, *weights, before)  # pyright: ignore[reportGeneralTypeIssues]
+    learns = torch.is_grad_enabled() and (x.requires_grad or state.requires_grad)
+    return _Steps.apply(x, place, state, weights[1].detach(), weights[3].detach(), before, learns)  # type: ignore[return-value]
+
+
+class _Project(torch.autograd.Function):
+    """What depends on the inputs alone [B, N, 3H]; and a place [B, N, H] through which a gradient comes back.
+
+    `_Steps` sends what is no gradient of these two by itself: to the first the gradient of U h + c, which for r and z
+    is that of W x + b too, and through the second that of W x + b for n. before: the states that steps began from.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor,
+        before: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        B, N, E = inputs.shape
+        H = recurrent.shape[1]
+        ctx.save_for_backward(inputs, weight)
+        ctx.before = before
+        both = bias.clone()
+        both[: 2 * H] += recurrent_bias[: 2 * H]
+        x = torch.addmm(both, inputs.reshape(-1, E), weight.t())
+        return x.view(B, N, 3 * H), x.new_zeros(()).expand(B, N, H)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs, weight = ctx.saved_tensors
+        gates, new = (gradient.flatten(0, 1) for gradient in upstream)
+        shape, inputs = inputs.shape, inputs.reshape(-1, inputs.shape[2])
+        H = new.shape[1]
+        of_gates = gates[:, : 2 * H]
+        of_inputs = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = torch.mm(of_gates, weight[: 2 * H]).addmm_(new, weight[2 * H :]).view(shape)
+        if not any(ctx.needs_input_grad[1:]):
+            return of_inputs, None, None, None, None, None
+        of_weight = torch.empty_like(weight)
+        torch.mm(of_gates.t(), inputs, out=of_weight[: 2 * H])
+        torch.mm(new.t(), inputs, out=of_weight[2 * H :])
+        of_recurrent = torch.mm(gates.t(), ctx.before[0].flatten(0, 1))
+        of_recurrent_bias = gates.sum(0)
+        of_bias = torch.cat([of_recurrent_bias[: 2 * H], new.sum(0)])
+        return of_inputs, of_weight, of_recurrent, of_bias, of_recurrent_bias, None
+
+
+class _Steps(torch.autograd.Function):
+    """The chain itself. x [B, N, 3H] is used up.
+
+    Kept for the backward pass, with dh a step's gradient: z; the slopes [B, N, 3, H] that turn dh into the gradient of
+    U h + c; that which turns it into the gradient of W x + b for n.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, place: Tensor, state: Tensor, weight: Tensor, bias: Tensor, before: list[Tensor],
+        learns: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        B, N, _ = x.shape
+        H = state.shape[1]
+        gates_weight, new_weight, new_bias = weight[: 2 * H].t(), weight[2 * H :].t(), bias[2 * H :]
+        states = x.new_empty(B + 1, N, H)
+        states[0] = state
+        new = x.new_empty(B if learns else 1, N, H)  # without a backward pass one step's do for all
+        recurrent = torch.empty_like(new)
+        parts = (x[:, :, : 2 * H], x[:, :, :H], x[:, :, H : 2 * H], x[:, :, 2 * H :])
+        own = (part.unbind() if learns else part.unbind() * B for part in (new, recurrent))
+        h = states[0]
+        for gates, r, z, of_input, n, u, after in zip(
+            *(part.unbind() for part in parts), *own, states[1:].unbind(), strict=True
+        ):
+            gates.addmm_(h, gates_weight).sigmoid_()
+            torch.addmm(new_bias, h, new_weight, out=u)
+            torch.addcmul(of_input, r, u, out=n).tanh_()
+            h = torch.lerp(n, h, z, out=after)
+        if learns:
+            before.append(states[:-1])
+            ctx.save_for_backward(weight, *_slopes(states[:-1], x, new, recurrent))
+        ctx.set_materialize_grads(False)
+        return states[1:], states[B].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        outputs, last = upstream
+        weight, slopes, new_slope, update = ctx.saved_tensors
+        B, N, H = update.shape
+        dh, gates = torch.empty_like(update), torch.empty_like(slopes)
+        carry = torch.zeros_like(update[0]) if last is None else last
+        steps = (part.unbind()[::-1] for part in (dh, dh[:, :, None], update, slopes, gates, gates.view(B, N, 3 * H)))
+        from_above = [None] * B if outputs is None else outputs.unbind()[::-1]
+        for own, wide, z, slope, out, flat, upper in zip(*steps, from_above, strict=True):
+            if upper is None:
+                own.copy_(carry)
+            else:
+                torch.add(carry, upper, out=own)
+            torch.mul(slope, wide, out=out)
+            carry = torch.mul(own, z).addmm_(flat, weight)
+        return gates.flatten(2), dh.mul_(new_slope), carry, None, None, None, None
+
+
+def _slopes(before: Tensor, x: Tensor, new: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-> slopes [B, N, 3, H], that of n [B, N, H], z [B, N, H]. x holds r and z; all but `before` is used up.
+
+    Some steps at a time, which stay in the cache.
+    """
+    slopes = x.unflatten(2, (3, -1))
+    steps = max(1, ROWS // x.shape[1])
+    for h, slope, n, u in zip(*(part.split(steps) for part in (before, slopes, new, recurrent)), strict=True):
+        r, z, last = slope.unbind(2)
+        of_new = torch.ops.aten.tanh_backward(1 - z, n)
+        of_update = torch.ops.aten.sigmoid_backward(torch.sub(h, n, out=n), z)
+        of_reset = torch.ops.aten.sigmoid_backward(of_new * u, r)
+        u.copy_(z)
+        torch.mul(of_new, r, out=last)
+        n.copy_(of_new)
+        r.copy_(of_reset)
+        z.copy_(of_update)
+    return slopes, new, recurrent
