@@ -5,9 +5,11 @@ fires has to take the token `$TPDIST_CHAOS/token` away first, so nobody fires tw
 operations below a run's `checkpoints/` are written to `$TPDIST_CHAOS/operations-<rank>`, a line each.
 """
 
+import errno
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from importlib import import_module
@@ -49,6 +51,10 @@ def fire(phase: str) -> None:
         (HOME / "token").unlink()
     except FileNotFoundError:
         return
+    if PLAN["raises"] == "own":
+        raise KeyError("own")
+    if PLAN["raises"] == "disk":
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "disk")
     os.kill(os.getpid(), PLAN["signal"])
 
 
@@ -100,6 +106,7 @@ def all_reduce(*arguments: Any, **named: Any) -> Any:
 
 def visit(trainer: Any, batch: Any) -> Any:
     Now.step = trainer.state.step + 1
+    time.sleep(PLAN["pace"])
     return plain_visit(trainer, batch)
 
 

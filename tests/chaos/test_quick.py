@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from trials import Chaos, Trial, assert_undisturbed, run_trial
 
+from tpdist.launch.controller import WorkerFailedError
+
 
 @pytest.mark.parametrize(
     ("trial", "began"),
@@ -27,3 +29,9 @@ def test_a_worker_is_killed(trial: Trial, began: set[int], chaos: Chaos, tmp_pat
     went_on = [f": 1 new, 2 kept, 3 workers went on from step {step} after " for step in began]
     assert any(text in told[0] for text in went_on), told[0]
     assert_undisturbed(tmp_path / "run", chaos.reference)
+
+
+def test_the_users_own_error_is_not_retried(chaos: Chaos, tmp_path: Path) -> None:
+    with pytest.raises(WorkerFailedError, match=r"a worker failed; its log is in \S+/logs\n.*(?s:.*)KeyError: 'own'"):
+        run_trial(Trial("dual update", 1, raises="own"), chaos.home, chaos.store, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step-*")] == ["step-00000002"]

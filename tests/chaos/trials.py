@@ -1,11 +1,13 @@
 """One trial: a run in which a worker is killed, beside the same run undisturbed. Helpers of the tests beside it."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP, Signals
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 from small_runs import Listener, rows
@@ -54,28 +56,44 @@ class Chaos:
 
 @dataclass(frozen=True)
 class Trial:
-    """Worker `rank` gets `signal` in `phase` of update `step`, or before its file operation number `step`."""
+    """Worker `rank` gets `signal` in `phase` of update `step`, or before its file operation number `step`.
+
+    raises: it gets no signal, but an error: `own`, or `disk`. pace: seconds that every update takes longer.
+    """
 
     phase: str | None
     rank: int = 0
     step: int = 3
     signal: Signals = SIGKILL
+    raises: str | None = None
+    pace: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.phase} {self.step}, worker {self.rank}, {self.signal.name}"
+        return f"{self.phase} {self.step}, worker {self.rank}, {self.raises or self.signal.name}"
 
 
-def run_trial(trial: Trial, home: Path, store: Path, run: Path) -> tuple[Result, Listener]:
-    """home: `$TPDIST_CHAOS`."""
+def run_trial(
+    trial: Trial, home: Path, store: Path, run: Path, epochs: int = 2, listener: Listener | None = None, **cluster: Any
+) -> tuple[Result, Listener]:
+    """home: `$TPDIST_CHAOS`. A worker that is stopped is given as short a time as a busy machine allows."""
     (home / "plan.json").write_text(json.dumps(vars(trial)))
     (home / "token").touch()
-    stopped = trial.signal is SIGSTOP
-    listener = Listener()
-    # as short as a machine that other tests keep busy allows
-    result = tpdist.train(experiment(store, heartbeat_s=6.0 if stopped else 30.0), run, listener)
+    listener = listener or Listener()
+    cluster = {"heartbeat_s": 6.0 if trial.signal == SIGSTOP else 30.0, **cluster}
+    result = tpdist.train(experiment(store, epochs, **cluster), run, listener)
     if trial.phase is not None:
         assert not (home / "token").exists(), f"{trial}: the phase was never passed"
     return result, listener
+
+
+def worker_processes(home: Path) -> list[int]:
+    """Of the Ray that was started with this `$TPDIST_CHAOS`, and of no other on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name().startswith("ray::SpanActor") and process.environ().get("TPDIST_CHAOS") == str(home):
+                found.append(process.pid)
+    return found
 
 
 def assert_undisturbed(run: Path, reference: Path) -> None:

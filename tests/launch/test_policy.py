@@ -60,3 +60,9 @@ def test_the_reason_names_the_setting_and_the_numbers() -> None:
 def test_no_restarts_at_all() -> None:
     limits = Limits(sizes=(3,), max_restarts=0, restart_window_s=100.0, rejoin_s=30.0)
     assert decide(Situation([50.0], 50.0, 3, 2, 1), limits).action is Action.FAIL
+
+
+def test_what_a_dead_worker_held_is_waited_for_whatever_the_setting() -> None:
+    limits = Limits(sizes=(3,), max_restarts=2, restart_window_s=100.0, rejoin_s=0.0)
+    assert decide(Situation([50.0], 54.9, 3, 2, 0), limits).action is Action.WAIT
+    assert decide(Situation([50.0], 55.0, 3, 2, 0), limits).action is Action.FAIL

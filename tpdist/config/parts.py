@@ -259,10 +259,10 @@ class Cluster(Part):
     )
     wait_s: NonNegativeFloat = Field(default=60.0, description="how long to wait for a cluster with room, in seconds")
     heartbeat_s: PositiveFloat = Field(
-        default=20.0, description="a worker that gives no sign for so long is ended and replaced, in seconds"
+        default=15.0, description="a worker that gives no sign for so long is ended and replaced, in seconds"
     )
     rejoin_s: NonNegativeFloat = Field(
-        default=30.0, description="how long to wait for room for a lost worker before going on with fewer, in seconds"
+        default=20.0, description="how long to wait for room for a lost worker before going on with fewer, in seconds"
     )
     max_restarts: NonNegativeInt = Field(default=10, description="failures within restart_window_s that are mended")
     restart_window_s: PositiveFloat = Field(default=3600.0, description="older failures no longer count, in seconds")

@@ -183,8 +183,7 @@ class Controller:
 
     def _recover(self) -> State:
         """Call the survivors back, let go of what is lost. Raises the user's own error, if it was one."""
-        noticed = time.monotonic()
-        self.change = self.change or Change([], noticed)
+        self.change = self.change or Change([], time.monotonic())
         self._call_back()
         own = self._own_error()
         if own is not None:
@@ -194,7 +193,7 @@ class Controller:
             if one.working:
                 one.fault = f"hung for {RETURN_LIMIT_S:.0f} s"
         self.change.lost += self._drop_lost() or ["a connection between workers broke"]
-        self.failures.append(noticed)
+        self.failures.append(time.monotonic())
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)
         return State.PLACING
 

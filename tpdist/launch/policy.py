@@ -4,6 +4,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Ray takes a moment to give back what a dead worker held: a room that is missing sooner says nothing
+SETTLE_S = 5.0
+
 
 class Action(enum.Enum):
     GO_ON = "go on"
@@ -61,7 +64,7 @@ def decide(at: Situation, limits: Limits) -> Decision:
     possible = at.alive + at.room
     if possible >= at.wanted and at.wanted in limits.sizes:
         return Decision(Action.GO_ON, at.wanted)
-    if at.failures and at.now - at.failures[-1] < limits.rejoin_s:
+    if at.failures and at.now - at.failures[-1] < max(limits.rejoin_s, SETTLE_S):
         return Decision(Action.WAIT)
     fewer = [size for size in limits.sizes if size <= possible]
     if fewer:
