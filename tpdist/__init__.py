@@ -8,10 +8,10 @@ tpdist.evaluate(result.run, "test").perplexity
 
 from typing import TYPE_CHECKING, Any
 
-from tpdist.config import Experiment, load_config
 from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, RunError, TpdistError
 
 if TYPE_CHECKING:
+    from tpdist.config import Experiment, load_config
     from tpdist.launch.local import evaluate, resume, sample, train
 
 __version__ = "0.1.0"
@@ -32,7 +32,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`train`, `resume`, `evaluate` and `sample` load torch, so they are looked up only when used."""
+    """What needs torch, or pydantic, is looked up only when it is used: `tpdist --help` waits for neither."""
+    if name in ("Experiment", "load_config"):
+        from tpdist import config
+
+        return getattr(config, name)
     if name in ("evaluate", "resume", "sample", "train"):
         from tpdist.launch import local
 

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from tpdist import __version__
-from tpdist.config import json_schema, load_config, to_yaml
 from tpdist.errors import TpdistError
+from tpdist.examples import examples_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from tpdist.completion import complete
+
+        complete(parser)
+    options = parser.parse_args(arguments)
     try:
         options.command(options)
         sys.stdout.flush()
@@ -31,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line; help ends with examples."""
+
+    def format_help(self) -> str:
+        return super().format_help() + examples_of(self.prog)
 
     def error(self, message: str) -> NoReturn:
         print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
@@ -129,9 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
     show = config.add_parser("show", help="print the resolved configuration")
     show.add_argument("config", nargs="?", metavar="CONFIG")
     _add_set(show)
-    show.set_defaults(command=lambda options: print(to_yaml(load_config(options.config, options.set)), end=""))
+    show.set_defaults(command=_show)
     schema = config.add_parser("schema", help="print a JSON Schema for editors")
-    schema.set_defaults(command=lambda _: print(json_schema(), end=""))
+    schema.set_defaults(command=_schema)
     return parser
 
 
@@ -144,6 +152,8 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
     if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
+    from tpdist.config import load_config
+
     config = load_config(options.config, options.set) if options.resume is None else None
     from tpdist.launch.local import resume, train
     from tpdist.training.progress import DataBar, reporter
@@ -238,6 +248,8 @@ def _prepare(options: argparse.Namespace) -> None:
         for name in ("recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "column")
     }
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    from tpdist.config import load_config
+
     config = load_config(None, [*overrides, *options.set])
     from tpdist.data import prepare
     from tpdist.training.progress import DataBar
@@ -253,3 +265,15 @@ def _verify(options: argparse.Namespace) -> None:
 
     Store.open(options.store).verify()
     print(f"{options.store}: whole")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from tpdist.config import load_config, to_yaml
+
+    print(to_yaml(load_config(options.config, options.set)), end="")
+
+
+def _schema(_: argparse.Namespace) -> None:
+    from tpdist.config import json_schema
+
+    print(json_schema(), end="")
