@@ -17,7 +17,8 @@ PACKAGE = ROOT / "tpdist"
 # ARCHITECTURE.md, "Rooms": each room may import those below it, never one above or beside it
 EVERYWHERE = {"config", "errors"}
 BELOW = {
-    "cli": {"experiments", "launch", "training", "data", "examples", "completion"},
+    "cli": {"experiments", "launch", "training", "data", "cli_runs", "examples", "completion"},
+    "cli_runs": {"experiments", "launch", "training"},
     "examples": set(),
     "completion": set(),
     "experiments": {"launch", "training", "parallel", "tprop", "models", "data", "testing"},

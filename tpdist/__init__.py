@@ -12,7 +12,7 @@ from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, R
 
 if TYPE_CHECKING:
     from tpdist.config import Experiment, load_config
-    from tpdist.launch.local import evaluate, resume, sample, train
+    from tpdist.launch.local import evaluate, export, resume, sample, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "RunError",
     "TpdistError",
     "evaluate",
+    "export",
     "load_config",
     "resume",
     "sample",
@@ -37,7 +38,7 @@ def __getattr__(name: str) -> Any:
         from tpdist import config
 
         return getattr(config, name)
-    if name in ("evaluate", "resume", "sample", "train"):
+    if name in ("evaluate", "export", "resume", "sample", "train"):
         from tpdist.launch import local
 
         return getattr(local, name)

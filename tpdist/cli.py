@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tpdist import __version__
+from tpdist.cli_runs import add_run_commands
 from tpdist.errors import TpdistError
 from tpdist.examples import examples_of
 
@@ -85,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--model", choices=("best", "last"), default="best")
     _add_set(sample)
     sample.set_defaults(command=_sample)
+
+    add_run_commands(commands, _add_set)
 
     submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
     submit.add_argument("config", metavar="CONFIG")

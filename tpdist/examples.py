@@ -11,6 +11,10 @@ EXAMPLES = {
         "tpdist evaluate runs/first --h-steps 2 --h-lr 0.1",
     ],
     "tpdist sample": ['tpdist sample runs/first --prompt "the value of" --tokens 40 --temperature 0.8'],
+    "tpdist export": [
+        "tpdist export runs/first --out exports/first",
+        "tpdist export runs/first --out last --model last",
+    ],
     "tpdist submit": [
         "tpdist submit configs/quickstart.yaml --address http://127.0.0.1:8265 --set cluster.workers=2",
     ],

@@ -80,6 +80,9 @@ class Model(Part):
         default=None,
         description="draw every parameter from uniform(-init, init); default: ±1/sqrt(hidden), embedding ±0.1",
     )
+    init_from: Text | None = Field(
+        default=None, description="a safetensors file to start from, with PyTorch's names or an export's; null: draw"
+    )
     allow_cells_from: Packages = Field(default=(), description="packages that an own cell may be imported from")
 
 

@@ -16,6 +16,7 @@ from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.training.checks import pick_device
 from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
+from tpdist.training.interchange import export_model
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -107,6 +108,19 @@ def sample(
     """The prompt continued by `tokens` tokens."""
     _, store, model = _load(run_dir, which, overrides)
     return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
+
+
+def export(
+    run_dir: str | Path, out: str | Path, *, which: str = "best", onnx: bool = False, overrides: Sequence[str] = ()
+) -> Path:
+    """A run's `best` or `last` model as a directory for others: PyTorch's names, vocabulary, model card.
+
+    onnx: one step of it as ONNX too. Returns the directory; raises RunError where it exists.
+    """
+    config, store, model = _load(run_dir, which, overrides)
+    run, out = RunDirectory(Path(run_dir)), Path(out)
+    export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
+    return out
 
 
 def _run(

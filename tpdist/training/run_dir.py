@@ -130,11 +130,15 @@ class RunDirectory:
         return load_config(self.config_file, overrides)
 
     def save_config(self, config: Experiment) -> None:
-        """config.yaml, with absolute paths in `data`: the run can then be used from any directory."""
+        """config.yaml, with absolute paths: the run can then be used from any directory."""
         paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
         paths["store"] = str(default_store(config.data))
         absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-        text = to_yaml(config.model_copy(update={"data": config.data.model_copy(update=absolute)}))
+        config = config.model_copy(update={"data": config.data.model_copy(update=absolute)})
+        if config.model.init_from is not None:
+            init_from = {"init_from": str(Path(config.model.init_from).absolute())}
+            config = config.model_copy(update={"model": config.model.model_copy(update=init_from)})
+        text = to_yaml(config)
         write_atomic(self.config_file, lambda file: _write_text(file, text))
 
     def discard(self) -> None:
@@ -165,6 +169,14 @@ class RunDirectory:
         file = self.models / f"{which}.safetensors"
         load_parameters(model, load_tensors(file), str(file))
         return model
+
+    def figures(self, which: str) -> dict[str, Any]:
+        """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""
+        about = json.loads((self.models / f"{which}.json").read_text(encoding="utf-8"))
+        known = {name: about[name] for name in ("epoch", "valid_perplexity")}
+        if which == "best" and self.result_file.is_file():
+            known |= json.loads(self.result_file.read_text(encoding="utf-8")) | {"epoch": about["epoch"]}
+        return known
 
 
 def _names_by_time(name: str) -> Iterator[Path]:

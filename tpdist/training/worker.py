@@ -12,6 +12,7 @@ from tpdist.parallel import Traffic, Workers
 from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
+from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -46,6 +47,8 @@ def run_worker(
             trainer = Trainer(config, store, run, reporter, workers, device)
             if resume:
                 trainer.resume()
+            elif config.model.init_from is not None:
+                start_from(trainer.model, config.model.init_from, store.vocabulary)
             if resume and workers.leads:
                 run.save_config(config)
             _announce(trainer, reporter)
