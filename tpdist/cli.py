@@ -14,7 +14,7 @@ from tpdist.examples import examples_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
+    """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
         from tpdist.completion import complete
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete(parser)
     options = parser.parse_args(arguments)
     try:
-        options.command(options)
+        code = options.command(options)
         sys.stdout.flush()
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tpdist: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +116,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
     scaling.set_defaults(command=_scaling)
+
+    doctor = commands.add_parser("doctor", help="look at this machine: what it has, what to mend")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(command=_doctor)
 
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
@@ -243,6 +247,20 @@ def _scaling(options: argparse.Namespace) -> None:
     found = scaling(workers, options.address, print)
     if options.json:
         write_json(Path(options.json), found)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from tpdist.launch.doctor import examine
+
+    findings = examine()
+    bad = any(finding.state == "bad" for finding in findings)
+    if options.json:
+        print(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
+    else:
+        print("\n".join(finding.text() for finding in findings))
+    return 1 if bad else 0
 
 
 def _prepare(options: argparse.Namespace) -> None:

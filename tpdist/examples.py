@@ -22,6 +22,7 @@ EXAMPLES = {
     "tpdist stop": ["tpdist stop JOB --address http://127.0.0.1:8265"],
     "tpdist bench": ["tpdist bench scaling --workers 1,2"],
     "tpdist bench scaling": ["tpdist bench scaling --workers 1,2,4 --json scaling.json"],
+    "tpdist doctor": ["tpdist doctor", "tpdist doctor --json"],
     "tpdist data": ["tpdist data prepare ptb --source DIR --out stores/ptb-word"],
     "tpdist data prepare": [
         "tpdist data prepare ptb --source DIR --out stores/ptb-word",
