@@ -37,6 +37,8 @@ BELOW = {
 # a library that only some rooms know
 KEPT_TO = {
     "ray": {"launch"},
+    "mlflow": {"training"},
+    "wandb": {"training"},
     "pyarrow": {"data"},
     "torch": {"launch", "training", "parallel", "tprop", "models", "experiments", "testing"},
     "numpy": {"training", "parallel", "experiments", "data"},

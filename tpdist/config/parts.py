@@ -207,6 +207,9 @@ class Run(Part):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
+    track: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Strict(False)] = Field(
+        default=("tensorboard",), description="who gets the rows of metrics.jsonl too; mlflow and wandb are extras"
+    )
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
     )

@@ -81,7 +81,9 @@ class Trainer:
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
-        tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
+        tracker = None
+        if self.workers.leads:
+            tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
                 self._begin_epoch()
