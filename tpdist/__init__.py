@@ -8,11 +8,11 @@ tpdist.evaluate(result.run, "test").perplexity
 
 from typing import TYPE_CHECKING, Any
 
-from tpdist.config import Experiment, load_config
 from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, RunError, TpdistError
 
 if TYPE_CHECKING:
-    from tpdist.launch.local import evaluate, resume, sample, train
+    from tpdist.config import Experiment, load_config
+    from tpdist.launch.local import evaluate, export, resume, sample, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "RunError",
     "TpdistError",
     "evaluate",
+    "export",
     "load_config",
     "resume",
     "sample",
@@ -32,8 +33,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`train`, `resume`, `evaluate` and `sample` load torch, so they are looked up only when used."""
-    if name in ("evaluate", "resume", "sample", "train"):
+    """What needs torch, or pydantic, is looked up only when it is used: `tpdist --help` waits for neither."""
+    if name in ("Experiment", "load_config"):
+        from tpdist import config
+
+        return getattr(config, name)
+    if name in ("evaluate", "export", "resume", "sample", "train"):
         from tpdist.launch import local
 
         return getattr(local, name)

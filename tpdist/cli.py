@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tpdist import __version__
-from tpdist.config import json_schema, load_config, to_yaml
+from tpdist.cli_runs import add_run_commands
 from tpdist.errors import TpdistError
+from tpdist.examples import examples_of
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
@@ -21,10 +22,15 @@ BENCHES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
-    options = build_parser().parse_args(arguments)
+    """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from tpdist.completion import complete
+
+        complete(parser)
+    options = parser.parse_args(arguments)
     try:
-        options.command(options)
+        code = options.command(options)
         sys.stdout.flush()
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
@@ -35,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tpdist: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line; help ends with examples."""
+
+    def format_help(self) -> str:
+        return super().format_help() + examples_of(self.prog)
 
     def error(self, message: str) -> NoReturn:
         print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
@@ -91,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(sample)
     sample.set_defaults(command=_sample)
 
+    add_run_commands(commands, _add_set)
+
     submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
     submit.add_argument("config", metavar="CONFIG")
     submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
@@ -135,6 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
     scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
     scaling.set_defaults(command=_scaling)
 
+    doctor = commands.add_parser("doctor", help="look at this machine: what it has, what to mend")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(command=_doctor)
+
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
@@ -168,9 +183,9 @@ def build_parser() -> argparse.ArgumentParser:
     show = config.add_parser("show", help="print the resolved configuration")
     show.add_argument("config", nargs="?", metavar="CONFIG")
     _add_set(show)
-    show.set_defaults(command=lambda options: print(to_yaml(load_config(options.config, options.set)), end=""))
+    show.set_defaults(command=_show)
     schema = config.add_parser("schema", help="print a JSON Schema for editors")
-    schema.set_defaults(command=lambda _: print(json_schema(), end=""))
+    schema.set_defaults(command=_schema)
     return parser
 
 
@@ -183,6 +198,8 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
     if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
+    from tpdist.config import load_config
+
     overrides = [*options.set, "run.profile=5"] if options.profile else options.set
     config = load_config(options.config, overrides) if options.resume is None else None
     from tpdist.launch.local import resume, train
@@ -288,10 +305,26 @@ def _scaling(options: argparse.Namespace) -> None:
         write_json(Path(options.json), found)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from tpdist.launch.doctor import examine
+
+    findings = examine()
+    bad = any(finding.state == "bad" for finding in findings)
+    if options.json:
+        print(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
+    else:
+        print("\n".join(finding.text() for finding in findings))
+    return 1 if bad else 0
+
+
 def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    from tpdist.config import load_config
+
     config = load_config(None, [*overrides, *options.set])
     from tpdist.data import prepare
     from tpdist.training.progress import DataBar
@@ -321,3 +354,15 @@ def _verify(options: argparse.Namespace) -> None:
 
     Store.open(options.store).verify()
     print(f"{options.store}: whole")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from tpdist.config import load_config, to_yaml
+
+    print(to_yaml(load_config(options.config, options.set)), end="")
+
+
+def _schema(_: argparse.Namespace) -> None:
+    from tpdist.config import json_schema
+
+    print(json_schema(), end="")

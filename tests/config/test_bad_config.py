@@ -102,6 +102,13 @@ BAD_FILES = [
     ("optimizer: {lr: 0}", ["a.yaml:1: optimizer.lr: must be above 0, got 0"]),
     ("optimizer: {decay: {factor: 1.5}}", ["a.yaml:1: optimizer.decay.factor: must be below 1, got 1.5"]),
     ("method: {name: admn}", [f"a.yaml:1: method.name: must be one of {METHODS}; got 'admn'; did you mean admm?"]),
+    (
+        "run: {track: [tensorbord]}",
+        [
+            "a.yaml:1: run.track[0]: must be one of tensorboard, mlflow, wandb; got 'tensorbord'; did you mean "
+            "tensorboard?"
+        ],
+    ),
     ("method: {name: null}", [f"a.yaml:1: method.name: must be one of {METHODS}; got null"]),
     ("preset: parer", ["a.yaml:1: preset: must be one of paper, released or null; got 'parer'; did you mean paper?"]),
     (

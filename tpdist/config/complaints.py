@@ -154,7 +154,8 @@ def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any,
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "literal_error" and field is not None:
-        choices = describe(field.annotation).removeprefix("one of ").removesuffix(" or null")
+        choices = describe(field.annotation).removesuffix(" or null")
+        choices = choices.removeprefix("a list [").removesuffix(", ...]").removeprefix("one of ")
         hint = close_to(value, choices.split(", ")) if isinstance(value, str) else ""
         return f"must be one of {choices}{null}; got {got}{hint}"
     if kind == "int_type" and isinstance(value, float) and value.is_integer():

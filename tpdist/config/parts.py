@@ -83,6 +83,9 @@ class Model(Part):
         default=None,
         description="draw every parameter from uniform(-init, init); default: ±1/sqrt(hidden), embedding ±0.1",
     )
+    init_from: Text | None = Field(
+        default=None, description="a safetensors file to start from, with PyTorch's names or an export's; null: draw"
+    )
     allow_cells_from: Packages = Field(default=(), description="packages that an own cell may be imported from")
 
 
@@ -213,6 +216,9 @@ class Run(Part):
     )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
+    track: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Strict(False)] = Field(
+        default=("tensorboard",), description="who gets the rows of metrics.jsonl too; mlflow and wandb are extras"
+    )
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
     )

@@ -18,6 +18,7 @@ from tpdist.training.checks import pick_device
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
+from tpdist.training.interchange import export_model
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -115,6 +116,19 @@ def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Foun
     """A run's checkpoints, oldest first, each read through and checked."""
     run = RunDirectory.open(run_dir)
     return inspect(depot_for(run.load_config(overrides), run))
+
+
+def export(
+    run_dir: str | Path, out: str | Path, *, which: str = "best", onnx: bool = False, overrides: Sequence[str] = ()
+) -> Path:
+    """A run's `best` or `last` model as a directory for others: PyTorch's names, vocabulary, model card.
+
+    onnx: one step of it as ONNX too. Returns the directory; raises RunError where it exists.
+    """
+    config, store, model = _load(run_dir, which, overrides)
+    run, out = RunDirectory(Path(run_dir)), Path(out)
+    export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
+    return out
 
 
 def _run(

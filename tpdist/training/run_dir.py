@@ -140,6 +140,9 @@ class RunDirectory:
         if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
             to = str(Path(config.run.checkpoint_to).absolute())
             update["run"] = config.run.model_copy(update={"checkpoint_to": to})
+        if config.model.init_from is not None:
+            init_from = str(Path(config.model.init_from).absolute())
+            update["model"] = config.model.model_copy(update={"init_from": init_from})
         text = to_yaml(config.model_copy(update=update))
         write_atomic(self.config_file, lambda file: _write_text(file, text))
 
@@ -171,6 +174,14 @@ class RunDirectory:
         file = self.models / f"{which}.safetensors"
         load_parameters(model, load_tensors(file), str(file))
         return model
+
+    def figures(self, which: str) -> dict[str, Any]:
+        """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""
+        about = json.loads((self.models / f"{which}.json").read_text(encoding="utf-8"))
+        known = {name: about[name] for name in ("epoch", "valid_perplexity")}
+        if which == "best" and self.result_file.is_file():
+            known |= json.loads(self.result_file.read_text(encoding="utf-8")) | {"epoch": about["epoch"]}
+        return known
 
 
 def _lock(handle: int) -> bool:

@@ -1,35 +1,45 @@
-"""metrics.jsonl and TensorBoard events."""
+"""metrics.jsonl, and the same rows to whoever tracks the run."""
 
 import json
-import math
 import shutil
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.summary.writer.record_writer import RecordWriter
-
+from tpdist.config import Experiment
 from tpdist.training.files import finite, write_atomic
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.trackers import Events, External, open_trackers
 
 
 class Tracker:
     """Appends rows; a row has `kind` (`step` or `epoch`), `epoch`, `step`, and numbers.
 
     Rows that a resumed run writes again are dropped first: those of later updates than `step`, and the epoch rows
-    from `epoch` on. The TensorBoard events are then made anew from the rows that stay, so both say the same.
+    from `epoch` on. The TensorBoard events are then made anew from the rows that stay, so both say the same. MLflow
+    and W&B take nothing back: there, rows that are written again stand twice.
+
+    A server that fails does not end a run: `notice` is told, and the rows are in the file.
     """
 
-    def __init__(self, run: RunDirectory, step: int, epoch: int):
+    def __init__(
+        self,
+        run: RunDirectory,
+        step: int,
+        epoch: int,
+        config: Experiment | None = None,
+        notice: Callable[[str], None] = lambda _: None,
+    ):
         rows = [row for row in _read(run.metrics_file) if row["step"] <= step]
         rows = [row for row in rows if row["kind"] != "epoch" or row["epoch"] < epoch]
+        self._notice = notice
+        self._others: dict[str, External] = open_trackers(config, run) if config else {}
         write_atomic(run.metrics_file, lambda file: _write(file, rows))
         shutil.rmtree(run.tensorboard, ignore_errors=True)
-        self._events = Events(run.tensorboard)
-        for row in rows:
-            self._events.add(row)
+        self._events = Events(run.tensorboard) if config is None or "tensorboard" in config.run.track else None
+        if self._events is not None:
+            for row in rows:
+                self._events.add(row)
         self._file = run.metrics_file.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
@@ -37,42 +47,26 @@ class Tracker:
         row = finite(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._events.add(row)
+        if self._events is not None:
+            self._events.add(row)
+        for name in list(self._others):
+            self._try(name, lambda other: other.add(row))
 
     def close(self) -> None:
         try:
             self._file.close()
         finally:
-            self._events.close()
+            if self._events is not None:
+                self._events.close()
+            for name in list(self._others):
+                self._try(name, lambda other: other.close())
 
-
-class Events:
-    """A TensorBoard event file. Written in this thread: torch's writer has one of its own, whose errors are lost."""
-
-    def __init__(self, directory: Path):
-        directory.mkdir()
-        now = time.time()
-        self._file = (directory / f"events.out.tfevents.{int(now)}.tpdist").open("wb")
-        self._records = RecordWriter(self._file)
-        self._put(Event(wall_time=now, file_version="brain.Event:2"))
-        # a TensorBoard that watches drops what it has read of the run before
-        self._put(Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """The numbers of a row, as `kind/name`."""
-        values = [
-            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=value)
-            for name, value in row.items()
-            if isinstance(value, int | float) and math.isfinite(value) and name not in ("step", "epoch")
-        ]
-        self._put(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _put(self, event: Event) -> None:
-        self._records.write(event.SerializeToString())
-        self._file.flush()
+    def _try(self, name: str, do: Callable[[External], None]) -> None:
+        try:
+            do(self._others[name])
+        except Exception as error:  # whatever a library that talks to a server may raise
+            del self._others[name]
+            self._notice(f"{name} takes no more rows ({type(error).__name__}: {error}); metrics.jsonl does")
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -90,7 +90,9 @@ class Trainer:
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
-        tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
+        tracker = None
+        if self.workers.leads:
+            tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         place = self.workers.place
         self.timeline = Timeline(run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step)
         try:

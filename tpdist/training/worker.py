@@ -13,6 +13,7 @@ from tpdist.training.checks import set_precision
 from tpdist.training.depots import Depot, depot_for
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
+from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -57,6 +58,8 @@ def run_worker(
             trainer = Trainer(config, store, run, reporter, workers, device)
             if resume:
                 trainer.resume()
+            elif config.model.init_from is not None:
+                start_from(trainer.model, config.model.init_from, store.vocabulary)
             if resume and workers.leads:
                 run.save_config(config)
             if announce:

@@ -1,0 +1,100 @@
+"""MLflow and Weights & Biases get the numbers of metrics.jsonl; neither can end a run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Listener, interrupted, rows, small, stop_at
+
+import tpdist
+from tpdist.config import Experiment
+from tpdist.training import tracking
+from tpdist.training.trackers import numbers
+
+
+def expected(run: Path) -> dict[tuple[str, int], float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {(name, row["step"]): value for row in lines for name, value in numbers(row).items()}
+
+
+def interrupted_and_resumed(config: Experiment, run: Path) -> None:
+    interrupted(lambda: tpdist.train(config, run, stop_at(5)))
+    tpdist.resume(run)
+
+
+def test_mlflow(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("mlflow", reason="needs pip install 'tpdist[mlflow]'")
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    interrupted_and_resumed(small(small_corpus, run={"track": ["mlflow"]}), tmp_path / "run")
+    client = MlflowClient()
+    (found,) = client.search_runs([client.get_experiment_by_name("tpdist").experiment_id])
+    assert (found.info.run_name, found.info.status) == ("run", "FINISHED")
+    assert found.data.params["method.name"] == "admm"
+    assert found.data.params["model.hidden"] == "6"
+    history = [point for name in found.data.metrics for point in client.get_metric_history(found.info.run_id, name)]
+    assert {(point.key, point.step): point.value for point in history} == pytest.approx(expected(tmp_path / "run"))
+    assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_wandb_offline(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wandb = pytest.importorskip("wandb", reason="needs pip install 'tpdist[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    seen: dict[tuple[str, int], float] = {}
+    real = wandb.Run.log
+    monkeypatch.setattr(
+        wandb.Run,
+        "log",
+        lambda self, data, step: (seen.update({(k, step): v for k, v in data.items()}), real(self, data, step=step)),
+    )
+    interrupted_and_resumed(small(small_corpus, run={"track": ["tensorboard", "wandb"]}), tmp_path / "run")
+    assert seen == pytest.approx(expected(tmp_path / "run"))
+    written = list((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(written) == 2  # the run and its continuation, under one id
+    assert {file.stem.removeprefix("run-") for file in written} == {
+        json.loads((tmp_path / "run/tracking.json").read_text())["wandb"]
+    }
+    assert (tmp_path / "run/tensorboard").is_dir()
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_missing_package_says_what_to_install(
+    name: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)  # an import then fails
+    with pytest.raises(tpdist.ConfigError) as caught:
+        tpdist.train(small(small_corpus, run={"track": [name]}), tmp_path / "run")
+    assert str(caught.value) == f"run.track: {name} is not installed; pip install 'tpdist[{name}]'"
+    assert not (tmp_path / "run").exists()
+
+
+class Unreliable:
+    """A server that fails at its third row."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        if len(self.rows) == 2:
+            raise OSError("connection lost")
+        self.rows.append(row)
+
+    def close(self) -> None:
+        raise AssertionError("nobody talks to it any more")
+
+
+def test_a_server_that_fails_does_not_end_the_run(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    server, listener = Unreliable(), Listener()
+    monkeypatch.setattr(tracking, "open_trackers", lambda config, run: {"mlflow": server})
+    tpdist.train(small(small_corpus), tmp_path / "run", listener)
+    assert len(server.rows) == 2
+    assert len(rows(tmp_path / "run")) == 11
+    told = [line for line in listener.said if "mlflow" in line]
+    assert told == ["mlflow takes no more rows (OSError: connection lost); metrics.jsonl does"]

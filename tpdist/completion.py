@@ -1,0 +1,36 @@
+"""Tab in the shell, by argcomplete (extra `completion`): commands, options, files, and the keys of `--set`."""
+
+import argparse
+from typing import Literal, get_args, get_origin
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell and end the process; called where the shell asks, which sets `_ARGCOMPLETE`."""
+    from argcomplete import autocomplete  # pyright: ignore[reportMissingImports]
+
+    for action in _actions(parser):
+        if "--set" in action.option_strings:
+            action.completer = settings  # type: ignore[attr-defined]
+    autocomplete(parser)
+
+
+def settings(prefix: str, **_kwargs: object) -> list[str]:
+    """What may follow `--set`: `method.h_st` -> `method.h_steps=`; `method.name=` -> each method."""
+    from tpdist.config.keys import all_keys, field_at, part_of
+
+    key, equals, _ = prefix.partition("=")
+    if equals:
+        field = field_at(key.split("."))
+        choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        return [f"{key}={choice}" for choice in choices]
+    fields = {key: field_at(key.split(".")) for key in all_keys()}
+    return [f"{key}=" for key, field in fields.items() if field and not part_of(field)]
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Every argument of every command."""
+    found = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [inner for command in action.choices.values() for inner in _actions(command)]
+    return found

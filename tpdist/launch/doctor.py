@@ -1,0 +1,190 @@
+"""`tpdist doctor`: what this machine has, and what to mend before a run. Starts nothing and joins nothing.
+
+Ray is not imported: its version is the package's, and the cluster that it would join stands in a file.
+"""
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+import torch.cuda.nccl
+from packaging.requirements import Requirement
+
+LEAST_FREE_GIB = 1.0
+LEAST_SHARED_MIB = 512.0
+CONNECT_S = 1.0
+RAY_PORTS = {6379: "the head", 8265: "the dashboard"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found in one place. fine, note: worth knowing; bad: a run would fail. mend: what to do about it."""
+
+    what: str
+    state: Literal["fine", "note", "bad"]
+    found: str
+    mend: str = ""
+
+    def text(self) -> str:
+        line = f"{self.state:<4}  {self.what:<9} {self.found}"
+        return f"{line}\n{'':<15} -> {self.mend}" if self.mend else line
+
+
+def examine() -> list[Finding]:
+    """Look at everything; fast where there is no GPU."""
+    environment = os.environ
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        packages,
+        devices,
+        lambda: threads(environment, _cores()),
+        lambda: ray_cluster(environment),
+        network,
+        lambda: ports(_answers),
+        disk,
+    ]
+    return [finding for look in looks for finding in look()]
+
+
+def packages() -> Iterator[Finding]:
+    """Python, this package, and whether what it needs is there in a version that does."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("versions", "fine", f"tpdist {version('tpdist')}, Python {python}, torch {torch.__version__}")
+    for text in requires("tpdist") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = "missing"
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
+            mend = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield Finding("versions", "bad", f"{requirement.name} {found}, needed {requirement.specifier}", mend)
+
+
+def devices() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield Finding("devices", "fine", f"{len(names)} x {names[0]}, CUDA {torch.version.cuda}")
+        if torch.distributed.is_nccl_available():
+            nccl = ".".join(map(str, torch.cuda.nccl.version()))
+            yield Finding("devices", "fine", f"NCCL {nccl}")
+        else:
+            mend = "install a torch build with NCCL, or the workers use Gloo, which is slower between GPUs"
+            yield Finding("devices", "note", "torch has no NCCL", mend)
+    elif shutil.which("nvidia-smi"):
+        mend = "install torch's CUDA build for the driver that nvidia-smi names, or write run.device: cpu"
+        yield Finding("devices", "note", "a CPU; there is an NVIDIA driver, but torch sees no GPU", mend)
+    else:
+        yield Finding("devices", "fine", f"a CPU with {_cores()} cores for this process, no GPU")
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        yield Finding("devices", "bad", "torch has no Gloo, which several workers need", "install another torch build")
+
+
+def threads(environment: Mapping[str, str], cores: int) -> Iterator[Finding]:
+    """Threads that wait for each other cost more than they bring."""
+    given = environment.get("OMP_NUM_THREADS")
+    count = torch.get_num_threads()
+    found = f"{count} a process, OMP_NUM_THREADS {given or 'not set'}, {cores} cores"
+    if given is not None and not given.isdigit():
+        yield Finding("threads", "bad", found, "set OMP_NUM_THREADS to a whole number")
+    elif count > cores:
+        yield Finding("threads", "note", found, f"set OMP_NUM_THREADS={cores}")
+    elif count > 1 and psutil.getloadavg()[0] > cores:
+        load = f"{found}; other programs keep the cores busy (load {psutil.getloadavg()[0]:.1f})"
+        yield Finding("threads", "note", load, "set OMP_NUM_THREADS=1")
+    else:
+        yield Finding("threads", "fine", found)
+
+
+def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The cluster that `--address auto` would join, and the token."""
+    mode = environment.get("RAY_AUTH_MODE", "not set")
+    token = _token_source(environment)
+    yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {token or 'nowhere'}")
+    if mode == "token" and token is None:
+        mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
+        yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)
+    file = Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    address = environment.get("RAY_ADDRESS", "")
+    source = "RAY_ADDRESS"
+    if not address and file.is_file():
+        address, source = file.read_text(encoding="utf-8").strip(), str(file)
+    if not address:
+        yield Finding("ray", "fine", "no cluster here; runs start an embedded one, which ends with them")
+        return
+    if address in ("auto", "local") or "://" in address:
+        yield Finding("ray", "fine", f"{source} says {address}")
+        return
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and _answers(host, int(port)):
+        yield Finding("ray", "fine", f"--address auto joins {address} ({source})")
+    else:
+        mend = "correct RAY_ADDRESS" if source == "RAY_ADDRESS" else "ray start --head, or leave --address out"
+        yield Finding("ray", "note", f"{source} names {address}, and nothing answers there", mend)
+
+
+def network() -> Iterator[Finding]:
+    """Gloo looks its own host up by name."""
+    name = socket.gethostname()
+    try:
+        yield Finding("network", "fine", f"{name} is {socket.gethostbyname(name)}")
+    except OSError:
+        mend = f"add 127.0.0.1 {name} to /etc/hosts, or set GLOO_SOCKET_IFNAME=lo for workers of one machine"
+        yield Finding("network", "bad", f"the name of this machine, {name}, has no address", mend)
+
+
+def ports(answers: Callable[[str, int], bool]) -> Iterator[Finding]:
+    """Those of `ray start --head`; a run itself takes free ones."""
+    taken = [f"{port} ({use})" for port, use in RAY_PORTS.items() if answers("127.0.0.1", port)]
+    if taken:
+        mend = "if that is not your Ray: ray start --head --port PORT --dashboard-port PORT"
+        yield Finding("ports", "note", f"in use: {', '.join(taken)}", mend)
+    else:
+        yield Finding("ports", "fine", f"free: {', '.join(map(str, RAY_PORTS))}")
+
+
+def disk() -> Iterator[Finding]:
+    """Where runs and stores go, and what Ray keeps objects in."""
+    for name in ("runs", "stores"):
+        place = Path(name) if Path(name).is_dir() else Path(".")
+        free = shutil.disk_usage(place).free / 2**30
+        if not os.access(place, os.W_OK):
+            yield Finding("disk", "bad", f"{place.absolute()} cannot be written", "change into a directory of yours")
+        elif free < LEAST_FREE_GIB:
+            yield Finding("disk", "bad", f"{free:.2f} GiB free for {name}", f"free some, or put {name} elsewhere")
+        else:
+            yield Finding("disk", "fine", f"{free:,.0f} GiB free for {name}")
+    shared = Path("/dev/shm")
+    if shared.is_dir() and (mib := shutil.disk_usage(shared).free / 2**20) < LEAST_SHARED_MIB:
+        mend = "in Docker: --shm-size=1g; several workers need it, for Ray"
+        yield Finding("disk", "note", f"{mib:.0f} MiB free in {shared}", mend)
+
+
+def _token_source(environment: Mapping[str, str]) -> str | None:
+    """Where Ray would find its token; never the token itself."""
+    if environment.get("RAY_AUTH_TOKEN"):
+        return "in RAY_AUTH_TOKEN"
+    file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return f"in {file}" if file.is_file() else None
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
