@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 
 from tpdist import __version__
-from tpdist.errors import Interrupted
 from tpdist.experiments.points import Point, expand, load_sweep
 from tpdist.experiments.table import Table
 from tpdist.launch.local import evaluate
@@ -146,8 +145,6 @@ def _run_missing(
 
     try:
         run_tasks(next_tasks, address, reporter, ended, look)
-    except KeyboardInterrupt as error:
-        raise Interrupted("sweep interrupted; the same command goes on with it") from error
     finally:
         table.close()
 

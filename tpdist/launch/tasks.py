@@ -9,11 +9,12 @@ from pathlib import Path
 from ray.exceptions import RayError
 
 from tpdist.config import Experiment
-from tpdist.errors import TpdistError
+from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import connected, place, ray
 from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
@@ -39,11 +40,13 @@ def run_tasks(
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
     `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one.
+
+    Raises Interrupted after SIGINT or SIGTERM; what runs then goes on from its newest checkpoint another time.
     """
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
-    with connected(address, os.cpu_count() or 1):
+    with connected(address, os.cpu_count() or 1), StopSignal() as stop:
         first = tasks[0].config.cluster
         place(1, first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
         while tasks:
@@ -53,6 +56,8 @@ def run_tasks(
                 for ref in done:
                     ended(waiting.pop(ref), _error_of(ref))
                 look()
+                if stop.received:
+                    raise Interrupted("interrupted; the same command goes on")
             tasks = next_tasks()
 
 

@@ -1,0 +1,201 @@
+"""Kept results: from the rows of a sweep to a JSON file, and from JSON files to the tables of RESULTS.md.
+
+Intervals are 95 % t-intervals of the mean over seeds. A table stands in RESULTS.md between two markers:
+
+    <!-- results: NAME -->
+    …
+    <!-- end -->
+"""
+
+import json
+import math
+import platform
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tpdist.errors import TpdistError
+from tpdist.training.progress import clock
+
+Row = dict[str, Any]
+Kept = dict[str, Any]
+# two-sided 95 % quantiles of Student's t, by the number of values
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+MARKED = re.compile(r"<!-- results: (?P<name>[\w./-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % t-interval of the mean; None for a single value."""
+    if len(values) < 2:
+        return None
+    return T95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> Kept:
+    """The best setting of every arm, on validation, among those that have the most seeds done.
+
+    paper: the paper's figure of an arm, where it has one. Failed points are counted, and the error of one is kept.
+    """
+    arms = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        settings: dict[str, list[Row]] = {}
+        for row in own:
+            settings.setdefault(_setting(row), []).append(row)
+        done = {name: [row for row in group if row["state"] == "done"] for name, group in settings.items()}
+        failed = [row for row in own if row["state"] == "failed"]
+        entry: Kept = {
+            "arm": arm,
+            "tried": sum(map(bool, done.values())),
+            "failed": len(failed),
+            "paper": paper.get(arm),
+        }
+        if failed:
+            entry["error"] = failed[0]["error"]
+        most = max(map(len, done.values()))
+        if most:
+            full = [name for name in done if len(done[name]) == most]
+            entry |= _figures(min(full, key=lambda name: _mean(done[name])), done)
+            entry["others"] = [
+                {"setting": name, "seeds": [r["seed"] for r in group], "valid": round(_mean(group), 3)}
+                for name, group in done.items()
+                if group and name != entry["setting"]
+            ]
+        arms.append(entry)
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"command": command, "versions": versions, "arms": arms}
+
+
+def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:
+    group = done[setting]
+    values = [row["valid_perplexity"] for row in group]
+    tests = [row["test_perplexity"] for row in group if row["test_perplexity"] is not None]
+    return {
+        "setting": setting,
+        "seeds": [row["seed"] for row in group],
+        "valid": [round(value, 3) for value in values],
+        "mean": round(statistics.fmean(values), 3),
+        "interval": _rounded(interval(values)),
+        "test": round(statistics.fmean(tests), 3) if len(tests) == len(values) else None,
+        "best_epochs": [row["best_epoch"] for row in group],
+        "tokens": group[0]["tokens"],
+        "seconds": round(statistics.fmean(row["seconds"] for row in group), 1),
+        "device": group[0]["device"],
+    }
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return statistics.fmean(row["valid_perplexity"] for row in rows)
+
+
+def _setting(row: Row) -> str:
+    return ", ".join(f"{key[4:]}={json.dumps(row[key])}" for key in row if key.startswith("set."))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def ratio_row(block: int, sweep: Kept, window: Kept, config: str) -> Kept:
+    """Ours over tuned BPTT of window B, and over BPTT through the same window: means over the seeds that all have.
+
+    sweep: holds the arms `ours` and `bptt`; window: `bptt-window`. Intervals are those of the ratio within a seed.
+    """
+    found = {arm["arm"]: arm for arm in [*sweep["arms"], *(a for a in window["arms"] if a["arm"] == "bptt-window")]}
+    by_seed = {
+        name: dict(zip(found[name]["seeds"], found[name]["valid"], strict=True))
+        for name in ("ours", "bptt", "bptt-window")
+    }
+    seeds = sorted(set.intersection(*(set(values) for values in by_seed.values())))
+    ours, bptt, full = ([by_seed[name][seed] for seed in seeds] for name in ("ours", "bptt", "bptt-window"))
+    means = [statistics.fmean(values) for values in (ours, bptt, full)]
+    return {
+        "block": block,
+        "seeds": seeds,
+        "ours": round(means[0], 3),
+        "bptt": round(means[1], 3),
+        "bptt_full_window": round(means[2], 3),
+        "ratio": round(means[0] / means[1], 4),
+        "ratio_interval": _rounded(interval([a / b for a, b in zip(ours, bptt, strict=True)])),
+        "ratio_full_window": round(means[0] / means[2], 4),
+        "ratio_full_window_interval": _rounded(interval([a / b for a, b in zip(ours, full, strict=True)])),
+        "config": config,
+        "device": found["ours"]["device"],
+    }
+
+
+def table(kept: Kept) -> str:
+    """A kept result as Markdown."""
+    if "rows" in kept:
+        lines = ["| B | ours | BPTT, K = B | BPTT, same window | ours / BPTT | ours / same window | seeds |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for row in kept["rows"]:
+            lines.append(
+                f"| {row['block']} | {row['ours']:.2f} | {row['bptt']:.2f} | {row['bptt_full_window']:.2f} | "
+                f"{_spread(row['ratio'], row['ratio_interval'], 3)} | "
+                f"{_spread(row['ratio_full_window'], row['ratio_full_window_interval'], 3)} | "
+                f"{', '.join(map(str, row['seeds']))} |"
+            )
+        return "\n".join(lines)
+    if "cosines" in kept:
+        lines = ["| visit | " + " | ".join(kept["cosines"]) + " |", "| --- |" + " --- |" * len(kept["cosines"])]
+        first = next(iter(kept["cosines"].values()))
+        for name in first:
+            values = [column.get(name) for column in kept["cosines"].values()]
+            cells = ["" if value is None else _spread(statistics.fmean(value), interval(value), 3) for value in values]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+    return _arms_table(kept)
+
+
+def _arms_table(kept: Kept) -> str:
+    arms = kept["arms"]
+    paper = any(arm["paper"] is not None for arm in arms)
+    wall = any("seconds" in arm for arm in arms)
+    head = [
+        "",
+        "validation",
+        *(["paper"] if paper else []),
+        "test",
+        "seeds",
+        "best setting",
+        "tried",
+        "tokens",
+        "device",
+    ]
+    lines = ["| " + " | ".join(head + (["wall time"] if wall else [])) + " |"]
+    lines.append("|" + " --- |" * (len(head) + wall))
+    for arm in arms:
+        known = [f"{arm['paper']:.2f}" if arm["paper"] is not None else ""] if paper else []
+        if "mean" not in arm:
+            why = arm.get("error", "not run")
+            cells = [arm["arm"], why, *known] + [""] * (len(head) - 2 - len(known))
+        else:
+            test = "" if arm["test"] is None else f"{arm['test']:.2f}"
+            cells = [arm["arm"], _spread(arm["mean"], arm["interval"], 2), *known, test]
+            cells += [", ".join(map(str, arm["seeds"])), arm["setting"], str(arm["tried"]), f"{arm['tokens']:,}"]
+            cells += [arm["device"]]
+        lines.append("| " + " | ".join(cells + ([clock(arm["seconds"])] if wall and "seconds" in arm else [])) + " |")
+    return "\n".join(lines)
+
+
+def _spread(value: float, half: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def render(text: str, results: Path) -> str:
+    """RESULTS.md with every marked table made anew from `results`/NAME.json. Raises TpdistError for one that is not there."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        try:
+            kept = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TpdistError(f"RESULTS.md: {results / name}.json: cannot be read: {error.strerror}") from error
+        return f"<!-- results: {name} -->\n{table(kept)}\n<!-- end -->"
+
+    return MARKED.sub(fill, text)
