@@ -48,12 +48,8 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
             settings.setdefault(_setting(row), []).append(row)
         done = {name: [row for row in group if row["state"] == "done"] for name, group in settings.items()}
         failed = [row for row in own if row["state"] == "failed"]
-        entry: Kept = {
-            "arm": arm,
-            "tried": sum(map(bool, done.values())),
-            "failed": len(failed),
-            "paper": paper.get(arm),
-        }
+        tried = sum(map(bool, done.values()))
+        entry: Kept = {"arm": arm, "tried": tried, "failed": len(failed), "paper": paper.get(arm)}
         if failed:
             entry["error"] = failed[0]["error"]
         most = max(map(len, done.values()))
@@ -153,34 +149,29 @@ def table(kept: Kept) -> str:
 
 
 def _arms_table(kept: Kept) -> str:
-    arms = kept["arms"]
-    paper = any(arm["paper"] is not None for arm in arms)
-    wall = any("seconds" in arm for arm in arms)
-    head = [
-        "",
-        "validation",
-        *(["paper"] if paper else []),
-        "test",
-        "seeds",
-        "best setting",
-        "tried",
-        "tokens",
-        "device",
+    columns = ["", "validation", "paper", "test", "seeds", "best setting", "tried", "tokens", "device", "wall time"]
+    lines = [dict(zip(columns, _cells(arm), strict=True)) for arm in kept["arms"]]
+    shown = [name for name in columns if name in ("", "validation") or any(line[name] for line in lines)]
+    text = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
+    return "\n".join([*text, *("| " + " | ".join(line[name] for name in shown) + " |" for line in lines)])
+
+
+def _cells(arm: Kept) -> list[str]:
+    paper = "" if arm["paper"] is None else f"{arm['paper']:.2f}"
+    if "mean" not in arm:
+        return [arm["arm"], arm.get("error", "*not run*"), paper, *[""] * 7]
+    return [
+        arm["arm"],
+        _spread(arm["mean"], arm["interval"], 2),
+        paper,
+        "" if arm["test"] is None else f"{arm['test']:.2f}",
+        ", ".join(map(str, arm["seeds"])),
+        arm["setting"],
+        str(arm["tried"]),
+        f"{arm['tokens']:,}",
+        arm["device"],
+        clock(arm["seconds"]) if "seconds" in arm else "",
     ]
-    lines = ["| " + " | ".join(head + (["wall time"] if wall else [])) + " |"]
-    lines.append("|" + " --- |" * (len(head) + wall))
-    for arm in arms:
-        known = [f"{arm['paper']:.2f}" if arm["paper"] is not None else ""] if paper else []
-        if "mean" not in arm:
-            why = arm.get("error", "not run")
-            cells = [arm["arm"], why, *known] + [""] * (len(head) - 2 - len(known))
-        else:
-            test = "" if arm["test"] is None else f"{arm['test']:.2f}"
-            cells = [arm["arm"], _spread(arm["mean"], arm["interval"], 2), *known, test]
-            cells += [", ".join(map(str, arm["seeds"])), arm["setting"], str(arm["tried"]), f"{arm['tokens']:,}"]
-            cells += [arm["device"]]
-        lines.append("| " + " | ".join(cells + ([clock(arm["seconds"])] if wall and "seconds" in arm else [])) + " |")
-    return "\n".join(lines)
 
 
 def _spread(value: float, half: float | None, digits: int) -> str:
@@ -188,7 +179,7 @@ def _spread(value: float, half: float | None, digits: int) -> str:
 
 
 def render(text: str, results: Path) -> str:
-    """RESULTS.md with every marked table made anew from `results`/NAME.json. Raises TpdistError for one that is not there."""
+    """RESULTS.md with every marked table made anew from `results`/NAME.json. Raises TpdistError for a missing one."""
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
