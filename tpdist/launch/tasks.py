@@ -1,7 +1,9 @@
 """Independent runs of one worker each, as Ray tasks: as many at a time as the devices have room for."""
 
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +36,14 @@ def run_tasks(
     reporter: Reporter,
     ended: Callable[[Task, str | None], None],
     look: Callable[[], None],
+    limit_s: float | None = None,
 ) -> None:
     """Run tasks on the cluster at `address`, or on an embedded one that has this machine's cores.
 
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
-    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one.
+    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one. limit_s: end after so many seconds,
+    whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM; what runs then goes on from its newest checkpoint another time.
     """
@@ -47,6 +51,7 @@ def run_tasks(
     if not tasks:
         return  # nothing is started for nothing
     with connected(address, os.cpu_count() or 1), StopSignal() as stop:
+        deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
         first = tasks[0].config.cluster
         place(1, first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
         while tasks:
@@ -56,6 +61,8 @@ def run_tasks(
                 for ref in done:
                     ended(waiting.pop(ref), _error_of(ref))
                 look()
+                if time.monotonic() > deadline:
+                    return
                 if stop.received:
                     raise Interrupted("interrupted; the same command goes on")
             tasks = next_tasks()
