@@ -56,25 +56,27 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
     arms: patterns such as `ptb-*`; none: all arms.
     """
     sweep = load_sweep(path, overrides)
-    every = _arms(sweep)
+    every = arms_of(sweep)
     chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
     if not chosen:
         raise ConfigError(f"{path}: no arm is like {', '.join(arms)}; there are {', '.join(every)}")
     points = []
     for name, arm in chosen.items():
         for tried in settings(sweep, arm):
+            above = {**arm.set, **tried, "run.test": False, "sweep": None}
+            kept = [
+                text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above
+            ]
+            config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
+            if config.cluster.workers > 1:
+                raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
             for seed in sweep.seeds:
-                above = {**arm.set, **tried, "run.seed": seed, "run.test": False, "sweep": None}
-                kept = [text for text in overrides if text.partition("=")[0].strip().split(".")[0] != "sweep"]
-                kept = [text for text in kept if text.partition("=")[0].strip() not in above]
-                config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
-                if config.cluster.workers > 1:
-                    raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
-                points.append(Point(name, tried, seed, config))
+                run = config.run.model_copy(update={"seed": seed})
+                points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
     return points
 
 
-def _arms(sweep: Sweep) -> dict[str, Arm]:
+def arms_of(sweep: Sweep) -> dict[str, Arm]:
     """Every arm in every cell: `bptt` with `objective.block: [5]` in `cells` is `bptt-block5`."""
     found = {}
     for name, arm in (sweep.arms or {"all": Arm()}).items():
@@ -91,6 +93,10 @@ def settings(sweep: Sweep, arm: Arm) -> list[Settings]:
         return product
     chosen = random.Random(sweep.random.seed).sample(range(len(product)), sweep.random.count)
     return [product[i] for i in sorted(chosen)]
+
+
+def _part(override: str) -> str:
+    return override.partition("=")[0].strip().split(".")[0]
 
 
 def _product(grid: Grid) -> list[Settings]:
