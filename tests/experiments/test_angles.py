@@ -20,14 +20,14 @@ def run(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_held_steps_of_one_over_lambda_are_costate_sweeps(run: Path):
     found = angles(run, [], weight=0.5, windows=2)
     # 5 steps reach beyond the window's 3 boundaries: the gradient of BPTT through all of it
-    assert found["5 H-steps, plain, 2, held"] == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert found["5 H-steps, plain, 1/λ, held"] == pytest.approx([1.0, 1.0], abs=1e-12)
     cut, one, two = (
         sum(found[name]) / 2
-        for name in ("no H-steps, truncated BPTT", "1 H-step, plain, 2, held", "2 H-steps, plain, 2, held")
+        for name in ("no H-steps, truncated BPTT", "1 H-step, plain, 1/λ, held", "2 H-steps, plain, 1/λ, held")
     )
     assert cut < one < two < 1
     # moving the start too leaves something else
-    assert all(abs(value - 1) > 1e-4 for value in found["5 H-steps, plain, 2, tied"])
+    assert all(abs(value - 1) > 1e-4 for value in found["5 H-steps, plain, 1/λ, tied"])
 
 
 def test_nothing_of_the_run_is_changed(run: Path):

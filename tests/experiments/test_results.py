@@ -51,11 +51,21 @@ def test_ratios_are_over_the_seeds_that_all_have():
     rows += [row("bptt", 1.0, seed, 10.0) for seed in (0, 1)]
     window = [row("bptt-window", 1.0, seed, 5.0) for seed in (0, 1, 2)]
     found = ratio_row(5, summarise(rows, "", {}), summarise(window, "", {}), "a.yaml")
+    assert found is not None
     assert found["seeds"] == [0, 1]
     assert (found["ours"], found["bptt"], found["bptt_full_window"]) == (8.5, 10.0, 5.0)
     assert (found["ratio"], found["ratio_full_window"]) == (0.85, 1.7)
     assert found["ratio_interval"] == pytest.approx(12.706 * 0.05, abs=1e-3)
     assert "| 5 | 8.50 | 10.00 | 5.00 | 0.850 ± 0.635 |" in table({"rows": [found]})
+
+
+def test_a_ratio_waits_for_what_is_not_there():
+    ours, bptt = row("ours", 1.0, 0, 9.0), row("bptt", 1.0, 0, 10.0)
+    assert ratio_row(5, summarise([ours], "", {}), summarise([], "", {}), "") is None
+    found = ratio_row(5, summarise([ours, bptt], "", {}), summarise([], "", {}), "")
+    assert found is not None
+    assert (found["ratio"], found["bptt_full_window"], found["ratio_full_window"]) == (0.9, None, None)
+    assert "| 0.900 | *not yet measured* | 0 |" in table({"rows": [found]})
 
 
 def test_results_md_shows_what_is_kept():

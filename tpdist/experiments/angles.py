@@ -37,12 +37,13 @@ class Case:
 
 
 def cases(weight: float) -> list[Case]:
-    """H-steps 0, 1, 2, 5 with λ = weight: of size 1/λ, a tenth of it, and Adagrad's with its first steps of 0.1."""
+    """H-steps 0, 1, 2, 5 with λ = weight: plain ones of size 1/λ and a tenth of it, Adagrad's of 0.1 and 0.01."""
     found = [Case("no H-steps, truncated BPTT", tuple(BPTT))]
     optimisers = (
-        (f"plain, {1 / weight:g}", "{name: sgd}"),
-        (f"plain, {0.1 / weight:g}", f"{{name: sgd, lr: {0.1 / weight!r}}}"),
+        ("plain, 1/λ", "{name: sgd}"),
+        ("plain, 0.1/λ", f"{{name: sgd, lr: {0.1 / weight!r}}}"),
         ("Adagrad, 0.1", "{name: adagrad, lr: 0.1}"),
+        ("Adagrad, 0.01", "{name: adagrad, lr: 0.01}"),
     )
     for steps in (1, 2, 5):
         for label, optimiser in optimisers:
@@ -105,21 +106,29 @@ def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.angles", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="such as one for each seed")
     parser.add_argument("--weight", type=float, default=1.0, metavar="λ")
     parser.add_argument("--windows", type=int, default=WINDOWS, metavar="N")
-    parser.add_argument("--json", metavar="FILE", help="write mean cosines by run here")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of block and window")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the means of every run here, as a column of what it holds"
+    )
     options = parser.parse_args()
     means: dict[str, list[float]] = {}
     for run in options.runs:
         for name, values in angles(run, options.set, options.weight, options.windows).items():
-            means.setdefault(name, []).append(sum(values) / len(values))
+            means.setdefault(name, []).append(round(sum(values) / len(values), 5))
     for name, values in means.items():
         print(f"{name:<40} " + "  ".join(f"{value:.4f}" for value in values))
     if options.json:
-        about = {"runs": len(options.runs), "weight": options.weight, "windows": options.windows, "set": options.set}
-        Path(options.json).write_text(json.dumps({**about, "cosines": means}, indent=1, ensure_ascii=False) + "\n")
+        block = _config(RunDirectory.open(options.runs[0]), options.set).objective.block
+        file = Path(options.json)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
+        kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
+        kept["windows"] = options.windows
+        file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

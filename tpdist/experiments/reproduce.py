@@ -67,10 +67,10 @@ def keep_result(what: str, kept: dict[str, Any]) -> None:
     write_atomic(own, lambda path: write_json(path, {**kept, "arms": arms}))
     contest = {block: results / f"{name.replace('/', '_')}.json" for block, name in CONTEST.items()}
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in contest.items() if path.is_file()}
-    if 20 in there:
-        found = [ratio_row(block, one, there[20], f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]
+    found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]
+    if any(found):
         ratios = {"command": "; ".join(f"tpdist reproduce {name} --keep" for name in CONTEST.values())}
-        ratios |= {"versions": kept["versions"], "rows": [row for row in found if row["seeds"]]}
+        ratios |= {"versions": kept["versions"], "rows": [row for row in found if row is not None]}
         write_atomic(results / "ptb_small_ratio.json", lambda path: write_json(path, ratios))
     if RESULTS.is_file():
         text = render(RESULTS.read_text(encoding="utf-8"), results)

@@ -96,32 +96,42 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def ratio_row(block: int, sweep: Kept, window: Kept, config: str) -> Kept:
-    """Ours over tuned BPTT of window B, and over BPTT through the same window: means over the seeds that all have.
+def ratio_row(block: int, sweep: Kept, window: Kept, config: str) -> Kept | None:
+    """Ours over tuned BPTT of window B, and over BPTT through the same window; None before both are there.
 
-    sweep: holds the arms `ours` and `bptt`; window: `bptt-window`. Intervals are those of the ratio within a seed.
+    Means over the seeds that `ours` and `bptt` of `sweep` share; `bptt-window` of `window` counts where it has them
+    all. Intervals are those of the ratio within a seed.
     """
-    found = {arm["arm"]: arm for arm in [*sweep["arms"], *(a for a in window["arms"] if a["arm"] == "bptt-window")]}
+    found = {arm["arm"]: arm for arm in [*(a for a in window["arms"] if a["arm"] == "bptt-window"), *sweep["arms"]]}
     by_seed = {
         name: dict(zip(found[name]["seeds"], found[name]["valid"], strict=True))
+        if "mean" in found.get(name, {})
+        else {}
         for name in ("ours", "bptt", "bptt-window")
     }
-    seeds = sorted(set.intersection(*(set(values) for values in by_seed.values())))
-    ours, bptt, full = ([by_seed[name][seed] for seed in seeds] for name in ("ours", "bptt", "bptt-window"))
-    means = [statistics.fmean(values) for values in (ours, bptt, full)]
+    seeds = sorted(by_seed["ours"].keys() & by_seed["bptt"].keys())
+    if not seeds:
+        return None
+    ours, bptt = ([by_seed[name][seed] for seed in seeds] for name in ("ours", "bptt"))
+    full = [by_seed["bptt-window"][seed] for seed in seeds] if set(seeds) <= by_seed["bptt-window"].keys() else None
     return {
         "block": block,
         "seeds": seeds,
-        "ours": round(means[0], 3),
-        "bptt": round(means[1], 3),
-        "bptt_full_window": round(means[2], 3),
-        "ratio": round(means[0] / means[1], 4),
-        "ratio_interval": _rounded(interval([a / b for a, b in zip(ours, bptt, strict=True)])),
-        "ratio_full_window": round(means[0] / means[2], 4),
-        "ratio_full_window_interval": _rounded(interval([a / b for a, b in zip(ours, full, strict=True)])),
+        "ours": round(statistics.fmean(ours), 3),
+        "bptt": round(statistics.fmean(bptt), 3),
+        "bptt_full_window": None if full is None else round(statistics.fmean(full), 3),
+        **_ratio("ratio", ours, bptt),
+        **_ratio("ratio_full_window", ours, full),
         "config": config,
         "device": found["ours"]["device"],
     }
+
+
+def _ratio(name: str, above: Sequence[float], below: Sequence[float] | None) -> Kept:
+    if below is None:
+        return {name: None, f"{name}_interval": None}
+    half = interval([a / b for a, b in zip(above, below, strict=True)])
+    return {name: round(statistics.fmean(above) / statistics.fmean(below), 4), f"{name}_interval": _rounded(half)}
 
 
 def table(kept: Kept) -> str:
@@ -130,12 +140,18 @@ def table(kept: Kept) -> str:
         lines = ["| B | ours | BPTT, K = B | BPTT, same window | ours / BPTT | ours / same window | seeds |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for row in kept["rows"]:
-            lines.append(
-                f"| {row['block']} | {row['ours']:.2f} | {row['bptt']:.2f} | {row['bptt_full_window']:.2f} | "
-                f"{_spread(row['ratio'], row['ratio_interval'], 3)} | "
-                f"{_spread(row['ratio_full_window'], row['ratio_full_window_interval'], 3)} | "
-                f"{', '.join(map(str, row['seeds']))} |"
-            )
+            full = row["bptt_full_window"]
+            cells = [
+                str(row["block"]),
+                f"{row['ours']:.2f}",
+                f"{row['bptt']:.2f}",
+                "" if full is None else f"{full:.2f}",
+            ]
+            cells += [
+                _spread(row[name], row[f"{name}_interval"], 3) if row[name] is not None else "*not yet measured*"
+                for name in ("ratio", "ratio_full_window")
+            ]
+            lines.append("| " + " | ".join([*cells, ", ".join(map(str, row["seeds"]))]) + " |")
         return "\n".join(lines)
     if "cosines" in kept:
         lines = ["| visit | " + " | ".join(kept["cosines"]) + " |", "| --- |" + " --- |" * len(kept["cosines"])]
