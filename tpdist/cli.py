@@ -132,6 +132,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(sweep)
     sweep.set_defaults(command=_sweep)
 
+    reproduce = commands.add_parser("reproduce", help="the paper's tables and figures, and ours")
+    reproduce.add_argument("what", metavar="WHAT", help="table1, table2, table4, figure3, or another of configs/paper")
+    reproduce.add_argument(
+        "--cells", nargs="+", default=[], metavar="PATTERN", help="some cells, such as 'ptb-*-block20'"
+    )
+    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    reproduce.add_argument("--budget", metavar="TIME", help="end after this time, such as 30m or 8h; goes on next time")
+    reproduce.add_argument("--test", action="store_true", help="evaluate what was chosen on the test split")
+    reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and RESULTS.md")
+    reproduce.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    _add_set(reproduce)
+    reproduce.set_defaults(command=_reproduce)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
@@ -288,6 +303,23 @@ def _bench(options: argparse.Namespace) -> None:
     found = run(options.what, options.device, print)
     if options.json:
         write_json(Path(options.json), found)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from tpdist.experiments.reproduce import reproduce
+    from tpdist.training.progress import Plain
+
+    reproduce(
+        options.what,
+        options.cells,
+        options.device,
+        options.budget,
+        options.keep,
+        options.test,
+        options.set,
+        options.address,
+        Plain(),
+    )
 
 
 def _scaling(options: argparse.Namespace) -> None:
