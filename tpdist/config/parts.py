@@ -206,6 +206,11 @@ class Run(Part):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
+    on_non_finite: Literal["stop", "skip"] = Field(
+        default="stop", description="where a loss, a residual or a gradient is not finite; skip: leave the update out"
+    )
+    skip_in_row: PositiveInt = Field(default=10, description="skip: updates left out in a row before the run stops")
+    check_every: PositiveInt = Field(default=100, description="updates between two comparisons of θ over all workers")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(
         default=None, description="updates between checkpoints; always one an epoch"
