@@ -33,6 +33,12 @@ class NonFiniteError(TpdistError):
     exit_code = 3
 
 
+class WorkersDifferError(TpdistError):
+    """Workers that must hold the same parameters do not."""
+
+    exit_code = 1
+
+
 class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong
     """The user stopped the run; what was reached is saved."""
 
