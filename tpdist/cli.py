@@ -11,6 +11,14 @@ from tpdist import __version__
 from tpdist.config import json_schema, load_config, to_yaml
 from tpdist.errors import TpdistError
 
+BENCHES = {
+    "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
+    "head": "the output head against linear + cross_entropy, time and memory",
+    "batch": "batch mode against the machine's own matrix products; how its memory grows",
+    "overlap": "the share of a step that 2 workers wait for each other",
+    "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 input that does not do, 3 a number that is not finite, 130 stopped by the user."""
@@ -51,6 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
     train.add_argument(
         "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    train.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a timeline of 5 updates to the run's profile/, for ui.perfetto.dev",
     )
     _add_set(train)
     train.set_defaults(command=_train)
@@ -109,6 +122,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=_sweep)
 
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
+    for what, about in BENCHES.items():
+        one = bench.add_parser(what, help=about)
+        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        one.add_argument("--json", metavar="FILE", help="write ratios, timings, machine and configuration here")
+        one.set_defaults(command=_bench, what=what)
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
     scaling.add_argument(
@@ -135,6 +153,15 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("store", metavar="DIR")
     verify.set_defaults(command=_verify)
 
+    checkpoint = commands.add_parser("checkpoint", help="a run's checkpoints").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, what in (("list", "show them"), ("verify", "read them through; exit code 2 where one is not whole")):
+        looks = checkpoint.add_parser(name, help=what)
+        looks.add_argument("run", metavar="RUN")
+        _add_set(looks)
+        looks.set_defaults(command=_checkpoints, verify=name == "verify")
+
     config = commands.add_parser("config", help="look at configurations").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -156,7 +183,8 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
     if options.resume is not None and options.run_dir is not None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
-    config = load_config(options.config, options.set) if options.resume is None else None
+    overrides = [*options.set, "run.profile=5"] if options.profile else options.set
+    config = load_config(options.config, overrides) if options.resume is None else None
     from tpdist.launch.local import resume, train
     from tpdist.training.progress import DataBar, reporter
 
@@ -164,7 +192,7 @@ def _train(options: argparse.Namespace) -> None:
         if config is not None:
             train(config, options.run_dir, reporter(), bar, options.address)
         else:
-            resume(str(options.resume), options.set, reporter(), bar, options.address)
+            resume(str(options.resume), overrides, reporter(), bar, options.address)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -236,6 +264,15 @@ def _sweep(options: argparse.Namespace) -> None:
     sweep(options.config, options.set, options.dir, options.address, Plain(), options.retry, options.test)
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from tpdist.experiments.measure import run
+    from tpdist.training.files import write_json
+
+    found = run(options.what, options.device, print)
+    if options.json:
+        write_json(Path(options.json), found)
+
+
 def _scaling(options: argparse.Namespace) -> None:
     try:
         workers = sorted({int(text) for text in options.workers.split(",")})
@@ -263,6 +300,20 @@ def _prepare(options: argparse.Namespace) -> None:
         store = prepare(config.data, Path(options.out), bar)
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+
+
+def _checkpoints(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import checkpoints
+
+    found = checkpoints(options.run, options.set)
+    for one in found:
+        about = f"step {one.step:>8}  epoch {one.epoch:>4}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
+        print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
+    wrong = [one.wrong for one in found if one.wrong]
+    if options.verify and wrong:
+        raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")
+    if not found:
+        raise TpdistError(f"{options.run}: has no checkpoint")
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -70,14 +70,14 @@ BAD_FILES = [
         "cluster: 8",
         [
             "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
-            "gradient_dtype, wait_s), got 8"
+            "gradient_dtype, wait_s, heartbeat_s, rejoin_s, max_restarts, restart_window_s, exchange_s), got 8"
         ],
     ),
     (
         "cluster: [8]",
         [
             "a.yaml:1: cluster: takes keys of its own (workers, mesh, cpus_per_worker, gpus_per_worker, "
-            "gradient_dtype, wait_s), got [8]"
+            "gradient_dtype, wait_s, heartbeat_s, rejoin_s, max_restarts, restart_window_s, exchange_s), got [8]"
         ],
     ),
     (
@@ -135,6 +135,23 @@ BAD_FILES = [
     (
         "cluster: {workers: 3, mesh: [2, 2]}",
         ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal"],
+    ),
+    ("cluster: {workers: 0}", ["a.yaml:1: cluster.workers: must be at least 1, got 0"]),
+    ("cluster: {workers: {min: 2, max: x}}", ["a.yaml:1: cluster.workers.max: must be a whole number, got 'x'"]),
+    (
+        "cluster: {workers: {min: 2}}",
+        ["a.yaml:1: cluster.workers: must be a whole number or {min: ..., max: ...}, got a mapping of keys to values"],
+    ),
+    (
+        "cluster: {workers: {min: 3, max: 2}}",
+        ["a.yaml:1: cluster.workers.min: min 3 is above max 2; make it at most that"],
+    ),
+    (
+        "cluster: {workers: {min: 2, max: 4}, mesh: [2, 2]}",
+        [
+            "a.yaml:1: cluster.mesh: a fixed mesh does not fit a number of workers that changes; leave it out, and it "
+            "follows from the number"
+        ],
     ),
     (
         "cluster: {workers: 6, mesh: [6, 1]}",

@@ -142,3 +142,20 @@ def test_places_are_no_part_of_the_value(tmp_path: Path):
     again = pickle.loads(pickle.dumps(config))
     assert again == config
     assert locate(again, "run.seed") == locate(config, "run.seed")
+
+
+def test_elastic_workers_have_the_meshes_that_fit():
+    config = load_config(None, ["cluster.workers={min: 4, max: 40}", "batching.streams=4", "batching.blocks=8"])
+    assert config.cluster.limits == (4, 40)
+    # 9 blocks would be needed for 36 = 4 x 9, and 11 for 11 = 1 x 11
+    assert config.sizes() == [4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 24, 28, 32]
+    assert [config.mesh(n) for n in (4, 6, 7, 32)] == [(4, 1), (3, 2), (1, 7), (4, 8)]
+
+
+def test_a_number_of_workers_is_the_only_size(tmp_path: Path):
+    config = load_config(None, ["cluster.workers=6", "cluster.mesh=[2,3]"])
+    assert (config.cluster.limits, config.sizes(), config.mesh()) == ((6, 6), [6], (2, 3))
+    file = tmp_path / "a.yaml"
+    file.write_text("cluster: {workers: {min: 1, max: 2}}")
+    assert load_config(file, ["cluster.workers=6"]).cluster.limits == (6, 6)
+    assert load_config(file, ["cluster.workers.max=3"]).cluster.limits == (1, 3)

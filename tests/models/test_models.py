@@ -12,6 +12,7 @@ from tpdist.config import Experiment
 from tpdist.config import Model as ModelPart
 from tpdist.errors import ConfigError
 from tpdist.models import GRU, IGNORED, LSTM, MRNN, Cell, Elman, LanguageModel, build_model, cross_entropy, token_losses
+from tpdist.models import gru as gru_module
 from tpdist.models import head as head_module
 
 B, N, E, H, V = 5, 3, 4, 6, 9
@@ -56,6 +57,22 @@ def test_fast_forward_equals_the_step_loop(name: str) -> None:
         results.append((h, last, *torch.autograd.grad(total, [x, state, *cell.parameters()])))
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2 * N, 100])
+def test_the_gru_works_its_derivatives_out_some_steps_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gru_module, "ROWS", rows)
+    cell, state, x = GRU(E, H).double(), rand(N, H).requires_grad_(), rand(B, N, E)
+    for up in ((None, rand(N, H)), (rand(B, N, H), None)):
+        slow, fast = (
+            torch.autograd.grad([y for y, u in zip(run(x, state), up, strict=True) if u is not None], state,
+                                [u for u in up if u is not None])
+            for run in (lambda x, s: Cell.forward(cell, x, s), cell)
+        )  # fmt: skip
+        torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        for got, wanted in zip(cell(x, state), Cell.forward(cell, x, state), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_steps_are_the_written_equations() -> None:

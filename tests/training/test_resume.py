@@ -10,7 +10,11 @@ from small_runs import Listener, Parts, assert_same_runs, control_c, interrupted
 
 import tpdist
 from tpdist import RunError
+from tpdist.data import Store
 from tpdist.training import trainer as trainer_module
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.signals import Regroup, StopSignal
+from tpdist.training.worker import run_worker
 
 PERSISTENT = {"first": "persistent", "relaxation": 1}
 ALS: dict[str, Parts] = {
@@ -196,3 +200,19 @@ def test_a_finished_run_resumes_to_itself_and_goes_on_with_more_epochs(small_cor
     assert tpdist.resume(run).epochs == 3  # the override stays with the run
     assert_same_runs(tmp_path / "whole", run)
     assert tensors(run).keys() == tensors(tmp_path / "whole").keys()
+
+
+def test_a_run_comes_back_at_an_epochs_end_and_goes_on_to_the_same_bits(small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, run={"epochs": 3})
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    tpdist.train(config, whole)
+    run, stop = RunDirectory.create(config, parted), StopSignal()
+
+    def ask() -> None:
+        stop.at_epoch_end = True
+
+    with pytest.raises(Regroup):
+        run_worker(config, Store.open(small_corpus), run, Listener({4: ask}), False, stop=stop)
+    assert [row["epoch"] for row in rows(parted, "epoch")] == [1]
+    tpdist.resume(parted)
+    assert_same_runs(whole, parted)

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from small_runs import Listener, Parts, assert_same_runs, interrupted, small, st
 import tpdist
 from tpdist import ConfigError, DataError, Interrupted, RunError
 from tpdist.training import run_dir
+from tpdist.training.run_dir import RunDirectory
 
 FILES = ("manifest.json", "state.json", "states-0-0.safetensors", "tensors.safetensors")
 
@@ -177,6 +180,23 @@ def test_two_processes_do_not_train_in_one_directory(small_corpus: Path, tmp_pat
             tpdist.resume(run)
         other.communicate()
     tpdist.resume(run)
+
+
+def test_a_worker_that_replaces_another_waits_for_its_lock(small_corpus: Path, tmp_path: Path):
+    run = RunDirectory.create(small(small_corpus), tmp_path / "run")
+    ended: list[bool] = []
+    with ExitStack() as other:
+        other.enter_context(run.held())
+
+        def end() -> None:
+            ended.append(True)
+            other.close()
+
+        timer = threading.Timer(0.3, end)
+        timer.start()
+        with run.held(patience_s=60):
+            assert ended
+        timer.join()
 
 
 def test_a_run_is_usable_from_any_directory(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -6,8 +6,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from tpdist.config.experiment import Experiment, SeveralConfigErrors
-from tpdist.config.keys import close_to, describe, field_at, is_free, part_of, takes_null, unknown, why_unknown
-from tpdist.config.parts import NAME_PATTERN, Part
+from tpdist.config.keys import (
+    close_to,
+    describe,
+    field_at,
+    is_free,
+    part_of,
+    takes_null,
+    takes_value,
+    unknown,
+    why_unknown,
+)
+from tpdist.config.parts import NAME_PATTERN, UNION_TAG, Part
 from tpdist.config.yaml_text import Tree, join, shown
 from tpdist.errors import ConfigError
 
@@ -35,11 +45,12 @@ def _keep(
             said.append((key, unknown([shown(n) for n in here])))
             continue
         inner = part_of(field)
-        if value is None and (inner or is_free(field)) and not takes_null(field):
+        section = inner is not None and not takes_value(field)
+        if value is None and (section or is_free(field)) and not takes_null(field):
             value = {}
         if inner and isinstance(value, dict):
             value = _keep(inner, value, here, texts, said)
-        elif inner and value is not None:
+        elif inner and section and value is not None:
             names = ", ".join(inner.model_fields)
             said.append((key, f"takes keys of its own ({names}), got {_got(value, texts.get(key))}"))
             continue
@@ -102,6 +113,8 @@ def _written_path(loc: tuple[int | str, ...], data: Any) -> tuple[list[int | str
     """The part of pydantic's `loc` that the user wrote, whether it is all of `loc`, and the value there."""
     path: list[int | str] = []
     for step in loc:
+        if isinstance(step, str) and step.startswith(UNION_TAG):
+            continue
         if not _holds(data, step):
             return path, False, data
         data = data[step]

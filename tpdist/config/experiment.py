@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from tpdist.config.parts import Batching, Cluster, Data, Method, Model, Objective, Optimizer, Part, Run
+from tpdist.config.parts import Batching, Cluster, Data, Elastic, Method, Model, Objective, Optimizer, Part, Run
 from tpdist.config.presets import PRESETS, merge
 from tpdist.config.sweep import Sweep
 from tpdist.errors import ConfigError
@@ -52,17 +52,23 @@ class Experiment(Part):
 
     _places: Places = PrivateAttr(default_factory=Places)
 
-    def mesh(self) -> tuple[int, int]:
+    def mesh(self, workers: int | None = None) -> tuple[int, int]:
         """Workers along (stream, time): as written; else in batch mode all along time, and in minibatches along stream.
 
         Where there are fewer streams than workers, the largest divisor of the workers that the streams allow.
+        workers: how many of an elastic run there are; default: the most.
         """
         if self.cluster.mesh is not None:
             return self.cluster.mesh
-        workers = self.cluster.workers
+        workers = workers or self.cluster.limits[1]
         most = 1 if self.batching.mode == "batch" else self.batching.streams
         streams = max(n for n in range(1, min(workers, most) + 1) if workers % n == 0)
         return streams, workers // streams
+
+    def sizes(self) -> list[int]:
+        """How many workers the run may have: those within the limits whose mesh fits the batching."""
+        fewest, most = self.cluster.limits
+        return [n for n in range(fewest, most + 1) if _misfit(self, self.mesh(n)) is None]
 
     @model_validator(mode="before")
     @classmethod
@@ -183,23 +189,37 @@ def _check_als(config: Experiment) -> Iterator[ConfigError]:
 
 
 def _check_cluster(config: Experiment) -> Iterator[ConfigError]:
-    mesh, workers = config.cluster.mesh, config.cluster.workers
-    if mesh is not None and mesh[0] * mesh[1] != workers:
+    mesh, (fewest, most) = config.cluster.mesh, config.cluster.limits
+    if fewest > most:
+        yield ConfigError(f"min {fewest} is above max {most}; make it at most that", "cluster.workers.min")
+        return
+    if mesh is not None and isinstance(config.cluster.workers, Elastic):
         yield ConfigError(
-            f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {workers} workers; make them equal", "cluster.mesh"
+            "a fixed mesh does not fit a number of workers that changes; leave it out, and it follows from the number",
+            "cluster.mesh",
         )
         return
-    streams, times = config.mesh()
-    key = "cluster.workers" if mesh is None else "cluster.mesh"
-    if streams > config.batching.streams:
+    if mesh is not None and mesh[0] * mesh[1] != most:
         yield ConfigError(
+            f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {most} workers; make them equal", "cluster.mesh"
+        )
+        return
+    misfit = _misfit(config, config.mesh(fewest))
+    if misfit is not None:
+        yield ConfigError(misfit, "cluster.workers" if mesh is None else "cluster.mesh")
+
+
+def _misfit(config: Experiment, mesh: tuple[int, int]) -> str | None:
+    """Why so many workers along (stream, time) cannot share the streams and windows."""
+    streams, times = mesh
+    if streams > config.batching.streams:
+        return (
             f"{streams} workers along stream share {config.batching.streams} streams; use at most that many, more "
-            "batching.streams, or workers along time: mesh: [stream, time]",
-            key,
+            "batching.streams, or workers along time: mesh: [stream, time]"
         )
     if times > config.batching.blocks and config.batching.mode == "minibatch":
-        yield ConfigError(
+        return (
             f"{times} workers along time share windows of {config.batching.blocks} blocks; use at most that many, or "
-            "more batching.blocks",
-            key,
+            "more batching.blocks"
         )
+    return None

@@ -20,6 +20,12 @@ def part_of(field: FieldInfo) -> type[Part] | None:
     return None
 
 
+def takes_value(field: FieldInfo) -> bool:
+    """Whether something else than a part may stand at this key: `cluster.workers` is a number or has keys."""
+    options = [option for option in _options(field.annotation) if option is not type(None)]
+    return not all(isinstance(option, type) and issubclass(option, Part) for option in options)
+
+
 def field_at(path: Sequence[str]) -> FieldInfo | None:
     """The field of a path such as `("method", "h_steps")`; None for an unknown one and where names are the user's."""
     part: type[Part] | None = Experiment
@@ -61,6 +67,8 @@ def describe(annotation: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if get_origin(kind) is tuple:
         return "a list [" + ", ".join("..." if a is ... else describe(a).removeprefix("a ") for a in arguments) + "]"
+    if isinstance(kind, type) and issubclass(kind, Part):
+        return "{" + ", ".join(f"{name}: ..." for name in kind.model_fields) + "}"
     return "a mapping of keys to values"
 
 

@@ -6,7 +6,7 @@ weight, h the targets (free states at the boundaries), ĥ the predictions, u the
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, Strict
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeFloat, PositiveFloat, Strict, Tag
 
 # not pydantic's, whose bound is "above 0": for a whole number "at least 1" reads better
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -205,6 +205,12 @@ class Run(Part):
         default="float32", description="bfloat16: matrix products only; states and parameters stay float32"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    tf32: bool = Field(
+        default=False, description="on a GPU: float32 matrix products from factors rounded to 10 bits, which is faster"
+    )
+    profile: PositiveInt | None = Field(
+        default=None, description="updates in a timeline that every worker writes; what `--profile` sets to 5"
+    )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(
@@ -223,10 +229,26 @@ class Run(Part):
     keep_best: bool = Field(default=False, description="keep the checkpoint of the best epoch too")
 
 
+class Elastic(Part):
+    """Between `min` and `max` workers, as the cluster has room."""
+
+    min: PositiveInt = Field(le=1_000_000, description="the run waits for so many, and ends below")
+    max: PositiveInt = Field(le=1_000_000, description="the run grows to so many, at an epoch's end")
+
+
+UNION_TAG = "= "  # begins the names of a union's members, which pydantic puts into the place of an error
+Count = Annotated[
+    Annotated[int, Field(ge=1, le=1_000_000), Tag(UNION_TAG + "number")] | Annotated[Elastic, Tag(UNION_TAG + "range")],
+    Discriminator(lambda value: UNION_TAG + ("range" if isinstance(value, dict | Elastic) else "number")),
+]
+
+
 class Cluster(Part):
     """Workers and their mesh."""
 
-    workers: PositiveInt = Field(default=1, le=1_000_000, description="how many; each owns its own blocks")
+    workers: Count = Field(
+        default=1, description="how many; each owns its own blocks. {min: 2, max: 8}: as many as there is room for"
+    )
     mesh: Mesh | None = Field(default=None, description="[stream, time]; their product is workers")
     cpus_per_worker: PositiveFloat = Field(
         default=1.0, description="CPUs that Ray sets aside for a worker; its threads"
@@ -236,3 +258,21 @@ class Cluster(Part):
         default=None, description="send θ's gradient in this, rounded; null: in its own"
     )
     wait_s: NonNegativeFloat = Field(default=60.0, description="how long to wait for a cluster with room, in seconds")
+    heartbeat_s: PositiveFloat = Field(
+        default=15.0, description="a worker that gives no sign for so long is ended and replaced, in seconds"
+    )
+    rejoin_s: NonNegativeFloat = Field(
+        default=20.0, description="how long to wait for room for a lost worker before going on with fewer, in seconds"
+    )
+    max_restarts: NonNegativeInt = Field(default=10, description="failures within restart_window_s that are mended")
+    restart_window_s: PositiveFloat = Field(default=3600.0, description="older failures no longer count, in seconds")
+    exchange_s: PositiveFloat = Field(
+        default=1800.0,
+        description="longest wait of a worker for the others, which an evaluation must not exceed, in seconds",
+    )
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        workers = self.workers
+        return (workers.min, workers.max) if isinstance(workers, Elastic) else (workers, workers)

@@ -1,5 +1,6 @@
 """What all benchmarks share: timing in turns, peak memory in a process of its own, the table, what `--json` holds."""
 
+import importlib
 import multiprocessing
 import platform
 import statistics
@@ -10,8 +11,17 @@ from typing import Any
 
 import torch
 
+from tpdist.errors import TpdistError
+
 Say = Callable[[str], None]
 RESET_PEAK = "5"  # written to /proc/self/clear_refs; proc(5)
+
+
+def run(what: str, device: str, say: Say) -> dict[str, Any]:
+    """The benchmark of that name: what `bench` of `experiments/<what>.py` returns."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TpdistError("--device: torch sees no CUDA device here; write cpu")
+    return importlib.import_module(f"tpdist.experiments.{what}").bench(say, device)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -68,7 +78,7 @@ def report(
     """Print the ratios; what `--json` writes."""
     width = max(len(name) for name in ratios)
     for name, value in ratios.items():
-        say(f"{name:<{width}}  {value:.3f}")
+        say(f"{name:<{width}}  {value:.3g}")
     return {"bench": what, "machine": machine(device), "config": config, "timings": timings, "ratios": ratios}
 
 

@@ -61,7 +61,7 @@ def expand(path: str | Path, overrides: Sequence[str] = ()) -> list[Point]:
                 kept = [text for text in overrides if text.partition("=")[0].strip().split(".")[0] != "sweep"]
                 kept = [text for text in kept if text.partition("=")[0].strip() not in above]
                 config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
-                if config.cluster.workers > 1:
+                if config.cluster.limits[1] > 1:
                     raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
                 points.append(Point(name, tried, seed, config))
     return points

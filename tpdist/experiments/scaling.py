@@ -4,10 +4,8 @@ Synthetic tokens of 10,000 types, one thread a worker, ADMM on persistent states
 An update is a pass over the whole corpus. Rounds are interleaved, so that a machine's moods meet every setting alike.
 """
 
-import platform
 import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Store, prepare
+from tpdist.experiments.measure import Say, report
 from tpdist.launch.many import run_on_workers
 from tpdist.parallel import Workers
 from tpdist.testing import run_ranks
@@ -45,7 +44,7 @@ class Row:
 def scaling(
     workers: list[int],
     address: str | None,
-    say: Callable[[str], None],
+    say: Say,
     tokens: int = TOKENS_PER_WORKER,
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
@@ -55,22 +54,20 @@ def scaling(
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
-        for _, size in sizes:
-            _store(home, size)
+        for count, size in sizes:
+            make_store(batch_config(count, size, home))
         for number in range(rounds):
             for count, size in sizes:
-                config = _config(count, size, home)
-                for under, run in (("bare", _bare), ("ray", _ray)):
+                config = batch_config(count, size, home)
+                for under in ("bare", "ray"):
                     say(f"round {number + 1}/{rounds}: {count} workers, {size:,} tokens, {under}")
-                    rows.append(_row(under, size, run(config, home / f"{number}-{count}-{size}-{under}", address)))
-    found = {
-        "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},
-        "config": _config(most, most * tokens, Path("stores")).model_dump(mode="json"),
-        "rows": [vars(row) for row in rows],
-        "ratios": ratios(rows, tokens),
-    }
-    _print(rows, found["ratios"], say)
-    return found
+                    where = home / f"{number}-{count}-{size}-{under}"
+                    result = run_bare(config, where) if under == "bare" else _ray(config, where, address)
+                    rows.append(_row(under, size, result))
+    _print(rows, say)
+    config = batch_config(most, most * tokens, Path("stores")).model_dump(mode="json")
+    found = report("scaling", "cpu", config, {"seconds": [row.seconds for row in rows]}, ratios(rows, tokens), say)
+    return found | {"rows": [vars(row) for row in rows]}
 
 
 def ratios(rows: list[Row], tokens: int) -> dict[str, float]:
@@ -95,7 +92,8 @@ def ratios(rows: list[Row], tokens: int) -> dict[str, float]:
     return found | {"ray_over_bare": seconds("ray", most, most * tokens) / seconds("bare", most, most * tokens)}
 
 
-def _config(workers: int, tokens: int, home: Path) -> Experiment:
+def batch_config(workers: int, tokens: int, home: Path) -> Experiment:
+    """Batch mode by ADMM, all workers along time; its store lies in `home`."""
     source = {"types": 10_000, "states": 64, "branching": 512, "tokens": tokens}
     return Experiment.model_validate(
         {
@@ -109,15 +107,16 @@ def _config(workers: int, tokens: int, home: Path) -> Experiment:
     )
 
 
-def _store(home: Path, tokens: int) -> None:
-    config = _config(1, tokens, home)
+def make_store(config: Experiment) -> None:
+    """Once for every text."""
     if not Path(str(config.data.store)).exists():
         prepare(config.data, str(config.data.store))
 
 
-def _bare(config: Experiment, where: Path, address: str | None) -> Result:
+def run_bare(config: Experiment, where: Path) -> Result:
+    """On a process group of this machine."""
     RunDirectory.create(config, where)
-    results = run_ranks(_bare_rank, config.cluster.workers, config, str(where))
+    results = run_ranks(_bare_rank, config.cluster.limits[1], config, str(where))
     assert results[0] is not None
     return results[0]
 
@@ -146,7 +145,7 @@ def _row(under: str, tokens: int, result: Result) -> Row:
     )
 
 
-def _print(rows: list[Row], found: dict[str, float], say: Callable[[str], None]) -> None:
+def _print(rows: list[Row], say: Say) -> None:
     say("under  workers   tokens  s/update  tokens/s  waiting  bytes/update")
     for key in sorted({(row.under, row.workers, row.tokens) for row in rows}):
         same = [row for row in rows if (row.under, row.workers, row.tokens) == key]
@@ -157,5 +156,3 @@ def _print(rows: list[Row], found: dict[str, float], say: Callable[[str], None])
         under, workers, tokens = key
         sent = same[0].bytes_per_update
         say(f"{under:<5}  {workers:>7}  {tokens:>7,}  {seconds:>8.3f}  {speed:>8,.0f}  {waiting:>7.1%}  {sent:>12,.0f}")
-    for name, value in found.items():
-        say(f"{name:<28} {value:.3f}")

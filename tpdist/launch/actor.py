@@ -1,10 +1,13 @@
 """The Ray actor that hosts one worker. It owns a span of blocks; the worker itself knows nothing of Ray."""
 
+import gc
 import os
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +19,29 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.config import load_config
 from tpdist.data import Store
+from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
+from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Status
 from tpdist.training.run_dir import RunDirectory
-from tpdist.training.signals import StopSignal
+from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.worker import run_worker
+
+LOOK_EVERY_S = 1.0
+LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is told."""
+    """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far."""
 
     run: str
     store: str
     overrides: tuple[str, ...]
     resume: bool
     threads: int
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where the workers of one generation meet: a TCPStore that the controller keeps."""
-
-    host: str
-    port: int
-    generation: int
+    recoveries: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,45 @@ class Place:
     gpu: tuple[str, int] | None
 
 
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the workers of one generation meet, a TCPStore that the controller keeps; who they are, by rank."""
+
+    host: str
+    port: int
+    generation: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How `train` came back, if not by the worker's own error.
+
+    result: the leader's, once the run is finished. lost: what the worker heard when another one went. failed: what its
+    machine did to it. regroup: it waits at an epoch's end, as it was asked to.
+    """
+
+    result: dict[str, Any] | None = None
+    lost: str | None = None
+    failed: str | None = None
+    regroup: bool = False
+
+
 @ray.remote(max_restarts=0, concurrency_groups={"ctl": 4})  # pyright: ignore[reportCallIssue]
 class SpanActor:
-    """Hosts one worker: `train` runs it; the control methods answer while it runs."""
+    """Hosts one worker: `train` runs it, once a generation; the control methods answer while it runs.
 
-    def __init__(self, rank: int):
-        self.rank = rank
+    lease_s: a worker that has not been asked for its status for so long is cut off from the controller, which has
+    replaced it or will. It ends itself, so that nobody but the new workers writes into the run's directory.
+    """
+
+    def __init__(self, lease_s: float):
+        self.generation = 0
         self.stop_signal = StopSignal()
         self.reporter = Recorder()
+        self._lease_s = lease_s
+        self._asked = time.monotonic()
+        threading.Thread(target=self._end_with_the_lease, daemon=True).start()
 
     @ray.method(concurrency_group="ctl")
     def place(self) -> Place:
@@ -72,47 +103,96 @@ class SpanActor:
 
     @ray.method(concurrency_group="ctl")
     def status(self) -> tuple[Status | None, list[str]]:
-        """The latest status, and what was said since the last call."""
+        """The latest status, and what was said since the last call. That it answers is the worker's heartbeat."""
+        self._asked = time.monotonic()
         return self.reporter.take()
 
     @ray.method(concurrency_group="ctl")
-    def stop(self) -> None:
-        """End between two updates, with everything saved."""
-        self.stop_signal.received = True
+    def went_on_from(self) -> int | None:
+        """The step before this generation's first update; None until then."""
+        return self.reporter.began
 
-    def train(self, job: Job, rendezvous: Rendezvous, places: list[Place]) -> dict[str, Any] | None:
-        """The whole run on this worker; the leader's `Result` as a dictionary."""
+    @ray.method(concurrency_group="ctl")
+    def stop(self, generation: int) -> None:
+        """End between two updates, with everything saved; no more than a hint where a neighbour is lost."""
+        if generation == self.generation:
+            self.stop_signal.received = True
+
+    @ray.method(concurrency_group="ctl")
+    def regroup(self, generation: int) -> None:
+        """Come back from `train` at the end of the epoch."""
+        if generation == self.generation:
+            self.stop_signal.at_epoch_end = True
+
+    def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
+        """The run on this worker, from its newest checkpoint on, until it ends or a neighbour is lost."""
+        self.stop_signal, self.reporter = StopSignal(), Recorder()
+        self.generation = rendezvous.generation
+        try:
+            return self._train(job, rank, rendezvous)
+        except Regroup:
+            return Ended(regroup=True)
+        except Exception as error:
+            if lost_neighbour(error):
+                return Ended(lost=_line(error))
+            if of_the_machine(error):
+                return Ended(failed=_line(error))
+            raise
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            gc.collect()  # a group's connections end with its last reference; the others wait for that
+
+    def _train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         torch.set_num_threads(job.threads)
         run = RunDirectory.open(job.run)
-        _log_to(run.path / "logs" / f"worker-{self.rank}.log")
-        backend = choose_backend([place.gpu for place in places])
-        gpu = places[self.rank].gpu
+        _log_to(run.path / "logs" / f"worker-{rank}.log")
+        config = load_config(run.config_file, job.overrides)
+        places = rendezvous.places
+        gpu = places[rank].gpu
         device = torch.device("cuda", gpu[1]) if gpu else torch.device("cpu")
         if gpu:
             torch.cuda.set_device(device)
-        os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[self.rank].host)
+        os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[rank].host)
+        limit = timedelta(seconds=config.cluster.exchange_s)
         store = TCPStore(rendezvous.host, rendezvous.port, is_master=False)
         dist.init_process_group(
-            backend,
+            choose_backend([place.gpu for place in places]),
+            timeout=limit,
             store=PrefixStore(f"gen{rendezvous.generation}", store),
-            rank=self.rank,
+            rank=rank,
             world_size=len(places),
         )
-        try:
-            config = load_config(run.config_file, job.overrides)
-            workers = Workers.join(config.mesh(), device, config.cluster.gradient_dtype)
-            result = run_worker(
-                config, Store.open(job.store), run, self.reporter, job.resume, workers, self.stop_signal, device
-            )
-            return None if result is None else result.to_json()
-        finally:
-            dist.destroy_process_group()
+        workers = Workers.join(config.mesh(len(places)), device, config.cluster.gradient_dtype)
+        again = rendezvous.generation > 1
+        # one worker looks: others may see a shared directory later
+        resume = workers.from_leader(float(job.resume or (again and has_checkpoints(config, run)))) > 0
+        result = run_worker(
+            config,
+            Store.open(job.store),
+            run,
+            self.reporter,
+            resume,
+            workers,
+            self.stop_signal,
+            device,
+            recoveries=job.recoveries,
+            announce=not again,
+        )
+        return Ended(result=None if result is None else result.to_json())
+
+    def _end_with_the_lease(self) -> None:
+        while time.monotonic() - self._asked < self._lease_s:
+            time.sleep(LOOK_EVERY_S)
+        print(f"nobody has asked for {self._lease_s:g} s: cut off, so this worker ends", flush=True)
+        os._exit(LEASE_ENDED)
 
 
 class Recorder:
     """Keeps what a worker reports until the controller asks."""
 
     def __init__(self) -> None:
+        self.began: int | None = None
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._said: list[str] = []
@@ -123,6 +203,8 @@ class Recorder:
             self._said.append(text)
 
     def step(self, status: Status) -> None:
+        if self.began is None:
+            self.began = status.step - 1
         self._status = status
 
     def close(self) -> None: ...
@@ -131,6 +213,11 @@ class Recorder:
         with self._lock:
             said, self._said = self._said, []
         return self._status, said
+
+
+def _line(error: BaseException) -> str:
+    """An error without its traceback, whose frames would keep the process group."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _log_to(file: Path) -> None:

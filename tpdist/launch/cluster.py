@@ -5,9 +5,11 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # before ray is imported: workers of a node see all its GPUs and pick theirs, or NCCL loses its peer-to-peer path
 os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
@@ -20,11 +22,12 @@ from torch._C._distributed_c10d import TCPStore
 
 from tpdist.errors import TpdistError, first_line
 from tpdist.launch.auth import token_of_its_own, token_of_the_user
-from tpdist.launch.placement import Node, TooFewResourcesError, assign
+from tpdist.launch.placement import Node, TooFewResourcesError, assign, room
 from tpdist.training.progress import Reporter
 
-WAIT_FOR_NODES_S = 60.0
 LOOK_EVERY_S = 1.0
+PROBE_LIMIT_S = 1.0
+MOST_PROBES = 32
 
 
 class ClusterError(TpdistError):
@@ -35,8 +38,13 @@ class ClusterError(TpdistError):
 def connected(address: str | None, cpus: float, reporter: Reporter) -> Iterator[None]:
     """Connected to the cluster at `address` (`auto`, `host:port`), or to an embedded one with `cpus` CPUs.
 
+    A program that has connected to Ray by itself keeps its connection: without an address the run uses that.
+
     Raises ClusterError where nothing answers or another version does, TokenError where the user's token is missing.
     """
+    if address is None and ray.is_initialized():
+        yield
+        return
     with _embedded(cpus) if address is None else _cluster(address, reporter):
         yield
 
@@ -104,28 +112,49 @@ def open_store(host: str) -> TCPStore:
     return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def free_nodes() -> list[Node]:
-    """Live nodes with what they have free."""
+def free_nodes(answering: bool = False) -> list[Node]:
+    """Live nodes with what they have free. answering: only those that answer this machine now.
+
+    Ray takes half a minute to call a node dead whose network is gone.
+    """
     available = available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if answering and alive:
+        with ThreadPoolExecutor(min(len(alive), MOST_PROBES)) as pool:
+            alive = [node for node, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers]
     nodes = []
-    for node in ray.nodes():
-        if node["Alive"]:
-            free = available.get(node["NodeID"], {})
-            nodes.append(Node(node["NodeID"], node["NodeManagerAddress"], free.get("CPU", 0.0), free.get("GPU", 0.0)))
+    for node in alive:
+        free = available.get(node["NodeID"], {})
+        nodes.append(Node(node["NodeID"], node["NodeManagerAddress"], free.get("CPU", 0.0), free.get("GPU", 0.0)))
     return nodes
 
 
-def place(workers: int, cpus: float, gpus: float, reporter: Reporter, wait_s: float = WAIT_FOR_NODES_S) -> list[Node]:
-    """A node for every rank; waits up to `wait_s` for nodes to join. Raises TooFewResourcesError then."""
+def _answers(node: dict[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), PROBE_LIMIT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for_room(sizes: Sequence[int], cpus: float, gpus: float, reporter: Reporter, wait_s: float) -> int:
+    """The largest of `sizes`, which rise, that the cluster has room for now; waits up to `wait_s` for the smallest.
+
+    Raises TooFewResourcesError then.
+    """
     deadline = time.monotonic() + wait_s
     said = False
     while True:
+        nodes = free_nodes()
+        fitting = [size for size in sizes if size <= room(nodes, cpus, gpus)]
+        if fitting:
+            return fitting[-1]
         try:
-            return assign(free_nodes(), workers, cpus, gpus)
+            assign(nodes, sizes[0], cpus, gpus)
         except TooFewResourcesError as error:
             if time.monotonic() >= deadline:
                 raise TooFewResourcesError(f"after {wait_s:.0f} s: {error}") from error
-            if not said:
-                reporter.say(f"waiting up to {wait_s:.0f} s for the cluster to have room for {workers} workers")
-                said = True
-            time.sleep(LOOK_EVERY_S)
+        if not said:
+            reporter.say(f"waiting up to {wait_s:.0f} s for the cluster to have room for {sizes[0]} workers")
+            said = True
+        time.sleep(LOOK_EVERY_S)

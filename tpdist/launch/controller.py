@@ -1,34 +1,41 @@
 """A run on many workers, from the driver's side: a state machine.
 
     CONNECTED → PLACING → JOINING → TRAINING → FINISHED
-                    ↘         ↘          ↘
-                                FAILED
+                   ↑ ↑                 │ │
+                   │ └── RECOVERING ←──┘ │ a worker is lost
+                   └─────────────────────┘ the cluster has room for more, and an epoch has ended
 
-Every state has one method, which does its work and returns the next state.
+and from every state to FAILED. A state has one method, which does its work and returns the next state. The survivors of
+a failure keep their process: they leave the old group, and join the next generation beside those that are new.
 """
 
 import enum
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
-from tpdist.errors import TpdistError
-from tpdist.launch.actor import Job, Place, Rendezvous, SpanActor
-from tpdist.launch.cluster import ClusterError, open_store, place
-from tpdist.launch.placement import Node
-from tpdist.training.progress import Reporter, together
+from tpdist.errors import Interrupted, TpdistError
+from tpdist.launch.actor import Job, Rendezvous
+from tpdist.launch.cluster import ClusterError, free_nodes, open_store, wait_for_room
+from tpdist.launch.hosted import Hosted
+from tpdist.launch.placement import assign, room
+from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
+from tpdist.training.depots import has_checkpoints
+from tpdist.training.progress import Reporter, Status, together
+from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 0.25
+LONGEST_LOOK_S = 1.0
+GROW_EVERY_S = 5.0
 START_LIMIT_S = 120.0
+# survivors that take longer to come back hang in a message, and are replaced too
+RETURN_LIMIT_S = 10.0
 
 
 class State(enum.Enum):
@@ -36,45 +43,46 @@ class State(enum.Enum):
     PLACING = enum.auto()
     JOINING = enum.auto()
     TRAINING = enum.auto()
+    RECOVERING = enum.auto()
     FINISHED = enum.auto()
     FAILED = enum.auto()
 
 
 class WorkerFailedError(TpdistError):
-    """A worker ended by itself; the message is its own error."""
+    """A worker's own error, or more failures than are mended; the message says which."""
 
     exit_code = 1
 
 
 @dataclass
-class Hosted:
-    """One worker's actor and the placement group that holds its resources."""
-
-    rank: int
-    actor: ActorHandle
-    group: PlacementGroup
-
-
-@dataclass
 class Controller:
-    """Places, joins and watches the workers of one run; `run` returns the leader's result."""
+    """Places, joins and watches the workers of one run, and mends it; `run` returns the leader's result.
+
+    sizes: numbers of workers that the run may have, in rising order. hosted: the workers, in the order of the ranks.
+    wanted: how many there shall be. failures: when workers were found lost.
+    """
 
     job: Job
     cluster: Cluster
+    sizes: tuple[int, ...]
     reporter: Reporter
     stop: StopSignal
     state: State = State.CONNECTED
     hosted: list[Hosted] = field(default_factory=list)
+    wanted: int = 0
     generation: int = 0
+    failures: list[float] = field(default_factory=list)
+    change: "Change | None" = None
     error: Exception | None = None
 
     def run(self) -> dict[str, Any]:
         """Through the states to FINISHED. Raises what failed, the worker's own error first."""
         steps: dict[State, Callable[[], State]] = {
-            State.CONNECTED: lambda: State.PLACING,
+            State.CONNECTED: self._connect,
             State.PLACING: self._place,
             State.JOINING: self._join,
             State.TRAINING: self._train,
+            State.RECOVERING: self._recover,
         }
         try:
             while self.state in steps:
@@ -86,104 +94,239 @@ class Controller:
                 raise self.error
             return self._result
         finally:
-            self._release()
+            for one in self.hosted:
+                one.release()
+
+    def _connect(self) -> State:
+        """As many workers as fit now, once that is enough; the store where all generations meet."""
+        self.wanted = wait_for_room(self.sizes, *self._needs, self.reporter, self.cluster.wait_s)
+        self._looked = self._grown = time.monotonic()
+        self._at = ray.util.get_node_ip_address()
+        self._store = open_store(self._at)
+        return State.PLACING
 
     def _place(self) -> State:
-        """A node for every rank, a placement group and an actor on it."""
-        cluster = self.cluster
-        nodes = place(cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker, self.reporter, cluster.wait_s)
-        self.hosted = [self._host(rank, node) for rank, node in enumerate(nodes)]
-        self._places: list[Place] = self._get([hosted.actor.place.remote() for hosted in self.hosted], START_LIMIT_S)
-        return State.JOINING
+        """Actors for the workers that are missing, as the policy decides."""
+        while True:
+            self._note_lost()
+            nodes = free_nodes(answering=self.generation > 0)
+            decision = self._decide(room(nodes, *self._needs))
+            if decision.action is Action.WAIT:
+                self._leave_if_stopped()
+                self._look()
+                continue
+            if decision.action is Action.FAIL:
+                raise self._given_up(decision.reason)
+            for surplus in self.hosted[decision.workers :]:
+                surplus.release()
+            self.hosted = self.hosted[: decision.workers]
+            missing = decision.workers - len(self.hosted)
+            new = [Hosted.on(node, self.cluster) for node in assign(nodes, missing, *self._needs)] if missing else []
+            self.hosted = sorted(self.hosted + new, key=lambda one: (one.node.address, one.node.id))
+            self._start(new)
+            if all(one.fault is None for one in self.hosted):
+                self.wanted = len(self.hosted)
+                if self.change is not None:
+                    self.change.new += len(new)
+                return State.JOINING
 
-    def _host(self, rank: int, node: Node) -> Hosted:
-        bundle = {"CPU": self.cluster.cpus_per_worker, "GPU": self.cluster.gpus_per_worker}
-        bundle = {name: amount for name, amount in bundle.items() if amount}
-        group = placement_group([bundle], bundle_label_selector=[{"ray.io/node-id": node.id}])
-        strategy = PlacementGroupSchedulingStrategy(group)
-        actor = SpanActor.options(  # type: ignore[attr-defined]
-            num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0), scheduling_strategy=strategy
-        ).remote(rank)
-        return Hosted(rank, actor, group)
+    def _note_lost(self) -> None:
+        """Let go of workers that were lost while nobody trained."""
+        lost = self._drop_lost()
+        if lost and not self.generation:
+            raise ClusterError(f"{lost[0]}; its log is among Ray's, see `ray list actors --detail`")
+        if lost:
+            self.change = self.change or Change([], time.monotonic())
+            self.change.lost += lost
+            self.failures.append(time.monotonic())
+
+    def _start(self, new: list[Hosted]) -> None:
+        """Until the actors run; those that do not within the limit are lost."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while waiting := [one for one in new if one.place is None and one.fault is None]:
+            self._leave_if_stopped()
+            self._look([one.placing for one in waiting])
+            for one in waiting:
+                one.has_started(time.monotonic() > deadline)
 
     def _join(self) -> State:
-        """A new generation: all workers meet at the controller's store and start."""
+        """A new generation: all workers meet at the store and train."""
         self.generation += 1
-        host = ray.util.get_node_ip_address()
-        self._store = open_store(host)
-        rendezvous = Rendezvous(host, self._store.port, self.generation)
-        self._running: list[Any] = [
-            hosted.actor.train.remote(self.job, rendezvous, self._places) for hosted in self.hosted
-        ]
+        places = tuple(one.place for one in self.hosted if one.place is not None)
+        rendezvous = Rendezvous(self._at, self._store.port, self.generation, places)
+        for rank, one in enumerate(self.hosted):
+            one.train(self.job, rank, rendezvous)
+        self._regrouping = False
         return State.TRAINING
 
     def _train(self) -> State:
         """Watch until all have ended; pass on what they say, and the user's wish to stop."""
-        running: list[Any] = list(self._running)
-        told = False
-        while running:
-            ended, running = ray.wait(running, num_returns=len(running), timeout=LOOK_EVERY_S)
-            self._show()
-            for reference in ended:
-                self._check(reference)
-            if self.stop.received and not told:
-                told = True
-                ray.get([hosted.actor.stop.remote() for hosted in self.hosted])
-        self._show()
-        self._result = cast(dict[str, Any], ray.get(self._running[0]))
+        while True:
+            self._look()
+            leader = self.hosted[0].ended
+            if leader is not None and leader.result is not None:
+                return self._finish(leader.result)
+            if any(one.own for one in self.hosted):
+                self._call_back()
+                self._hear_out()
+                raise self._own_error() or WorkerFailedError("the workers stopped, and nobody had asked them to")
+            if any(one.broken for one in self.hosted):
+                return State.RECOVERING
+            if all(one.ended and one.ended.regroup for one in self.hosted):
+                self.change = Change([], time.monotonic())
+                return State.PLACING
+            self._tell_change()
+            if self.stop.received:
+                self._tell_to_stop()
+            elif not self._regrouping:
+                self._grow()
+
+    def _recover(self) -> State:
+        """Call the survivors back, let go of what is lost. Raises the user's own error, if it was one."""
+        self.change = self.change or Change([], time.monotonic())
+        self._call_back()
+        own = self._own_error()
+        if own is not None:
+            self._hear_out()
+            raise own
+        for one in self.hosted:
+            if one.working:
+                one.fault = f"hung for {RETURN_LIMIT_S:.0f} s"
+        self.change.lost += self._drop_lost() or ["a connection between workers broke"]
+        self.failures.append(time.monotonic())
+        self.job = replace(self.job, recoveries=self.job.recoveries + 1)
+        return State.PLACING
+
+    def _finish(self, result: dict[str, Any]) -> State:
+        self._tell_change(at_once=True)
+        self._hear_out()
+        self._result = result
         return State.FINISHED
 
-    def _show(self) -> None:
-        try:
-            statuses = ray.get([hosted.actor.status.remote() for hosted in self.hosted], timeout=5)
-        except (RayActorError, GetTimeoutError):
-            return  # the wait on `train` tells what happened
-        for line in statuses[0][1]:
-            self.reporter.say(line)
-        status = together([status for status, _ in statuses])
-        if status is not None:
-            self.reporter.step(status)
-
-    def _check(self, reference: ray.ObjectRef) -> None:
-        """Raise a worker's own error, and that of the first worker to fail before its neighbours' broken pipes."""
-        try:
-            ray.get(reference)
-        except RayTaskError as error:
-            self._show()
-            cause = error.cause
-            if isinstance(cause, TpdistError):
-                raise cause from None
+    def _look(self, placing: Sequence[ray.ObjectRef] = ()) -> None:
+        """A moment's wait for one that starts or comes back; then what the workers answer, and how they ended."""
+        references = [*placing, *(one.running for one in self.hosted if one.working and one.running)]
+        if references:
+            ray.wait(references, num_returns=1, timeout=LOOK_EVERY_S)
+        else:
             time.sleep(LOOK_EVERY_S)
-            own = self._first_own_error() or error
-            raise WorkerFailedError(f"a worker failed; its log is in {self.job.run}/logs\n{own}") from error
-        except RayActorError as error:
-            raise WorkerFailedError(
-                f"a worker died: {str(error).splitlines()[0]}; its log is in {self.job.run}/logs"
-            ) from error
+        now = time.monotonic()
+        # if it was this process that stood still, nobody was silent
+        passed, self._looked = min(now - self._looked, LONGEST_LOOK_S), now
+        answers = [one.hear(passed, self.cluster.heartbeat_s) for one in self.hosted]
+        for one in self.hosted:
+            one.settle()
+            if one.fault is not None:
+                one.release()  # at once: others may wait for its message
+        self._show(answers)
 
-    def _first_own_error(self) -> Exception | None:
-        """The error of a worker that did not fail by losing a neighbour, if one has ended so."""
-        ended, _ = ray.wait(self._running, num_returns=len(self._running), timeout=1)
-        for reference in ended:
-            try:
-                ray.get(reference)
-            except RayTaskError as error:
-                if isinstance(error.cause, TpdistError):
-                    raise error.cause from None
-                if "Connection" not in str(error.cause) and "gloo" not in str(error.cause).lower():
-                    return error
-            except RayActorError as error:
-                return error
+    def _show(self, answers: list[tuple[Status | None, list[str]] | None]) -> None:
+        """What the leader said; the figures of all, as far as they have told them."""
+        for _, said in [answer for answer in answers[:1] if answer]:
+            for line in said:
+                self.reporter.say(line)
+            status = together([one.status for one in self.hosted])
+            if status is not None:
+                self.reporter.step(status)
+
+    def _call_back(self) -> None:
+        """Have all come back from `train`, for as long as one that is not stuck may take."""
+        deadline = time.monotonic() + RETURN_LIMIT_S
+        self._tell_to_stop()
+        while time.monotonic() < deadline and any(one.working for one in self.hosted):
+            self._look()
+
+    def _hear_out(self) -> None:
+        for answer in self.hosted[0].last_words():
+            self._show([answer])
+
+    def _tell_to_stop(self) -> None:
+        for one in self.hosted:
+            if one.working:
+                one.actor.stop.remote(self.generation)
+
+    def _own_error(self) -> Exception | None:
+        """The error of the user's own that ended the workers: one that tpdist explains before any other."""
+        causes = [(one.own.cause, one.own) for one in self.hosted if one.own]
+        for cause, _ in causes:
+            asked = self.stop.received or not isinstance(cause, Interrupted)
+            if isinstance(cause, TpdistError) and asked:
+                return cause
+        for cause, error in causes:
+            if not isinstance(cause, TpdistError):
+                return WorkerFailedError(f"a worker failed; its log is in {self.job.run}/logs\n{error}")
         return None
 
-    def _get(self, references: list[ray.ObjectRef], limit_s: float) -> list[Any]:
-        try:
-            return ray.get(references, timeout=limit_s)
-        except GetTimeoutError as error:
-            raise ClusterError(f"the workers did not start within {limit_s:.0f} s; look at `ray status`") from error
+    def _drop_lost(self) -> list[str]:
+        """Let go of workers with a fault; what happened to each."""
+        lost = [f"worker {rank} ({one}) {one.fault}" for rank, one in enumerate(self.hosted) if one.fault is not None]
+        for one in self.hosted:
+            if one.fault is not None:
+                one.release()
+        self.hosted = [one for one in self.hosted if one.fault is None]
+        return lost
 
-    def _release(self) -> None:
-        for hosted in self.hosted:
-            ray.kill(hosted.actor)
-            remove_placement_group(hosted.group)
-        self.hosted = []
+    def _decide(self, room: int) -> Decision:
+        cluster = self.cluster
+        limits = Limits(self.sizes, cluster.max_restarts, cluster.restart_window_s, cluster.rejoin_s)
+        return decide(Situation(self.failures, time.monotonic(), self.wanted, len(self.hosted), room), limits)
+
+    def _given_up(self, reason: str) -> WorkerFailedError:
+        lost = "; ".join(self.change.lost) if self.change else "the workers have no room any more"
+        return WorkerFailedError(
+            f"{lost}. Not mended: {reason}. The logs are in {self.job.run}/logs. {self._how_to_go_on()}"
+        )
+
+    def _grow(self) -> None:
+        """Where the cluster has room for more workers, ask for a new group at the end of the epoch."""
+        now = time.monotonic()
+        if len(self.hosted) == self.sizes[-1] or now - self._grown < GROW_EVERY_S:
+            return
+        self._grown = now
+        possible = len(self.hosted) + room(free_nodes(answering=True), *self._needs)
+        larger = [size for size in self.sizes if len(self.hosted) < size <= possible]
+        if larger:
+            self.wanted, self._regrouping = larger[-1], True
+            for one in self.hosted:
+                one.actor.regroup.remote(self.generation)
+
+    def _tell_change(self, at_once: bool = False) -> None:
+        """One line on what was mended, or on how the run has grown, once the workers train again."""
+        if self.change is None:
+            return
+        step = self.hosted[0].went_on_from()
+        if step is not None or at_once:
+            self.reporter.say(self.change.text(len(self.hosted), step))
+            self.change = None
+
+    def _leave_if_stopped(self) -> None:
+        if self.stop.received:
+            raise Interrupted(f"stopped while workers were placed. {self._how_to_go_on()}")
+
+    def _how_to_go_on(self) -> str:
+        run = RunDirectory(Path(self.job.run))
+        if not has_checkpoints(run.load_config(self.job.overrides), run):
+            return "Nothing was saved yet: start the run again"
+        return f"Continue with: {run.resume_command}"
+
+    @property
+    def _needs(self) -> tuple[float, float]:
+        """CPUs and GPUs of a worker."""
+        return self.cluster.cpus_per_worker, self.cluster.gpus_per_worker
+
+
+@dataclass
+class Change:
+    """What happened between two generations. lost: what was lost, none where the run grew. new: workers that came."""
+
+    lost: list[str]
+    since: float
+    new: int = 0
+
+    def text(self, workers: int, step: int | None) -> str:
+        """One line. step: the one from which the workers went on, if they had any left to take."""
+        seconds = time.monotonic() - self.since
+        what = "; ".join(self.lost) if self.lost else "the cluster has room for more"
+        on = "went on" if step is None else f"went on from step {step}"
+        who = f"{workers} worker{'s' if workers > 1 else ''}"
+        return f"{what}: {self.new} new, {workers - self.new} kept, {who} {on} after {seconds:.1f} s"

@@ -15,7 +15,9 @@ from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.training.checks import pick_device
+from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
+from tpdist.training.inspection import Found, inspect
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -109,6 +111,12 @@ def sample(
     return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
 
 
+def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Found]:
+    """A run's checkpoints, oldest first, each read through and checked."""
+    run = RunDirectory.open(run_dir)
+    return inspect(depot_for(run.load_config(overrides), run))
+
+
 def _run(
     config: Experiment,
     store: Store,
@@ -118,7 +126,7 @@ def _run(
     address: str | None,
 ) -> Result:
     """Here or under Ray. resumed_with: the overrides of a run that goes on; None for a new one."""
-    if config.cluster.workers > 1 or address is not None:
+    if config.cluster.limits[1] > 1 or address is not None:
         from tpdist.launch.many import run_on_workers  # ray takes seconds to import
 
         return run_on_workers(config, store, run, reporter, resumed_with, address)

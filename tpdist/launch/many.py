@@ -37,8 +37,8 @@ def run_on_workers(
         threads=max(1, int(cluster.cpus_per_worker)),
     )
     try:
-        with connected(address, cluster.workers * cluster.cpus_per_worker, reporter), StopSignal() as stop:
-            return Result(**Controller(job, cluster, reporter, stop).run())
+        with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), StopSignal() as stop:
+            return Result(**Controller(job, cluster, tuple(config.sizes()), reporter, stop).run())
     except (TpdistError, KeyboardInterrupt) as error:
         worth_reading = isinstance(error, WorkerFailedError)  # the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):

@@ -25,6 +25,11 @@ class TooFewResourcesError(TpdistError):
     """The cluster cannot hold the workers."""
 
 
+def room(nodes: list[Node], cpus: float, gpus: float) -> int:
+    """Workers that fit on all nodes together."""
+    return sum(node.room(cpus, gpus) for node in nodes)
+
+
 def assign(nodes: list[Node], workers: int, cpus: float, gpus: float) -> list[Node]:
     """A node for every rank, in the order of the ranks: spread evenly, and neighbours in rank on one node.
 

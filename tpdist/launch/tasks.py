@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 
 from tpdist.config import Experiment
 from tpdist.errors import TpdistError
-from tpdist.launch.cluster import connected, place, ray
-from tpdist.training.checkpoints import list_checkpoints
+from tpdist.launch.cluster import connected, ray, wait_for_room
+from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 
@@ -45,7 +45,7 @@ def run_tasks(
         return  # nothing is started for nothing
     with connected(address, os.cpu_count() or 1, reporter):
         first = tasks[0].config.cluster
-        place(1, first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
+        wait_for_room([1], first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
         while tasks:
             waiting = {_submit(task): task for task in tasks}
             while waiting:
@@ -81,7 +81,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
     if gpus := ray.get_gpu_ids():
         torch.cuda.set_device(int(gpus[0]))
     try:
-        if list_checkpoints(RunDirectory(Path(run)).checkpoints):
+        if has_checkpoints(config, RunDirectory(Path(run))):
             resume(run)
         else:
             shutil.rmtree(run, ignore_errors=True)

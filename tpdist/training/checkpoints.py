@@ -12,7 +12,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ FORMAT = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
 SHARD = re.compile(r"states-\d+-\d+\.safetensors")
 Count = Annotated[int, Field(ge=0)]
+LayoutName = Annotated[str, Field(pattern=r"^\w*$")]
 
 
 class FileRow(TypedDict):
@@ -63,7 +64,7 @@ class StateJson(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     corpus: str
     optimizers: OptimizersJson
-    layout: dict[str, Any]
+    layout: dict[str, int | LayoutName]
     theta_scalars: dict[str, int | float]
     h_counts: dict[str, dict[str, float]]
     shards: list[ShardJson]
@@ -126,8 +127,8 @@ class Loaded:
     path: Path
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-    damaged: list[str]
-    scratch: tempfile.TemporaryDirectory[str] = field(repr=False)
+    damaged: list[str] = field(default_factory=list)
+    scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def shards(self) -> list[tuple[Shard, dict[str, Tensor]]]:
         """The states of every worker that wrote it. Raises RunError where a file does not hold what it says."""
@@ -161,11 +162,16 @@ def load_checkpoint(depot: Depot, notice: Callable[[str], None]) -> Loaded:
         path, where = depot.fetch(name, Path(scratch.name)), f"{depot.where}/{name}"
         wrong = verify_checkpoint(path, where) or ""
         if not wrong:
-            tensors = load_tensors(path / TENSORS, shown=f"{where}/{TENSORS}")
-            return Loaded(name, where, path, tensors, _read_state(path, where), damaged, scratch)
+            return replace(read_checkpoint(name, path, where), damaged=damaged, scratch=scratch)
         damaged.append(name)
     found = f"all {len(damaged)} are damaged; the oldest: {wrong}" if damaged else "there is none"
     raise RunError(f"{depot.where}: no checkpoint to resume from ({found}); start a new run")
+
+
+def read_checkpoint(name: str, path: Path, where: str) -> Loaded:
+    """One that `verify_checkpoint` found whole. Raises RunError where it is not what the program writes."""
+    tensors = load_tensors(path / TENSORS, shown=f"{where}/{TENSORS}")
+    return Loaded(name, where, path, tensors, _read_state(path, where))
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -240,14 +246,19 @@ def _read_state(path: Path, where: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = dict(TypeAdapter(StateJson).validate_json((path / STATE).read_bytes(), strict=True))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{where}/{STATE}: {key}: not what a checkpoint holds ({first['msg']})") from error
+        raise not_a_state(where, error) from error
     manifest = json.loads((path / MANIFEST).read_bytes())
     for shard in state["shards"]:
         if shard["file"] not in manifest["files"]:
             raise RunError(f"{where}/{STATE}: speaks of {shard['file']!r}, which {MANIFEST} does not list")
     return state
+
+
+def not_a_state(where: str, error: ValidationError) -> RunError:
+    """What is wrong with the content of a checkpoint's `state.json`."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return RunError(f"{where}/{STATE}: {key!r}: not what a checkpoint holds ({first['msg'].splitlines()[0]})")
 
 
 def _digest(body: dict[str, Any]) -> str:

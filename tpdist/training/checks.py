@@ -19,6 +19,13 @@ def pick_device(config: Experiment) -> torch.device:
     return torch.device(name)
 
 
+def set_precision(tf32: bool) -> None:
+    """Whether a GPU may round the factors of float32 matrix products, in cuBLAS and in cuDNN's recurrences."""
+    precision = "tf32" if tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
+
+
 def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
     """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
     specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]

@@ -84,9 +84,13 @@ def load_tensors(path: Path, shown: str | None = None) -> dict[str, Tensor]:
     """A safetensors file, or RunError. shown: its name for the user, if `path` is a copy."""
     shown = shown or str(path)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError as error:
         raise RunError(f"{shown}: missing; did the run finish an epoch?") from error
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"{shown}: not a whole safetensors file ({reason})") from error
+    for name in tensors:
+        if not name.isprintable():
+            raise RunError(f"{shown}: holds a tensor of the name {name!r}, which no tpdist has written")
+    return tensors

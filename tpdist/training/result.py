@@ -10,10 +10,10 @@ class Result:
     """Perplexities are those of the best epoch's model; null where a figure does not apply.
 
     tokens_per_second: training tokens over the seconds of training alone; seconds: the same seconds.
-    boundary_bytes, carried_bytes, gradient_bytes: sent by all workers together, since the run was last started.
+    boundary_bytes, carried_bytes, gradient_bytes: sent by all workers together, since they last joined.
     waiting_neighbours, waiting_reduction: share of the training seconds since then that the workers waited for each
-    other, transfers included, on average.
-    test_perplexity: null where run.test is false.
+    other, transfers included, on average. recoveries: failures of workers that were mended since the run was last
+    started; null for one worker without Ray. test_perplexity: null where run.test is false.
     best_possible_perplexity: the lowest, known for synthetic corpora only.
     """
 

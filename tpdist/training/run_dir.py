@@ -15,6 +15,7 @@ import json
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -34,6 +35,8 @@ try:
 except ImportError:  # not on Windows: nothing is locked there
     fcntl = None
 
+LOOK_EVERY_S = 0.2
+
 
 class RunDirectory:
     """The files of one run."""
@@ -46,7 +49,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
-
+        self.timelines = path / "profile"
         self.lock_file = path / ".lock"
 
     @classmethod
@@ -103,9 +106,10 @@ class RunDirectory:
         return f"tpdist train --resume {shlex.quote(str(self.path))}"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, patience_s: float = 0.0) -> Iterator[None]:
         """Keep other processes from training in the directory, and clear away what a killed one was writing.
 
+        patience_s: how long to wait for another process to end.
         Raises RunError where another process holds it, or where it cannot be written.
         """
         try:
@@ -113,13 +117,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
         try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunError(f"{self.path}: another process trains in it; wait for its end, or end it") from None
-                except OSError:
-                    pass  # some network file systems cannot lock
+            deadline = time.monotonic() + patience_s
+            while not _lock(handle):
+                if time.monotonic() >= deadline:
+                    raise RunError(f"{self.path}: another process trains in it; wait for its end, or end it")
+                time.sleep(LOOK_EVERY_S)
             for directory in (self.path, self.checkpoints, self.models):
                 sweep(directory)
             yield
@@ -169,6 +171,19 @@ class RunDirectory:
         file = self.models / f"{which}.safetensors"
         load_parameters(model, load_tensors(file), str(file))
         return model
+
+
+def _lock(handle: int) -> bool:
+    """False where another process holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems cannot lock
+    return True
 
 
 def _names_by_time(name: str) -> Iterator[Path]:

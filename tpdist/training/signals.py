@@ -6,11 +6,19 @@ from types import FrameType
 from typing import Any
 
 
+class Regroup(Exception):  # noqa: N818 - nothing went wrong
+    """All workers stand at the end of an epoch, with everything saved, and wait to go on in another number."""
+
+
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM sets `received`; a second SIGINT interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM sets `received`; a second SIGINT interrupts at once.
+
+    at_epoch_end: whoever hosts the worker wants `Regroup` at the end of the epoch.
+    """
 
     def __init__(self) -> None:
         self.received = False
+        self.at_epoch_end = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tpdist.errors import RunError
-from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard
+from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard, not_a_state
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
 from tpdist.training.run_dir import load_parameters, unique_state
 from tpdist.training.state import RunState
@@ -50,7 +50,7 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
             f"{trainer.run.path}: was trained on another corpus than the store at {trainer.store.directory} now holds; "
             f"prepare that corpus again or start a new run"
         )
-    counters = _counters(state, where)
+    counted = counters(state, where)
     load_parameters(trainer.model, _under("model.", tensors), where)
     _check_layout(trainer, state, where)
     states = _own_states(trainer, loaded)
@@ -60,20 +60,19 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
         unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"], where)
     else:
         trainer.reporter.say("optimizer: changed, so its state starts anew")
-    if counters.position:
+    if counted.position:
         if "carried" not in states:
             raise RunError(f"{where}: saved in the middle of an epoch, without what the windows carry")
         trainer.carried = states["carried"].to(trainer.device)
-    trainer.state = counters
+    trainer.state = counted
 
 
-def _counters(state: dict[str, Any], where: str) -> RunState:
+def counters(state: dict[str, Any], where: str) -> RunState:
+    """Of a checkpoint's `state.json`. Raises RunError where they are not such."""
     try:
         return RunState.from_json(state)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"{where}/{STATE}: {key}: not what a checkpoint holds ({first['msg']})") from error
+        raise not_a_state(where, error) from error
 
 
 def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None:

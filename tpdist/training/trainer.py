@@ -21,9 +21,10 @@ from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.profiling import Timeline
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
-from tpdist.training.signals import StopSignal
+from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.snapshot import all_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
@@ -85,19 +86,23 @@ class Trainer:
             for name in loaded.damaged:
                 self.writer.depot.set_aside(name)
         self._set_lr()
-        self.reporter.say(f"resumed at step {self.state.step}, epoch {self.state.epoch}")
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state, run = self.state, self.config.run
         tracker = Tracker(self.run, state.step, state.epoch) if self.workers.leads else None
+        place = self.workers.place
+        self.timeline = Timeline(run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step)
         try:
             while state.epoch <= run.epochs and not self._out_of_patience():
+                if state.position == 0 and self.workers.any(stop.at_epoch_end):
+                    raise Regroup
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
                 self._end_epoch(self._evaluate("valid", stop), tracker)
             self.writer.wait()
         finally:
+            self.timeline.close()
             if tracker is not None:
                 tracker.close()
         assert state.best is not None
@@ -120,6 +125,7 @@ class Trainer:
             outcome = self._visit(batch)
             self.carried = outcome.carry
             self._count(batch, outcome, began)
+            self.timeline.step()
             self.reporter.step(self._status())
             if tracker is not None and state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))

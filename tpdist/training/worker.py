@@ -9,6 +9,7 @@ from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
+from tpdist.training.checks import set_precision
 from tpdist.training.depots import Depot, depot_for
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
@@ -18,6 +19,7 @@ from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 from tpdist.training.trainer import Fit, Trainer
 
+LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -30,17 +32,22 @@ def run_worker(
     workers: Workers | None = None,
     stop: StopSignal | None = None,
     device: torch.device | None = None,
+    recoveries: int | None = None,
+    announce: bool = True,
 ) -> Result | None:
     """Train, or go on training, then evaluate the best model on the test split and write `result.json`.
 
     With several `workers` every one of them calls it; the leader alone writes what is not sharded and returns a
     result. stop: how the user ends the run, if not by a signal to this process. A new run that ends before its
-    first update leaves no directory behind.
+    first update leaves no directory behind, unless a controller hosts it, which mends runs: it gives `recoveries`, how
+    many there were, and lets the worker announce itself once.
 
     Raises, beside what `Trainer` does, RunError where the disk is full or another process trains in the directory.
     """
-    workers, trainer, depot = workers or Workers.alone(), None, None
-    with run.held() if workers.leads else nullcontext(), nullcontext(stop) if stop else StopSignal() as stop:
+    workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
+    lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
+    with lock, nullcontext(stop) if stop else StopSignal() as stop:
+        set_precision(config.run.tf32)
         try:
             found = depot_for(config, run)
             if workers.leads:
@@ -52,18 +59,19 @@ def run_worker(
                 trainer.resume()
             if resume and workers.leads:
                 run.save_config(config)
-            _announce(trainer, reporter)
+            if announce:
+                _announce(trainer, reporter, resume)
             fit = trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
-            result = _result(trainer, fit, traffic, stop)
+            result = _result(trainer, fit, traffic, stop, recoveries)
             write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
         except BaseException as error:
             if trainer is not None:
                 trainer.writer.give_up()
             started = trainer is not None and trainer.state.step > 0
-            if workers.leads and not (resume or started or _saved(depot)):
+            if workers.leads and not (hosted or resume or started or _saved(depot)):
                 run.discard()
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
@@ -98,7 +106,7 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal) -> Result:
+def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
     """The figures of the run, with the best model's perplexity on the test split."""
 
     def tick(done: int, total: int) -> None:
@@ -131,10 +139,11 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal) -> R
         gradient_bytes=traffic.gradient,
         waiting_neighbours=traffic.neighbours_s / trainer.workers.count / max(trainer.seconds, 1e-9),
         waiting_reduction=traffic.reduction_s / trainer.workers.count / max(trainer.seconds, 1e-9),
+        recoveries=recoveries,
     )
 
 
-def _announce(trainer: Trainer, reporter: Reporter) -> None:
+def _announce(trainer: Trainer, reporter: Reporter, resume: bool) -> None:
     config, layout = trainer.config, trainer.batches.layout
     parameters = sum(p.numel() for p in trainer.model.parameters())
     reporter.say(f"run {trainer.run.path}")
@@ -151,6 +160,8 @@ def _announce(trainer: Trainer, reporter: Reporter) -> None:
     place = trainer.workers.place
     if trainer.workers.count > 1:
         reporter.say(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
+    if resume:
+        reporter.say(f"resumed at step {trainer.state.step}, epoch {trainer.state.epoch}")
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:

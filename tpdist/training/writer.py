@@ -12,6 +12,7 @@ import secrets
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ class Writer:
                     if old != best:
                         self.depot.remove(old)
             else:
-                self._publish(name, token, _receipt(packed.shard.file), {**own, **packed.shard.to_json()})
+                # the leader may have read it, and have given the stage its name, before it is synced here
+                with suppress(FileNotFoundError):
+                    self._publish(name, token, _receipt(packed.shard.file), {**own, **packed.shard.to_json()})
                 self.depot.leave(token)
         except BaseException as error:
             self._error = error

@@ -1,0 +1,143 @@
+"""The benchmarks on one device: that they compare the same work, that they run, and what they write."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tpdist.cli import main
+from tpdist.config import Experiment, Model, Run
+from tpdist.experiments import batch, head, measure, step, timeparallel
+from tpdist.experiments.plain import PlainLoop, random_tokens
+from tpdist.models import build_model
+from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+
+MIB = 2**20
+
+
+def test_parts_are_timed_in_turns() -> None:
+    calls: list[str] = []
+    parts = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    timings = measure.in_turns(parts, rounds=2, each=2, warm=1)
+    assert calls == ["a", "b", *"aabb", *"aabb"]
+    assert {name: len(values) for name, values in timings.items()} == {"a": 2, "b": 2}
+
+
+def allocate(mebibytes: int) -> int:
+    used = measure.Peak()
+    data = torch.ones(mebibytes * MIB, dtype=torch.uint8)
+    del data
+    torch.ones(MIB, dtype=torch.uint8)
+    return used.bytes()
+
+
+def test_peak_memory_is_what_was_in_use_at_most() -> None:
+    assert measure.in_own_process(allocate, 200) == pytest.approx(200 * MIB, rel=0.05)
+
+
+def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
+    """The peer and `method.name: bptt` are the same computation, so that their times may be compared."""
+    B, S, types, hidden = 5, 3, 20, 8
+    config = Experiment.model_validate(
+        {"model": {"hidden": hidden}, "objective": {"block": B}, "method": {"name": "bptt"},
+         "batching": {"streams": S, "blocks": 1}}
+    )  # fmt: skip
+    model = build_model(config.model, config.run, types)
+    loop = PlainLoop(types, hidden, S, lr=config.optimizer.lr, clip=config.optimizer.clip or 0.0)
+    with torch.no_grad():
+        for theirs, ours in ((loop.embedding, model.embedding), (loop.rnn, model.layers[0].rnn)):
+            theirs.load_state_dict(ours.state_dict())  # type: ignore[union-attr]
+        loop.head.weight.copy_(model.weight)
+        loop.head.bias.copy_(model.bias)
+    plan, theta = plan_epoch(config, 1, 1), Theta(model, config.optimizer)
+    carried = model.zero_state(S)
+    for number in range(3):
+        inputs, labels = random_tokens(types, 2, B, S, seed=number)
+        window = make_window(inputs[:, :, None], labels[:, :, None], torch.float32, tokens=B * S, opens=False)
+        outcome = visit(model, plan, theta, window, 0, Boundaries(), carried, Alone())
+        carried = outcome.carry
+        torch.testing.assert_close(outcome.loss.float() / (B * S), loop.update(inputs, labels), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loop.state[0], carried, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loop.head.weight, model.weight, rtol=1e-3, atol=1e-4)
+
+
+class CountProducts(TorchDispatchMode):
+    """Floating-point operations of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = args[:2] if name == "aten::mm" else args[1:3]
+            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_share_counts_the_products_that_an_update_does() -> None:
+    update = batch.BatchUpdate(20_000, 400, 16, "cpu")
+    update.load()
+    with CountProducts() as count:
+        update()
+    assert count.operations == pytest.approx(batch.products(20_000, 400, 16), rel=0.01)
+
+
+@pytest.mark.parametrize("gain", [1.0, 4.0])  # one forgets within a block, the other needs sweeps of whole blocks
+def test_the_parallel_gradient_is_that_of_bptt(gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeparallel, "TOLERANCE", 1e-9)
+    model = build_model(Model(hidden=12), Run(dtype="float64"), 30)
+    with torch.no_grad():
+        for p in model.layers.parameters():
+            p *= gain
+    ids, up = random_tokens(30, 24 * 8), torch.randn(24 * 8, 12, dtype=torch.float64)
+    costs = (timeparallel.Cost(), timeparallel.Cost())
+    got = timeparallel.in_parallel(model, ids, up, 8, *costs)
+    assert timeparallel.relative_error(got, timeparallel.sequential(model, ids, up)) < 1e-7
+    torchs = timeparallel.torchs(model, ids, up)
+    assert timeparallel.relative_error(got, torchs) < 1e-7
+    assert all(cost.sweeps >= 2 for cost in costs)
+
+
+@pytest.mark.parametrize("bench", ["step", "head", pytest.param("batch", marks=pytest.mark.slow), "timeparallel"])
+def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    found, wanted = {
+        "step": (
+            lambda: step.bench(said.append, types=30, hidden=8, rounds=1),
+            {"bptt_over_plain", "admm_over_plain", "floor_over_plain"},
+        ),
+        "head": (
+            lambda: head.bench(said.append, types=50, hidden=8, many=2_000, rounds=1),
+            {"time", "time_640", "memory"},
+        ),
+        "batch": (
+            lambda: batch.bench(said.append, types=50, hidden=8, tokens=2_000, grown=(20_000, 200_000), rounds=1),
+            {"batch_matmul_share", "memory_growth"},
+        ),
+        "timeparallel": (
+            lambda: timeparallel.bench(said.append, hidden=8, lengths=(256, 512), rounds=1),
+            {"speedup_512", "error_512"},
+        ),
+    }[bench]
+    report = json.loads(json.dumps(found()))
+    assert wanted <= report["ratios"].keys()
+    assert all(value > 0 for value in report["ratios"].values())
+    assert {"bench", "machine", "config", "timings", "ratios"} <= report.keys()
+    assert all(any(line.startswith(name) for line in said) for name in wanted)
+
+
+def test_the_command_writes_what_the_benchmark_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "bench", lambda say, device: {"device": device})
+    assert main(["bench", "step", "--json", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == {"device": "cpu"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "head", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err == "tpdist: --device: torch sees no CUDA device here; write cpu\n"

@@ -1,0 +1,68 @@
+"""Errors of a lost neighbour, of a machine, and of the user's own are told apart."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tpdist.errors import ConfigError
+from tpdist.launch.faults import lost_neighbour, of_the_machine
+from tpdist.testing import run_ranks
+
+OWN = [
+    ConfigError("wrong", "optimizer.lr"),
+    KeyError("hidden"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+    RuntimeError("Connection closed by peer"),  # without Gloo's own file: somebody else's
+    FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    PermissionError(errno.EACCES, "Permission denied"),
+]
+
+
+@pytest.mark.parametrize("error", OWN, ids=str)
+def test_own_errors(error: Exception) -> None:
+    assert not lost_neighbour(error)
+    assert not of_the_machine(error)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_the_machines(number: int) -> None:
+    error = RuntimeError("while saving")
+    error.__cause__ = OSError(number, "no luck")
+    assert of_the_machine(error)
+    assert not lost_neighbour(error)
+
+
+def _part_while_others(talk: str) -> tuple[bool, bool, str]:
+    """Rank 1 leaves the group; rank 0 talks to it, and judges what it hears."""
+    calls: dict[str, Callable[[], object]] = {
+        "all_reduce": lambda: dist.all_reduce(torch.ones(3)),
+        "recv": lambda: dist.recv(torch.ones(3), 1),
+        "barrier": dist.barrier,
+        "gather": lambda: dist.all_gather_object([None, None], "word"),
+    }
+    dist.barrier()
+    if dist.get_rank() == 1:
+        dist.destroy_process_group()
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # for the end of `run_ranks`
+        return False, False, ""
+    try:
+        calls[talk]()
+    except Exception as error:
+        return lost_neighbour(error), of_the_machine(error), repr(error)
+    return False, False, "nothing"
+
+
+@pytest.mark.parametrize("talk", ["all_reduce", "recv"])
+def test_what_gloo_says_of_a_neighbour_that_left(talk: str) -> None:
+    lost, machine, said = run_ranks(_part_while_others, 2, talk)[0]
+    assert lost, said
+    assert not machine
+
+
+def test_a_store_that_is_gone() -> None:
+    with pytest.raises(dist.DistError) as caught:
+        dist.TCPStore("127.0.0.1", 9, is_master=False, timeout=torch.distributed.default_pg_timeout / 3600)
+    assert lost_neighbour(caught.value)

@@ -1,0 +1,42 @@
+"""The θ-step: fused or not, it is the plain sequence of divide, clip, step."""
+
+import pytest
+import torch
+
+from tpdist.config import Model, Optimizer, Run
+from tpdist.models import build_model
+from tpdist.tprop import Theta
+from tpdist.tprop.optimizers import CLASSES, FUSED
+
+TOKENS = 40
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("clip", [None, 0.01, 1e6])
+@pytest.mark.parametrize("name", [*FUSED, "rmsprop"])
+def test_one_factor_is_divide_and_clip(name: str, clip: float | None, dtype: str) -> None:
+    models = [build_model(Model(hidden=5), Run(dtype=dtype), 9) for _ in range(2)]
+    theta = Theta(models[0], Optimizer(name=name, lr=0.1, clip=clip))
+    plain = CLASSES[name](list(models[1].parameters()), lr=0.1)  # type: ignore[call-arg]
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        for p, q in zip(*(model.parameters() for model in models), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+            q.grad = p.grad / TOKENS
+        theta.step(TOKENS)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(models[1].parameters(), clip)
+        plain.step()
+    rtol = 1e-4 if dtype == "float32" else 1e-10
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol)
+        torch.testing.assert_close(p.grad, q.grad, rtol=rtol, atol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["fused", "foreach"])
+def test_the_options_decide_how_a_step_is_taken(option: str) -> None:
+    model = build_model(Model(hidden=5), Run(), 9)
+    assert Theta(model, Optimizer()).optimizer.param_groups[0]["fused"] is True
+    asked = Theta(model, Optimizer(options={option: False})).optimizer
+    assert asked.param_groups[0][option] is False
+    assert not asked.param_groups[0]["fused"]

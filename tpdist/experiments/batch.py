@@ -1,0 +1,112 @@
+"""`tpdist bench batch`: batch mode's share of the machine's own matrix-multiply rate, and how its memory grows.
+
+One window holds the whole text, ADMM on persistent states updates it (Section 2.1 of the paper). The share counts the
+matrix products that such an update cannot do without. Memory is measured in processes of their own; what may grow
+with the text is what belongs to it: H, U, the state of H's optimiser, the token ids.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from tpdist.config import Experiment
+from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
+from tpdist.experiments.plain import random_tokens
+from tpdist.models import build_model
+from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+
+TOKENS = {"cpu": 100_000, "cuda": 929_580}
+GROWN = {"cpu": (100_000, 1_000_000), "cuda": (1_000_000, 10_000_000)}
+FEW_TYPES = 1_000  # of the memory's part: what grows with the text does not depend on them
+BLOCK = 20
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product gives the machine's rate
+ROUNDS = 5
+
+
+class BatchUpdate:
+    """An ADMM update over a text of random tokens in one window."""
+
+    def __init__(self, tokens: int, types: int, hidden: int, device: str):
+        self.blocks = tokens // BLOCK
+        self.config = Experiment.model_validate(
+            {
+                "model": {"hidden": hidden},
+                "objective": {"block": BLOCK},
+                "method": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adagrad", "lr": 0.1}},
+                "batching": {"mode": "batch", "streams": 1},
+            }
+        )
+        self.model = build_model(self.config.model, self.config.run, types).to(device)
+        self.plan, self.theta = plan_epoch(self.config, 1, self.blocks), Theta(self.model, self.config.optimizer)
+        self.device, self.types = device, types
+
+    def load(self) -> None:
+        """The text, H and U."""
+        shape = (BLOCK, 1, self.blocks)
+        inputs, labels = (random_tokens(self.types, *shape, device=self.device, seed=i) for i in range(2))
+        self.window = make_window(inputs, labels, torch.float32, tokens=inputs.numel(), opens=True)
+        self.boundaries = Boundaries.for_plan(self.plan, 1, self.blocks, self.model)
+        self.carried = self.model.zero_state(1)
+
+    def __call__(self) -> None:
+        visit(self.model, self.plan, self.theta, self.window, 0, self.boundaries, self.carried, Alone())
+
+    def own_bytes(self) -> int:
+        """Of H, U, the state of H's optimiser, token ids."""
+        held = [*self.boundaries.tensors().values(), self.window.inputs, self.window.labels]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def bench(
+    say: Say,
+    device: str = "cpu",
+    types: int = 10_000,
+    hidden: int = 200,
+    tokens: int | None = None,
+    grown: tuple[int, int] | None = None,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
+    """The share from interleaved timings; the growth from two processes."""
+    tokens, grown = tokens or TOKENS[device], grown or GROWN[device]
+    update = BatchUpdate(tokens, types, hidden, device)
+    update.load()
+    side = torch.randn(SIDE[device], SIDE[device], device=device)
+    timings = in_turns({"update": update, "matmul": partial(torch.mm, side, side)}, rounds, device, warm=1)
+    print_timings(timings, say)
+    time = medians(timings)
+    rate = 2 * SIDE[device] ** 3 / time["matmul"]
+    share = products(update.blocks * BLOCK, types, hidden) / time["update"] / rate
+    say(f"matrix products at {rate / 1e9:,.1f} GFLOP/s")
+    say("tokens      peak MiB  of which H, U, optimiser, ids")
+    memory = [in_own_process(peak, size, FEW_TYPES, hidden, device) for size in grown]
+    for size, (most, own) in zip(grown, memory, strict=True):
+        say(f"{size:>10,}  {most / 2**20:>8.1f}  {own / 2**20:.1f}")
+    (small, small_own), (large, large_own) = memory
+    ratios = {"batch_matmul_share": share, "memory_growth": (large - small) / (large_own - small_own)}
+    config = update.config.model_dump(mode="json") | {"types": types, "tokens": tokens, "grown": list(grown)}
+    return report("batch", device, config, timings, ratios, say) | {"memory": memory}
+
+
+def products(tokens: int, types: int, hidden: int) -> float:
+    """Floating-point operations in the matrix products of an update: one H-step, one θ-step, a sweep, a dual step.
+
+    In units of a product over all tokens, 2 T V d for the head and 2 T d 3d for the recurrence: the head forward and
+    back to h in the H-step, and to its weight too in the θ-step; the recurrence forward (2 each: inputs, states) in
+    sweep, H-step, θ-step and dual step, back along the states in both steps, to inputs and two weights in the θ-step.
+    """
+    head, recurrence = 2 * tokens * types * hidden, 2 * tokens * hidden * 3 * hidden
+    return (2 + 3) * head + (4 * 2 + 2 + 3) * recurrence
+
+
+def peak(tokens: int, types: int, hidden: int, device: str) -> tuple[int, int]:
+    """Most bytes in use during two updates, beyond model and libraries; bytes of what belongs to the text."""
+    update = BatchUpdate(tokens, types, hidden, device)
+    warm = BatchUpdate(10 * BLOCK, types, hidden, device)
+    warm.load()
+    warm()
+    used = Peak(device)
+    update.load()
+    update()
+    update()
+    return used.bytes(), update.own_bytes()
