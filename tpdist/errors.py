@@ -7,6 +7,12 @@ class TpdistError(Exception):
     exit_code = 2
 
 
+def first_line(what: object) -> str:
+    """What a stranger's file or another library says, fit for one line on a terminal."""
+    line = (str(what).splitlines() or [type(what).__name__])[0]
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
 class ConfigError(TpdistError, ValueError):
     """A value of the configuration that cannot be used.
 
