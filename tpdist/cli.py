@@ -165,6 +165,24 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(command=_doctor)
 
+    plan = commands.add_parser("plan", help="what a configuration would cost on many workers")
+    plan.add_argument("config", nargs="?", metavar="CONFIG")
+    plan.add_argument("--workers", type=int, metavar="N", help="default: the configuration's")
+    plan.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200; default: this machine, measured")
+    plan.add_argument("--link", default="400Gb", metavar="RATE", help="bits a second between workers; default 400Gb")
+    plan.add_argument("--latency-us", type=float, default=10.0, metavar="US", help="of a message; default 10")
+    plan.add_argument("--tokens", type=float, metavar="N", help="training tokens; default: those of the store")
+    plan.add_argument("--types", type=int, metavar="N", help="token types; default: those of the store")
+    plan.add_argument("--share", type=float, default=0.4, help="of the GPU's peak that is reached; default 0.4")
+    plan.add_argument("--mtbf-hours", type=float, default=50_000, metavar="H", help="a worker's, between two failures")
+    plan.add_argument("--price", type=float, metavar="PRICE", help="of a worker's hour")
+    plan.add_argument(
+        "--validate", action="store_true", help="forecast against measurement on this machine, and no more"
+    )
+    plan.add_argument("--json", metavar="FILE", help="write all of it here")
+    _add_set(plan)
+    plan.set_defaults(command=_plan)
+
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
@@ -320,6 +338,26 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.address,
         Plain(),
     )
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from tpdist.config import load_config
+
+    overrides = [*options.set, *([f"cluster.workers={options.workers}"] if options.workers is not None else [])]
+    config = load_config(options.config, overrides)
+    from tpdist.experiments import calibration
+    from tpdist.experiments import plan as planner
+    from tpdist.training.files import write_json
+
+    if options.validate:
+        found = calibration.validate(print)
+    else:
+        link = planner.link_of(options.link, options.latency_us)
+        tokens, types = planner.corpus_of(config, options.tokens, options.types)
+        assumed = planner.Assumed(share=options.share, mtbf_hours=options.mtbf_hours, price=options.price)
+        found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
+    if options.json:
+        write_json(Path(options.json), found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
