@@ -123,6 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
+    report = commands.add_parser("report", help="runs side by side, as one HTML file")
+    report.add_argument("runs", nargs="+", metavar="RUN")
+    report.add_argument("--out", default="report.html", metavar="FILE", help="default report.html")
+    report.set_defaults(command=_report)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
@@ -266,6 +271,13 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.address,
         Plain(),
     )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from tpdist.experiments.report import report
+
+    report(options.runs, Path(options.out))
+    print(options.out)
 
 
 def _scaling(options: argparse.Namespace) -> None:
