@@ -147,6 +147,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
+    report = commands.add_parser("report", help="runs side by side, as one HTML file")
+    report.add_argument("runs", nargs="+", metavar="RUN")
+    report.add_argument("--out", default="report.html", metavar="FILE", help="default report.html")
+    report.set_defaults(command=_report)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
@@ -358,6 +363,13 @@ def _plan(options: argparse.Namespace) -> None:
         found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
     if options.json:
         write_json(Path(options.json), found)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from tpdist.experiments.report import report
+
+    report(options.runs, Path(options.out))
+    print(options.out)
 
 
 def _scaling(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ gradient, with starts tied (the paper) and held (README, "The method").
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,16 +65,31 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     tried = cases(weight)
     configs = [_config(directory, [*base, *case.changes]) for case in tried]
     found: dict[str, list[float]] = {case.name: [] for case in tried}
-    for index in range(BEFORE, len(batches), max(1, (len(batches) - BEFORE) // windows))[:windows]:
-        carried = model.zero_state(config.batching.streams)
-        for before in range(index - BEFORE, index):
-            carried = _roll(model, batches.batch(before), carried)
-        batch = batches.batch(index)
+    for batch, carried in entered_windows(model, batches, windows):
         whole = gradient(model, config, batches, batch, carried)
         for case, one in zip(tried, configs, strict=True):
             own = gradient(model, one, batches, batch, carried)
             found[case.name].append(float(torch.cosine_similarity(own, whole, 0)))
     return found
+
+
+def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves."""
+    before = min(BEFORE, len(batches) - 1)
+    for index in range(before, len(batches), max(1, (len(batches) - before) // windows))[:windows]:
+        carried = model.zero_state(len(batches.streams))
+        for earlier in range(index - before, index):
+            carried = roll(model, batches.batch(earlier), carried)[:, -1]
+        yield batches.batch(index), carried
+
+
+def roll(model: LanguageModel, batch: Batch, carried: Tensor) -> Tensor:
+    """The exact states at the boundaries of a window: carried [S, d] -> [S, k+1, d]."""
+    assert batch.window is not None
+    states = [carried]
+    for block in range(batch.window.blocks):
+        states.append(predict(model, batch.window.inputs[:, :, block, None], states[-1][:, None], 1 << 20)[:, 0])
+    return torch.stack(states, 1)
 
 
 def gradient(model: LanguageModel, config: Experiment, batches: Batches, batch: Batch, carried: Tensor) -> Tensor:
@@ -91,13 +106,6 @@ class _Kept(Theta):
     """Leaves the gradient where it is, and the parameters too."""
 
     def step(self, tokens: int) -> None: ...
-
-
-def _roll(model: LanguageModel, batch: Batch, carried: Tensor) -> Tensor:
-    assert batch.window is not None
-    for block in range(batch.window.blocks):
-        carried = predict(model, batch.window.inputs[:, :, block, None], carried[:, None], 1 << 20)[:, 0]
-    return carried
 
 
 def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:

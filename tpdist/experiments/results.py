@@ -158,7 +158,7 @@ def table(kept: Kept) -> str:
         first = next(iter(kept["cosines"].values()))
         for name in first:
             values = [column.get(name) for column in kept["cosines"].values()]
-            cells = ["" if value is None else _spread(statistics.fmean(value), interval(value), 3) for value in values]
+            cells = ["" if value is None else _spread(statistics.fmean(value), interval(value), 4) for value in values]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
     return _arms_table(kept)
