@@ -62,7 +62,7 @@ def plan(
     device = on_gpu(config, own, shape, fits, gpu, assumed) if gpu else calibrate(config, own, types, share)
     parts = planning.seconds(config, own, shape, share, device, link)
     used = planning.memory(config, own, shape, share, device)
-    workers = config.cluster.workers
+    workers = config.cluster.limits[1]
     wait = failures.slowest(workers, assumed.spread)
     update = parts["compute"] * wait + parts["neighbours"] + parts["reduction"]
     work = update * share.updates * config.run.epochs
@@ -162,5 +162,5 @@ def _print(found: dict[str, Any], config: Experiment, share: Share, device: Devi
     most = found["limits"]
     say(
         f"at 10^12 tokens: {most['ids_bytes'] / 1e12:g} TB of ids on disk, {most['states_bytes'] / 1e12:.4g} TB of "
-        f"states in all, {most['pass_s'] / 3600 / config.cluster.workers:,.4g} hours a pass on these workers"
+        f"states in all, {most['pass_s'] / 3600 / config.cluster.limits[1]:,.4g} hours a pass on these workers"
     )

@@ -151,7 +151,7 @@ def tree(workers: int, size: float, link: Link) -> float:
 
 def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: Device, link: Link) -> dict[str, float]:
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
-    workers = config.cluster.workers
+    workers = config.cluster.limits[1]
     _, times = config.mesh()
     number = 2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER
     size = plan.theta_steps * shape.parameters * number

@@ -18,8 +18,8 @@ from tpdist.errors import RunError
 from tpdist.experiments.angles import entered_windows, roll
 from tpdist.experiments.svg import chart
 from tpdist.parallel import Workers
-from tpdist.tprop import plan_epoch
-from tpdist.tprop.costate import transpose_product
+from tpdist.tprop import Alone, plan_epoch
+from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.training.batches import Batches
 from tpdist.training.files import write_atomic
@@ -81,7 +81,8 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
             for n in range(window.blocks):
                 sums[n] += back[:, : window.blocks - n].norm(dim=-1).mean()
                 right = torch.cat([back, nothing[:, :1]], 1)
-                back = transpose_product(model, window, start, right, plan.chunk_blocks)
+                own = torch.zeros_like(back)
+                back = sweep(model, window, start, right, own, plan.chunk_blocks, Alone())[:, :-1]
     return (sums / sums[0]).tolist()
 
 
