@@ -146,10 +146,6 @@ def build_parser() -> argparse.ArgumentParser:
     scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
     scaling.set_defaults(command=_scaling)
 
-    doctor = commands.add_parser("doctor", help="look at this machine: what it has, what to mend")
-    doctor.add_argument("--json", action="store_true", help="as JSON")
-    doctor.set_defaults(command=_doctor)
-
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
@@ -167,15 +163,6 @@ def build_parser() -> argparse.ArgumentParser:
     verify = data.add_parser("verify", help="read a store through and check it")
     verify.add_argument("store", metavar="DIR")
     verify.set_defaults(command=_verify)
-
-    checkpoint = commands.add_parser("checkpoint", help="a run's checkpoints").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    for name, what in (("list", "show them"), ("verify", "read them through; exit code 2 where one is not whole")):
-        looks = checkpoint.add_parser(name, help=what)
-        looks.add_argument("run", metavar="RUN")
-        _add_set(looks)
-        looks.set_defaults(command=_checkpoints, verify=name == "verify")
 
     config = commands.add_parser("config", help="look at configurations").add_subparsers(
         required=True, metavar="COMMAND"
@@ -305,20 +292,6 @@ def _scaling(options: argparse.Namespace) -> None:
         write_json(Path(options.json), found)
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    import json
-
-    from tpdist.launch.doctor import examine
-
-    findings = examine()
-    bad = any(finding.state == "bad" for finding in findings)
-    if options.json:
-        print(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
-    else:
-        print("\n".join(finding.text() for finding in findings))
-    return 1 if bad else 0
-
-
 def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
@@ -333,20 +306,6 @@ def _prepare(options: argparse.Namespace) -> None:
         store = prepare(config.data, Path(options.out), bar)
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
-
-
-def _checkpoints(options: argparse.Namespace) -> None:
-    from tpdist.launch.local import checkpoints
-
-    found = checkpoints(options.run, options.set)
-    for one in found:
-        about = f"step {one.step:>8}  epoch {one.epoch:>4}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
-        print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
-    wrong = [one.wrong for one in found if one.wrong]
-    if options.verify and wrong:
-        raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")
-    if not found:
-        raise TpdistError(f"{options.run}: has no checkpoint")
 
 
 def _verify(options: argparse.Namespace) -> None:
