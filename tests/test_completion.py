@@ -52,7 +52,7 @@ def test_tab(line: str, wanted: list[str], tmp_path: Path):
 
 
 def test_every_setting_is_offered():
-    from tpdist.completion import settings
+    from tpdist.cli.completion import settings
 
     keys = settings("")
     assert {"model.hidden=", "method.dual.lr=", "run.seed="} <= set(keys)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tpdist.cli import build_parser, main
-from tpdist.examples import EXAMPLES
+from tpdist.cli.examples import EXAMPLES
 
 
 def commands(parser: argparse.ArgumentParser) -> list[str]:
@@ -22,7 +22,7 @@ def commands(parser: argparse.ArgumentParser) -> list[str]:
 
 @pytest.mark.parametrize("command", commands(build_parser()))
 def test_every_command_has_examples(command: str, capsys: pytest.CaptureFixture[str]):
-    assert 1 <= len(EXAMPLES[command]) <= 2, f"give {command!r} an example in tpdist/examples.py"
+    assert 1 <= len(EXAMPLES[command]) <= 2, f"give {command!r} an example in tpdist/cli/examples.py"
     with pytest.raises(SystemExit):
         main([*command.split()[1:], "--help"])
     assert capsys.readouterr().out.endswith("".join(f"  {line}\n" for line in EXAMPLES[command]))

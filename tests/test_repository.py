@@ -17,10 +17,7 @@ PACKAGE = ROOT / "tpdist"
 # ARCHITECTURE.md, "Rooms": each room may import those below it, never one above or beside it
 EVERYWHERE = {"config", "errors"}
 BELOW = {
-    "cli": {"experiments", "launch", "training", "data", "cli_runs", "examples", "completion"},
-    "cli_runs": {"experiments", "launch", "training"},
-    "examples": set(),
-    "completion": set(),
+    "cli": {"experiments", "launch", "training", "data"},
     "experiments": {"launch", "training", "parallel", "tprop", "models", "data", "testing"},
     "launch": {"training", "parallel", "tprop", "models", "data"},
     "training": {"parallel", "tprop", "models", "data"},

@@ -8,6 +8,7 @@ An export names a GRU's and an LSTM's parameters as PyTorch's example `word_lang
 import json
 import logging
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tpdist.data import Vocabulary
 from tpdist.errors import ConfigError, RunError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
-from tpdist.training.files import atomic_directory, load_tensors, save_tensors, write_json
+from tpdist.training.files import load_tensors, save_tensors, write_json
 from tpdist.training.model_card import model_card
 
 CONFIG, TENSORS, VOCABULARY, CARD, ONNX = (
@@ -56,17 +57,21 @@ def export_model(
     }
     if config.model.activation is not None:
         about["activation"] = config.model.activation
+    directory = out.with_name(f".{out.name}.tmp")
     try:
-        with atomic_directory(out) as directory:
-            write_json(directory / CONFIG, about)
-            save_tensors(to_plain(model), directory / TENSORS)
-            write_json(directory / VOCABULARY, vocabulary.types)
-            card = model_card(config, vocabulary, figures, plain=config.model.cell in PLAIN_CELLS, onnx=onnx)
-            (directory / CARD).write_text(card, encoding="utf-8")
-            if onnx:
-                export_step(model, directory / ONNX)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / CONFIG, about)
+        save_tensors(to_plain(model), directory / TENSORS)
+        write_json(directory / VOCABULARY, vocabulary.types)
+        card = model_card(config, vocabulary, figures, plain=config.model.cell in PLAIN_CELLS, onnx=onnx)
+        (directory / CARD).write_text(card, encoding="utf-8")
+        if onnx:
+            export_step(model, directory / ONNX)
+        directory.rename(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def to_plain(model: LanguageModel) -> dict[str, Tensor]:

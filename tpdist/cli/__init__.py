@@ -1,0 +1,59 @@
+"""The front door: `tpdist COMMAND`. Reads the command line, calls the rooms below, prints. No logic.
+
+Nothing heavy is imported before a command runs: `--help` takes no longer than Python does.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tpdist import __version__
+from tpdist.cli import experiments, inputs, machines, runs
+from tpdist.cli.examples import examples_of
+from tpdist.errors import TpdistError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from tpdist.cli.completion import complete
+
+        complete(parser)
+    options = parser.parse_args(arguments)
+    try:
+        code = options.command(options)
+        sys.stdout.flush()
+    except TpdistError as error:
+        print(f"tpdist: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # nobody reads any more (`| head`); what else is printed at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("tpdist: interrupted", file=sys.stderr)
+        return 130
+    return code or 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; help ends with examples."""
+
+    def format_help(self) -> str:
+        return super().format_help() + examples_of(self.prog)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments."""
+    parser = Parser(prog="tpdist", description="Train recurrent language models by target propagation.")
+    parser.add_argument("--version", action="version", version=f"tpdist {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for family in (runs, machines, experiments, inputs):
+        family.add(commands)
+    return parser

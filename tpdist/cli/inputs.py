@@ -1,0 +1,73 @@
+"""Commands of what goes into a run: corpora and configurations."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tpdist.cli.options import add_set
+
+
+def add(commands: Any) -> None:
+    """Add them to the subcommands of `tpdist`."""
+    data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
+    prepare = data.add_parser("prepare", help="turn text into a store")
+    prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
+    prepare.add_argument("--out", required=True, metavar="DIR", help="the store's directory; must not exist")
+    prepare.add_argument("--source", metavar="PATH", help="ptb, wikitext: the directory; text8: the file")
+    for split in ("train", "valid", "test"):
+        prepare.add_argument(f"--{split}", metavar="FILE", help=f"recipe text: the {split} file, text or Parquet")
+    prepare.add_argument("--level", choices=("word", "char"))
+    prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types")
+    prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
+    prepare.add_argument("--max-tokens", metavar="N", help="keep the first N tokens of the training split")
+    prepare.add_argument("--column", help="the text column of Parquet files; default text")
+    add_set(prepare)
+    prepare.set_defaults(command=_prepare)
+    verify = data.add_parser("verify", help="read a store through and check it")
+    verify.add_argument("store", metavar="DIR")
+    verify.set_defaults(command=_verify)
+
+    config = commands.add_parser("config", help="look at configurations").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    show = config.add_parser("show", help="print the resolved configuration")
+    show.add_argument("config", nargs="?", metavar="CONFIG")
+    add_set(show)
+    show.set_defaults(command=_show)
+    schema = config.add_parser("schema", help="print a JSON Schema for editors")
+    schema.set_defaults(command=_schema)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
+    given = {name: getattr(options, name) for name in names}
+    overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    from tpdist.config import load_config
+
+    config = load_config(None, [*overrides, *options.set])
+    from tpdist.data import prepare
+    from tpdist.training.progress import DataBar
+
+    with DataBar() as bar:
+        store = prepare(config.data, Path(options.out), bar)
+    counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
+    print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from tpdist.data import Store
+
+    Store.open(options.store).verify()
+    print(f"{options.store}: whole")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from tpdist.config import load_config, to_yaml
+
+    print(to_yaml(load_config(options.config, options.set)), end="")
+
+
+def _schema(_: argparse.Namespace) -> None:
+    from tpdist.config import json_schema
+
+    print(json_schema(), end="")

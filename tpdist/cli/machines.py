@@ -1,0 +1,74 @@
+"""Commands of the machines: jobs on a cluster, and what is at hand here."""
+
+import argparse
+from typing import Any
+
+from tpdist.cli.options import add_set
+
+
+def add(commands: Any) -> None:
+    """Add them to the subcommands of `tpdist`."""
+    submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
+    submit.add_argument("config", metavar="CONFIG")
+    submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
+    submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
+    submit.add_argument("--fetch-to", default="runs/fetched", metavar="DIR", help="where result.json goes here")
+    submit.add_argument("--no-follow", action="store_true", help="hand over and return")
+    add_set(submit)
+    submit.set_defaults(command=_submit)
+
+    jobs = commands.add_parser("jobs", help="the runs submitted to a cluster")
+    jobs.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    jobs.set_defaults(command=_jobs)
+
+    stop = commands.add_parser("stop", help="save a submitted run and end it")
+    stop.add_argument("job", metavar="JOB")
+    stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    stop.set_defaults(command=_stop)
+
+    doctor = commands.add_parser("doctor", help="look at this machine: what it has, what to mend")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(command=_doctor)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import submit
+
+    submit(
+        options.config,
+        options.set,
+        options.address,
+        options.working_dir,
+        follow=not options.no_follow,
+        fetch_to=options.fetch_to,
+        run_dir=options.run_dir,
+    )
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import jobs
+
+    for job in jobs(options.address):
+        started = f"{job.started:%Y-%m-%d %H:%M:%S}" if job.started else "-"
+        print(f"{job.job}  {job.status:<9}  {started}  {job.seconds or 0:8.0f} s  {job.command}")
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from tpdist.launch.jobs import stop
+
+    print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from tpdist.launch.doctor import examine
+
+    findings = examine()
+    bad = any(finding.state == "bad" for finding in findings)
+    if options.json:
+        print(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
+    else:
+        print("\n".join(finding.text() for finding in findings))
+    return 1 if bad else 0

@@ -1,0 +1,145 @@
+"""Commands of one run: train it, and what it has left."""
+
+import argparse
+from typing import Any
+
+from tpdist.cli.options import add_set
+from tpdist.errors import TpdistError
+
+
+def add(commands: Any) -> None:
+    """Add them to the subcommands of `tpdist`."""
+    train = commands.add_parser(
+        "train", help="train a model", description="Train from a YAML file, or go on with a run."
+    )
+    train.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
+    train.add_argument("--resume", metavar="RUN", help="continue the run in this directory")
+    train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
+    train.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    train.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a timeline of 5 updates to the run's profile/, for ui.perfetto.dev",
+    )
+    add_set(train)
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="perplexity of a run's model")
+    evaluate.add_argument("run", metavar="RUN")
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="valid")
+    evaluate.add_argument(
+        "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
+    )
+    evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
+    evaluate.add_argument("--model", choices=("best", "last"), default="best")
+    add_set(evaluate)
+    evaluate.set_defaults(command=_evaluate)
+
+    sample = commands.add_parser("sample", help="text from a run's model")
+    sample.add_argument("run", metavar="RUN")
+    sample.add_argument("--prompt", default="")
+    sample.add_argument("--tokens", type=int, default=100, metavar="N")
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest types")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--model", choices=("best", "last"), default="best")
+    add_set(sample)
+    sample.set_defaults(command=_sample)
+
+    export = commands.add_parser(
+        "export",
+        help="a run's model for others",
+        description="Write config.json, model.safetensors with PyTorch's names, vocabulary.json and a model card.",
+    )
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("--out", required=True, metavar="DIR", help="the directory to write; must not exist")
+    export.add_argument("--model", choices=("best", "last"), default="best")
+    export.add_argument("--onnx", action="store_true", help="one step of the model as step.onnx too")
+    add_set(export)
+    export.set_defaults(command=_export)
+
+    checkpoint = commands.add_parser("checkpoint", help="a run's checkpoints").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, what in (("list", "show them"), ("verify", "read them through; exit code 2 where one is not whole")):
+        looks = checkpoint.add_parser(name, help=what)
+        looks.add_argument("run", metavar="RUN")
+        add_set(looks)
+        looks.set_defaults(command=_checkpoints, verify=name == "verify")
+
+
+def _train(options: argparse.Namespace) -> None:
+    if (options.config is None) == (options.resume is None):
+        raise TpdistError("train: give a configuration file (before --set), or --resume RUN, and not both")
+    if options.resume is not None and options.run_dir is not None:
+        raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
+    from tpdist.config import load_config
+
+    overrides = [*options.set, "run.profile=5"] if options.profile else options.set
+    config = load_config(options.config, overrides) if options.resume is None else None
+    from tpdist.launch.local import resume, train
+    from tpdist.training.progress import DataBar, reporter
+
+    with DataBar() as bar:
+        if config is not None:
+            train(config, options.run_dir, reporter(), bar, options.address)
+        else:
+            resume(str(options.resume), overrides, reporter(), bar, options.address)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import evaluate
+
+    result = evaluate(
+        options.run,
+        options.split,
+        h_steps=options.h_steps,
+        h_lr=options.h_lr,
+        by_position=options.by_position,
+        which=options.model,
+        overrides=options.set,
+    )
+    print(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
+    for position, value in enumerate(result.by_position or []):
+        print(f"  position {position:>3}  {value:.2f}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import sample
+
+    print(
+        sample(
+            options.run,
+            options.prompt,
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=options.seed,
+            which=options.model,
+            overrides=options.set,
+        )
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import export
+
+    out = export(options.run, options.out, which=options.model, onnx=options.onnx, overrides=options.set)
+    print(f"{out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
+
+
+def _checkpoints(options: argparse.Namespace) -> None:
+    from tpdist.launch.local import checkpoints
+
+    found = checkpoints(options.run, options.set)
+    for one in found:
+        about = f"step {one.step:>8}  epoch {one.epoch:>4}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
+        print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
+    wrong = [one.wrong for one in found if one.wrong]
+    if options.verify and wrong:
+        raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")
+    if not found:
+        raise TpdistError(f"{options.run}: has no checkpoint")
