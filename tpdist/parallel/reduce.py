@@ -86,7 +86,7 @@ class GradientSum:
         self._buckets = [*buckets(dense), *([[embedding]] if embedding is not None else [])]
         self._bucket_of = {p: i for i, bucket in enumerate(self._buckets) for p in bucket}
         self._armed = False
-        ended = weakref.WeakMethod(self._ended)  # a hook that held this would keep the group, and its connections, alive
+        ended = weakref.WeakMethod(self._ended)  # a hook that held this would keep the group connected
 
         def tell(p: Tensor) -> None:
             method = ended()
