@@ -137,8 +137,8 @@ class Mark(torch.autograd.Function):
 
 
 class Gru(cells.GRU):
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        return super().step(x, Mark.apply(state))
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x, Mark.apply(state))
 
 
 def operation(what: str) -> None:

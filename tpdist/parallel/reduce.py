@@ -11,6 +11,7 @@ alone.
 """
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -85,8 +86,15 @@ class GradientSum:
         self._buckets = [*buckets(dense), *([[embedding]] if embedding is not None else [])]
         self._bucket_of = {p: i for i, bucket in enumerate(self._buckets) for p in bucket}
         self._armed = False
+        ended = weakref.WeakMethod(self._ended)  # a hook that held this would keep the group connected
+
+        def tell(p: Tensor) -> None:
+            method = ended()
+            if method is not None:
+                method(p)
+
         for p in parameters:
-            p.register_post_accumulate_grad_hook(self._ended)
+            p.register_post_accumulate_grad_hook(tell)
         self._reset()
 
     def begin(self, inputs: Tensor | None, tokens: int) -> None:
