@@ -26,7 +26,10 @@ class ConfigError(TpdistError, ValueError):
 
 
 class DataError(TpdistError):
-    """A text file or a store that cannot be read."""
+    """A text file or a store that cannot be read. The message may quote what stands there: it stays one line."""
+
+    def __init__(self, message: str):
+        super().__init__(first_line(message))
 
 
 class RunError(TpdistError):

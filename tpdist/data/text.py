@@ -173,7 +173,7 @@ class ParquetText:
                     row += len(batch)
         except OSError as error:
             raise unreadable(self.path, error) from None
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # a damaged name is not UTF-8
             raise DataError(f"{self.path}: not a readable Parquet file: {first_line(error)}") from None
         yield "", size
 
