@@ -41,7 +41,7 @@ WRITES = {
     "model's description": ("tpdist.training.run_dir", "write_json", 2),
     "sync": ("tpdist.training.depots", "sync", 9),
     "result": ("tpdist.training.worker", "write_json", 0),
-    "events": ("tpdist.training.tracking", "Event", 9),
+    "events": ("tpdist.training.trackers", "Event", 9),
 }
 
 
