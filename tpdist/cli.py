@@ -132,6 +132,26 @@ def build_parser() -> argparse.ArgumentParser:
     _add_set(sweep)
     sweep.set_defaults(command=_sweep)
 
+    reproduce = commands.add_parser("reproduce", help="the paper's tables and figures, and ours")
+    reproduce.add_argument("what", metavar="WHAT", help="table1, table2, table4, figure3, or another of configs/paper")
+    reproduce.add_argument(
+        "--cells", nargs="+", default=[], metavar="PATTERN", help="some cells, such as 'ptb-*-block20'"
+    )
+    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    reproduce.add_argument("--budget", metavar="TIME", help="end after this time, such as 30m or 8h; goes on next time")
+    reproduce.add_argument("--test", action="store_true", help="evaluate what was chosen on the test split")
+    reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and RESULTS.md")
+    reproduce.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+    _add_set(reproduce)
+    reproduce.set_defaults(command=_reproduce)
+
+    report = commands.add_parser("report", help="runs side by side, as one HTML file")
+    report.add_argument("runs", nargs="+", metavar="RUN")
+    report.add_argument("--out", default="report.html", metavar="FILE", help="default report.html")
+    report.set_defaults(command=_report)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
@@ -145,6 +165,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
     scaling.set_defaults(command=_scaling)
+
+    plan = commands.add_parser("plan", help="what a configuration would cost on many workers")
+    plan.add_argument("config", nargs="?", metavar="CONFIG")
+    plan.add_argument("--workers", type=int, metavar="N", help="default: the configuration's")
+    plan.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200; default: this machine, measured")
+    plan.add_argument("--link", default="400Gb", metavar="RATE", help="bits a second between workers; default 400Gb")
+    plan.add_argument("--latency-us", type=float, default=10.0, metavar="US", help="of a message; default 10")
+    plan.add_argument("--tokens", type=float, metavar="N", help="training tokens; default: those of the store")
+    plan.add_argument("--types", type=int, metavar="N", help="token types; default: those of the store")
+    plan.add_argument("--share", type=float, default=0.4, help="of the GPU's peak that is reached; default 0.4")
+    plan.add_argument("--mtbf-hours", type=float, default=50_000, metavar="H", help="a worker's, between two failures")
+    plan.add_argument("--price", type=float, metavar="PRICE", help="of a worker's hour")
+    plan.add_argument(
+        "--validate", action="store_true", help="forecast against measurement on this machine, and no more"
+    )
+    plan.add_argument("--json", metavar="FILE", help="write all of it here")
+    _add_set(plan)
+    plan.set_defaults(command=_plan)
 
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
@@ -275,6 +313,50 @@ def _bench(options: argparse.Namespace) -> None:
     found = run(options.what, options.device, print)
     if options.json:
         write_json(Path(options.json), found)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from tpdist.experiments.reproduce import reproduce
+    from tpdist.training.progress import Plain
+
+    reproduce(
+        options.what,
+        options.cells,
+        options.device,
+        options.budget,
+        options.keep,
+        options.test,
+        options.set,
+        options.address,
+        Plain(),
+    )
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from tpdist.config import load_config
+
+    overrides = [*options.set, *([f"cluster.workers={options.workers}"] if options.workers is not None else [])]
+    config = load_config(options.config, overrides)
+    from tpdist.experiments import calibration
+    from tpdist.experiments import plan as planner
+    from tpdist.training.files import write_json
+
+    if options.validate:
+        found = calibration.validate(print)
+    else:
+        link = planner.link_of(options.link, options.latency_us)
+        tokens, types = planner.corpus_of(config, options.tokens, options.types)
+        assumed = planner.Assumed(share=options.share, mtbf_hours=options.mtbf_hours, price=options.price)
+        found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
+    if options.json:
+        write_json(Path(options.json), found)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from tpdist.experiments.report import report
+
+    report(options.runs, Path(options.out))
+    print(options.out)
 
 
 def _scaling(options: argparse.Namespace) -> None:

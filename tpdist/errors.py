@@ -7,6 +7,12 @@ class TpdistError(Exception):
     exit_code = 2
 
 
+def first_line(what: object) -> str:
+    """What a stranger's file or another library says, fit for one line on a terminal."""
+    line = (str(what).splitlines() or [type(what).__name__])[0]
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
 class ConfigError(TpdistError, ValueError):
     """A value of the configuration that cannot be used.
 
@@ -31,6 +37,12 @@ class NonFiniteError(TpdistError):
     """Training produced a number that is not finite."""
 
     exit_code = 3
+
+
+class WorkersDifferError(TpdistError):
+    """Workers that must hold the same parameters do not."""
+
+    exit_code = 1
 
 
 class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong

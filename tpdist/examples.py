@@ -19,6 +19,9 @@ EXAMPLES = {
     "tpdist checkpoint list": ["tpdist checkpoint list runs/first"],
     "tpdist checkpoint verify": ["tpdist checkpoint verify runs/first"],
     "tpdist sweep": ["tpdist sweep sweep.yaml --dir runs/sweep", "tpdist sweep sweep.yaml --dir runs/sweep --retry"],
+    "tpdist reproduce": ["tpdist reproduce table1 --budget 8h"],
+    "tpdist report": ["tpdist report runs/first runs/second --out report.html"],
+    "tpdist plan": ["tpdist plan configs/quickstart.yaml --workers 8 --gpu h100 --tokens 1e9 --types 50000"],
     "tpdist submit": [
         "tpdist submit configs/quickstart.yaml --address http://127.0.0.1:8265 --set cluster.workers=2",
     ],

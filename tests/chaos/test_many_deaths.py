@@ -48,7 +48,7 @@ def test_a_disk_that_fails_is_a_worker_that_is_replaced(chaos: Chaos, tmp_path: 
 def test_more_deaths_than_are_mended_end_the_run_and_it_can_be_resumed(chaos: Chaos, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(WorkerFailedError) as caught:
-        run_trial(Trial("backward", 1), chaos.home, chaos.store, run, max_restarts=0)
+        run_trial(Trial("backward", 1, step=4, pace=0.5), chaos.home, chaos.store, run, max_restarts=0)
     assert "died. Not mended: 1 failures within 3600 s, and cluster.max_restarts is 0." in str(caught.value)
     assert f"Continue with: tpdist train --resume {run}" in str(caught.value)
     tpdist.resume(run)

@@ -266,7 +266,9 @@ def test_training_from_a_host_of_the_cluster(cluster: HostCluster, config: Path)
 def test_the_scaling_service_measures(cluster: HostCluster, config: Path) -> None:
     """What `docker compose run --rm scaling` starts, with the real `tpdist`."""
     said = cluster.run("desk", ["docker/scaling.sh", str(config)], TPDIST_SCALING_DIR=str(config.parent / "runs"))
-    rows = [line.split() for line in said.splitlines()[-2:]]
+    lines = said.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.split() == ["workers", "tokens/s", "times", "the", "first"])
+    rows = [line.split() for line in lines[head + 1 : head + 3]]
     assert [row[0] for row in rows] == ["1", "2"]
     assert rows[0][2] == "1.00"
     results = [json.loads(path.read_text()) for path in sorted((config.parent / "runs").glob("*/result.json"))]

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.cluster_utils
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 import tpdist
 from tpdist.config import Experiment
 from tpdist.launch import auth, controller
-from tpdist.launch.placement import Node, TooFewResourcesError
+from tpdist.launch.placement import Node, TooFewResourcesError, assign
 from tpdist.training.progress import Silent
 
 TOKEN = "c" * 64
@@ -63,13 +64,12 @@ def address() -> Iterator[str]:
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     """The nodes that the controller has chosen, in the order of the ranks."""
     nodes: list[Node] = []
-    place = controller.place
 
-    def spy(*arguments: object) -> list[Node]:
-        nodes.extend(place(*arguments))  # pyright: ignore[reportArgumentType]
+    def spy(*arguments: Any) -> list[Node]:
+        nodes.extend(assign(*arguments))
         return nodes
 
-    monkeypatch.setattr(controller, "place", spy)
+    monkeypatch.setattr(controller, "assign", spy)
     return nodes
 
 

@@ -1,12 +1,17 @@
-"""The loader against anything: valid configs come back equal, everything else is a `ConfigError`."""
+"""The loader against anything: valid configs come back equal, everything else is a `ConfigError`.
+
+`$TPDIST_FUZZ_EXAMPLES` sets the number of cases of each test that takes anything.
+"""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from config_strategies import parts
+from guarded import guarded
 from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -15,6 +20,7 @@ from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.config.keys import all_keys
 from tpdist.errors import ConfigError
 
+EXAMPLES = int(os.environ.get("TPDIST_FUZZ_EXAMPLES", "300"))
 KEYS = st.sampled_from(all_keys())
 SCRAPS = [
     "run:",
@@ -46,12 +52,13 @@ def load(raw: bytes, overrides: list[str] | None = None) -> Experiment | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.yaml")
         path.write_bytes(raw)
-        try:
-            return load_config(path, overrides or [])
-        except ConfigError as error:
-            lines = str(error).split("\n")
-            assert all(line.isprintable() and line.startswith((str(path), "--set: ")) for line in lines), lines
-            return None
+        with guarded(Path(folder)):
+            try:
+                return load_config(path, overrides or [])
+            except ConfigError as error:
+                lines = str(error).split("\n")
+        assert all(line.isprintable() and line.startswith((str(path), "--set: ")) for line in lines), lines
+        return None
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,7 +75,7 @@ def test_a_valid_config_survives_yaml(data: dict[str, Any]):
     assert to_yaml(again) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b"run: {seed: \xe2\x80\xa8}")
@@ -76,7 +83,7 @@ def test_any_bytes(raw: bytes):
     load(raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(st.text(max_size=200) | st.lists(st.sampled_from(SCRAPS), max_size=30).map("".join))
 @example('run: "' + "\\U0010FFFF" * 3 + '"')
 @example("%YAML 1." + "9" * 5000 + "\n--- {}")
@@ -89,7 +96,7 @@ def test_any_text(text: str):
     load(text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(
     st.dictionaries(
         st.sampled_from([key.split(".")[0] for key in all_keys()]) | st.text(max_size=5),
@@ -107,7 +114,7 @@ def test_any_tree(data: dict[str, Any]):
     load(json.dumps(data).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None, database=None)
 @given(st.lists(st.text(max_size=20) | st.tuples(KEYS, st.text(max_size=20)).map("=".join), max_size=4))
 @example(["sweep=[[[[[[[[[[[[[[[["])
 @example(["method=5", "method.dual.lr=3"])

@@ -1,39 +1,59 @@
-"""A run goes on with another number of workers, to the same numbers."""
+"""A run goes on with another number of workers, to the same numbers: 3 → 1 → 2 workers, uneven spans, float64."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mesh_runs import Case, Parts, together, train_all
 
+PERSISTENT = {"first": "persistent", "starts": "tied"}
 PARTS: dict[str, Parts] = {
+    "bptt, two layers": {"method": {"name": "bptt"}, "model": {"layers": 2}},
     "kept states, Adam on H": {
-        "method": {
-            "name": "admm", "first": "persistent", "starts": "tied", "h_optimizer": {"name": "adam", "lr": 0.05},
-        }
+        "method": {"name": "admm", **PERSISTENT, "h_optimizer": {"name": "adam", "lr": 0.05}},
+        "model": {"cell": "lstm"},
     },
     "kept costates": {"method": {"name": "costate", "sweeps": 2, "keep_costates": True}},
     "closing targets": {
         "method": {
-            "name": "admm", "first": "persistent", "starts": "tied", "closing": True, "edge_free": True,
+            "name": "admm", **PERSISTENT, "closing": True, "edge_free": True,
             "h_optimizer": {"name": "adagrad", "lr": 0.1},
         }
     },
     "batch mode": {"method": {"name": "alm", "first": "persistent"}, "batching": {"mode": "batch"}},
+    "own states in random order": {
+        "method": {"name": "costate", "sweeps": 1, "first": "persistent"},
+        "batching": {"order": "shuffled", "blocks": 4, "streams": 5},
+        "model": {"layers": 2},
+    },
 }  # fmt: skip
-MESHES = [(1, 3), (1, 1), (2, 1), (1, 2)]
-PART = 3  # updates on each mesh; an epoch has five, so a run is cut in the middle of one
+ALONG_TIME = [(1, 3), (1, 1), (1, 2), (2, 1)]
+ALONG_STREAM = [(3, 1), (1, 1), (2, 1), (3, 1)]  # windows in random order are a worker's own along time
+PART = 3  # updates on each mesh; an epoch has five, or three, so a run is cut in the middle of one
+
+
+def meshes(name: str) -> list[tuple[int, int]]:
+    return ALONG_STREAM if "random" in name else ALONG_TIME
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """Every run, moved and undisturbed. Ranks are started once for all runs that stand on as many workers."""
+    where = tmp_path_factory.mktemp("runs")
+    moved: list[Any] = []
+    for i in range(len(ALONG_TIME)):
+        cases = [Case(str(corpus), str(where / n), p, meshes(n)[i], PART, resume=i > 0) for n, p in PARTS.items()]
+        moved = train_all(cases)
+    alone = [Case(str(corpus), str(where / f"{n} alone"), p, (1, 1), PART * 4) for n, p in PARTS.items()]
+    return dict(zip(PARTS, zip(moved, train_all(alone), strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_run_goes_on_elsewhere(corpus: Path, tmp_path: Path, name: str) -> None:
-    parts = PARTS[name]
-    run = str(tmp_path / "moved")
-    for i, mesh in enumerate(MESHES):
-        (moved,) = train_all([Case(str(corpus), run, parts, mesh, PART, resume=i > 0)])
-    whole = Case(str(corpus), str(tmp_path / "whole"), parts, (1, 1), PART * len(MESHES))
-    (undisturbed,) = train_all([whole])
-    got, wanted = together(moved, 31, 2), together(undisturbed, 31, 2)
+def test_a_run_goes_on_elsewhere(runs: dict[str, tuple[Any, Any]], name: str) -> None:
+    streams = PARTS[name].get("batching", {}).get("streams", 2)
+    blocks = 31 if streams == 2 else 13
+    got, wanted = (together(ranks, blocks, streams) for ranks in runs[name])
     got["losses"], wanted["losses"] = got["losses"][-PART:], wanted["losses"][-PART:]
     assert got.keys() == wanted.keys()
     for what, value in wanted.items():

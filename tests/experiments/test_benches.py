@@ -2,11 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tpdist.cli import main
 from tpdist.config import Experiment, Model, Run
@@ -62,29 +60,6 @@ def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
         torch.testing.assert_close(outcome.loss.float() / (B * S), loop.update(inputs, labels), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loop.state[0], carried, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(loop.head.weight, model.weight, rtol=1e-3, atol=1e-4)
-
-
-class CountProducts(TorchDispatchMode):
-    """Floating-point operations of all matrix products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
-            left, right = args[:2] if name == "aten::mm" else args[1:3]
-            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_share_counts_the_products_that_an_update_does() -> None:
-    update = batch.BatchUpdate(20_000, 400, 16, "cpu")
-    update.load()
-    with CountProducts() as count:
-        update()
-    assert count.operations == pytest.approx(batch.products(20_000, 400, 16), rel=0.01)
 
 
 @pytest.mark.parametrize("gain", [1.0, 4.0])  # one forgets within a block, the other needs sweeps of whole blocks

@@ -1,5 +1,6 @@
 """From data that does not fit to lines that say so in plain words, each with its dotted key."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,16 +60,18 @@ def _keep(
 
 
 def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
-    """The names in `sweep.grid` and in the arms are keys of the configuration, so they have to exist."""
+    """The names in `sweep.grid`, `sweep.cells` and the arms are keys of the configuration, so they have to exist."""
 
     def inner(value: Any, name: str) -> dict[str, Any]:
         found = value.get(name) if isinstance(value, dict) else None
         return found if isinstance(found, dict) else {}
 
     said: list[tuple[str, str]] = []
-    places = [("sweep.grid", inner(sweep, "grid"))]
+    places = [(f"sweep.{name}", inner(sweep, name)) for name in ("grid", "cells")]
     for arm, parts in inner(sweep, "arms").items():
         place = join("sweep.arms", shown(arm))
+        if not re.match(NAME_PATTERN, arm):
+            said.append((place, f"an arm's name must be made of {NAME_WORDS}"))
         if not isinstance(parts, dict):
             said.append((place, f"takes keys of its own (set, grid), got {_got(parts, None)}"))
             continue
@@ -78,7 +81,7 @@ def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
     for place, values in places:
         for written, tried in values.items():
             key = join(place, shown(written))
-            if place.endswith("grid") and not (isinstance(tried, list) and tried):
+            if place.endswith(("grid", "cells")) and not (isinstance(tried, list) and tried):
                 said.append((key, f"must be a list of the values to try, got {_got(tried, None)}"))
             for name in map(str.strip, written.split(",")):
                 wrong = why_unknown([shown(step) for step in name.split(".")])

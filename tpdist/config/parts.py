@@ -215,6 +215,11 @@ class Run(Part):
         default=None, description="updates in a timeline that every worker writes; what `--profile` sets to 5"
     )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
+    on_non_finite: Literal["stop", "skip"] = Field(
+        default="stop", description="where a loss, a residual or a gradient is not finite; skip: leave the update out"
+    )
+    skip_in_row: PositiveInt = Field(default=10, description="skip: updates left out in a row before the run stops")
+    check_every: PositiveInt = Field(default=100, description="updates between two comparisons of θ over all workers")
     log_every: PositiveInt = Field(default=100, description="updates between two lines in metrics.jsonl")
     track: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Strict(False)] = Field(
         default=("tensorboard",), description="who gets the rows of metrics.jsonl too; mlflow and wandb are extras"

@@ -29,6 +29,9 @@ class Sweep(Part):
     """The settings of every arm are the product of its values in `grid`; keys that move together: `a, b: [[1, 2]]`."""
 
     arms: dict[str, Arm] = Field(default={}, description="what is compared, by name; none: the file as it is")
+    cells: Grid = Field(
+        default={}, description="dotted keys and values; every arm is taken with each, as an arm of its own"
+    )
     grid: Grid = Field(default={}, description="dotted keys and the values to try, in every arm")
     random: Draw | None = Field(default=None, description="try some of the grid, drawn at random; null: all of it")
     seeds: Seeds = Field(default=(0,), description="values of run.seed: every setting is run with each")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tpdist.errors import DataError
+from tpdist.errors import DataError, first_line
 
 FORMAT = "tpdist-store"
 VERSION = 1
@@ -101,7 +101,7 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = first_line(".".join(map(str, first["loc"])))
         raise DataError(f"{path}: {where}: {first['msg']}; altered: delete {directory} and {again}") from None
     if manifest.checksum != _checksum(raw):
         raise DataError(f"{path}: does not match its own checksum; altered: delete {directory} and {again}")

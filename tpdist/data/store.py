@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tpdist.data.manifest import SPLITS, STORE_FILES, VOCABULARY_FILE, Manifest, Split, read_manifest, token_file
 from tpdist.data.vocabulary import EOS, Vocabulary
-from tpdist.errors import DataError
+from tpdist.errors import DataError, first_line
 
 ROWS_PER_BATCH = 1 << 20
 """Rows of a record batch. Fixed, so that a range of tokens is found by division."""
@@ -58,7 +58,7 @@ class ArrowTokens:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
             columns = _columns(self._reader.schema)
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a damaged name is not UTF-8
-            raise _corrupt(path, f"not a readable Arrow file ({_first_line(error)})") from None
+            raise _corrupt(path, f"not a readable Arrow file ({first_line(error)})") from None
         if columns != (expected := f"{TOKEN_COLUMN}: {self._type}"):
             raise _corrupt(path, f"columns {columns}, expected {expected}")
         batches = math.ceil(tokens / rows)
@@ -89,7 +89,7 @@ class ArrowTokens:
             column.validate()
             view = column.to_numpy(zero_copy_only=True)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise _corrupt(self.path, f"record batch {i} is not readable ({_first_line(error)})") from None
+            raise _corrupt(self.path, f"record batch {i} is not readable ({first_line(error)})") from None
         if len(view) != rows:
             raise _corrupt(self.path, f"record batch {i} has {len(view)} rows, expected {rows}")
         self._batches[i] = view
@@ -190,10 +190,6 @@ def _check_range(begin: int, end: int, length: int) -> None:
 
 def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema) or "none"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _corrupt(path: Path, what: str) -> DataError:

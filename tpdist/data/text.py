@@ -16,7 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpdist.errors import DataError
+from tpdist.errors import DataError, first_line
 
 CHUNK_BYTES = 1 << 20
 PARQUET_ROWS = 1024
@@ -66,7 +66,7 @@ def file_size(path: Path) -> int:
 
 def unreadable(path: Path, error: Exception) -> DataError:
     """The one line for an OSError while reading."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     return DataError(f"{path}: cannot be read: {reason}")
 
 
@@ -174,7 +174,7 @@ class ParquetText:
         except OSError as error:
             raise unreadable(self.path, error) from None
         except pa.ArrowException as error:
-            raise DataError(f"{self.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{self.path}: not a readable Parquet file: {first_line(error)}") from None
         yield "", size
 
     def _check_column(self, schema: pa.Schema) -> None:

@@ -13,6 +13,7 @@ import torch
 from tpdist.config import Experiment
 from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
+from tpdist.experiments.planning import operations_per_token, shape_of
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
@@ -52,6 +53,11 @@ class BatchUpdate:
     def __call__(self) -> None:
         visit(self.model, self.plan, self.theta, self.window, 0, self.boundaries, self.carried, Alone())
 
+    def operations(self) -> float:
+        """Floating-point operations of the matrix products that an update cannot do without."""
+        fits = self.blocks <= self.plan.chunk_blocks
+        return self.blocks * BLOCK * operations_per_token(shape_of(self.config, self.types), self.plan, fits)
+
     def own_bytes(self) -> int:
         """Of H, U, the state of H's optimiser, token ids."""
         held = [*self.boundaries.tensors().values(), self.window.inputs, self.window.labels]
@@ -76,7 +82,7 @@ def bench(
     print_timings(timings, say)
     time = medians(timings)
     rate = 2 * SIDE[device] ** 3 / time["matmul"]
-    share = products(update.blocks * BLOCK, types, hidden) / time["update"] / rate
+    share = update.operations() / time["update"] / rate
     say(f"matrix products at {rate / 1e9:,.1f} GFLOP/s")
     say("tokens      peak MiB  of which H, U, optimiser, ids")
     memory = [in_own_process(peak, size, FEW_TYPES, hidden, device) for size in grown]
@@ -86,17 +92,6 @@ def bench(
     ratios = {"batch_matmul_share": share, "memory_growth": (large - small) / (large_own - small_own)}
     config = update.config.model_dump(mode="json") | {"types": types, "tokens": tokens, "grown": list(grown)}
     return report("batch", device, config, timings, ratios, say) | {"memory": memory}
-
-
-def products(tokens: int, types: int, hidden: int) -> float:
-    """Floating-point operations in the matrix products of an update: one H-step, one θ-step, a sweep, a dual step.
-
-    In units of a product over all tokens, 2 T V d for the head and 2 T d 3d for the recurrence: the head forward and
-    back to h in the H-step, and to its weight too in the θ-step; the recurrence forward (2 each: inputs, states) in
-    sweep, H-step, θ-step and dual step, back along the states in both steps, to inputs and two weights in the θ-step.
-    """
-    head, recurrence = 2 * tokens * types * hidden, 2 * tokens * hidden * 3 * hidden
-    return (2 + 3) * head + (4 * 2 + 2 + 3) * recurrence
 
 
 def peak(tokens: int, types: int, hidden: int, device: str) -> tuple[int, int]:

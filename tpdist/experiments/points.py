@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tpdist.config import Arm, Experiment, Sweep, load_config
 from tpdist.errors import ConfigError
 
 Settings = dict[str, Any]
+Grid = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,34 +49,59 @@ def load_sweep(path: str | Path, overrides: Sequence[str]) -> Sweep:
     return sweep
 
 
-def expand(path: str | Path, overrides: Sequence[str] = ()) -> list[Point]:
+def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Point]:
     """All points of a file, arm by arm, in a fixed order. Every configuration is built, so a wrong one is found first.
 
-    What lies above what: the file, `overrides`, the arm's `set`, the values of the grid, the seed.
+    What lies above what: the file, `overrides`, the arm's `set`, the cell, the values of the grid, the seed.
+    arms: patterns such as `ptb-*`; none: all arms.
     """
     sweep = load_sweep(path, overrides)
+    every = arms_of(sweep)
+    chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
+    if not chosen:
+        raise ConfigError(f"{path}: no arm is like {', '.join(arms)}; there are {', '.join(every)}")
     points = []
-    for name, arm in (sweep.arms or {"all": Arm()}).items():
+    for name, arm in chosen.items():
         for tried in settings(sweep, arm):
+            above = {**arm.set, **tried, "run.test": False, "sweep": None}
+            kept = [
+                text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above
+            ]
+            config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
+            if config.cluster.limits[1] > 1:
+                raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
             for seed in sweep.seeds:
-                above = {**arm.set, **tried, "run.seed": seed, "run.test": False, "sweep": None}
-                kept = [text for text in overrides if text.partition("=")[0].strip().split(".")[0] != "sweep"]
-                kept = [text for text in kept if text.partition("=")[0].strip() not in above]
-                config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
-                if config.cluster.limits[1] > 1:
-                    raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
-                points.append(Point(name, tried, seed, config))
+                run = config.run.model_copy(update={"seed": seed})
+                points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
     return points
+
+
+def arms_of(sweep: Sweep) -> dict[str, Arm]:
+    """Every arm in every cell: `bptt` with `objective.block: [5]` in `cells` is `bptt-block5`."""
+    found = {}
+    for name, arm in (sweep.arms or {"all": Arm()}).items():
+        for cell in _product(sweep.cells):
+            label = "".join(f"-{key.split('.')[-1]}{value}" for key, value in cell.items())
+            found[name + label] = Arm(set={**arm.set, **cell}, grid=arm.grid)
+    return found
 
 
 def settings(sweep: Sweep, arm: Arm) -> list[Settings]:
     """The settings that an arm tries: the grid's product, or `random.count` of it."""
-    axes = [list(_axis(keys, values)) for keys, values in {**sweep.grid, **arm.grid}.items()]
-    product = [dict(itertools.chain.from_iterable(choice)) for choice in itertools.product(*axes)]
+    product = _product({**sweep.grid, **arm.grid})
     if sweep.random is None or sweep.random.count >= len(product):
         return product
     chosen = random.Random(sweep.random.seed).sample(range(len(product)), sweep.random.count)
     return [product[i] for i in sorted(chosen)]
+
+
+def _part(override: str) -> str:
+    return override.partition("=")[0].strip().split(".")[0]
+
+
+def _product(grid: Grid) -> list[Settings]:
+    axes = [_axis(keys, values) for keys, values in grid.items()]
+    return [dict(itertools.chain.from_iterable(choice)) for choice in itertools.product(*axes)]
 
 
 def _axis(written: str, values: list[Any]) -> list[list[tuple[str, Any]]]:

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 
 from tpdist import __version__
-from tpdist.errors import Interrupted
 from tpdist.experiments.points import Point, expand, load_sweep
 from tpdist.experiments.table import Table
 from tpdist.launch.local import evaluate
@@ -76,22 +75,25 @@ def sweep(
     reporter: Reporter,
     retry: bool = False,
     test: bool = False,
+    arms: Sequence[str] = (),
+    limit_s: float | None = None,
 ) -> list[Row]:
     """Run the points that have not been run, and return all rows; the same call goes on with an interrupted sweep.
 
     directory: default runs/<run.name>-sweep. retry: run failed points again. test: at the end, evaluate the setting
-    of every arm that is best on validation on the test split, where that has not been done.
+    of every arm that is best on validation on the test split, where that has not been done. arms: patterns of the
+    arms to run; none: all. limit_s: end after so many seconds with what is done then.
 
     Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
     """
-    points, section = expand(path, overrides), load_sweep(path, overrides)
+    points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     home = Sweeping(Path(directory or f"runs/{points[0].config.run.name}-sweep"))
     home.path.mkdir(parents=True, exist_ok=True)
     if retry:
         for point in points:
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
-    _run_missing(home, points, tuning, Table(reporter), address, reporter)
+    _run_missing(home, points, tuning, Table(reporter), address, reporter, limit_s)
     best = choose(home, points, tuning)
     if test:
         for point in points:
@@ -113,6 +115,7 @@ def _run_missing(
     table: Table,
     address: str | None,
     reporter: Reporter,
+    limit_s: float | None,
 ) -> None:
     """All settings with the seeds of `tuning`, then the best of every arm with the others."""
     by_run = {home.run(point): point for point in points}
@@ -145,9 +148,7 @@ def _run_missing(
         table.ended(home.row(point))
 
     try:
-        run_tasks(next_tasks, address, reporter, ended, look)
-    except KeyboardInterrupt as error:
-        raise Interrupted("sweep interrupted; the same command goes on with it") from error
+        run_tasks(next_tasks, address, reporter, ended, look, limit_s)
     finally:
         table.close()
 

@@ -20,7 +20,7 @@ from ray._private import ray_constants
 from ray._private.state import available_resources_per_node  # no public function tells it by node
 from torch._C._distributed_c10d import TCPStore
 
-from tpdist.errors import TpdistError
+from tpdist.errors import TpdistError, first_line
 from tpdist.launch.auth import token_of_its_own, token_of_the_user
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, room
 from tpdist.training.progress import Reporter
@@ -93,14 +93,14 @@ def _connect(address: str) -> None:
                 "to the file that holds it"
             ) from error
         raise ClusterError(
-            f"no Ray cluster at --address {address}: {_first_line(error)}; start one with `ray start --head`, or leave "
+            f"no Ray cluster at --address {address}: {first_line(error)}; start one with `ray start --head`, or leave "
             "--address out for an embedded one"
         ) from error
     except RuntimeError as error:
         if "version" not in str(error).lower():
             raise
         raise ClusterError(
-            f"the cluster at --address {address} runs other versions: {_first_line(error)}; install the same Ray and "
+            f"the cluster at --address {address} runs other versions: {first_line(error)}; install the same Ray and "
             "Python on every machine"
         ) from error
 
@@ -158,7 +158,3 @@ def wait_for_room(sizes: Sequence[int], cpus: float, gpus: float, reporter: Repo
             reporter.say(f"waiting up to {wait_s:.0f} s for the cluster to have room for {sizes[0]} workers")
             said = True
         time.sleep(LOOK_EVERY_S)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

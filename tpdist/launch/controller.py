@@ -22,7 +22,7 @@ from tpdist.config import Cluster
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.actor import Job, Rendezvous
 from tpdist.launch.cluster import ClusterError, free_nodes, open_store, wait_for_room
-from tpdist.launch.hosted import Hosted
+from tpdist.launch.hosted import WORDS_LIMIT_S, Hosted
 from tpdist.launch.placement import assign, room
 from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
 from tpdist.training.depots import has_checkpoints
@@ -198,7 +198,7 @@ class Controller:
         return State.PLACING
 
     def _finish(self, result: dict[str, Any]) -> State:
-        self._tell_change(at_once=True)
+        self._tell_change(ended=True)
         self._hear_out()
         self._result = result
         return State.FINISHED
@@ -290,12 +290,12 @@ class Controller:
             for one in self.hosted:
                 one.actor.regroup.remote(self.generation)
 
-    def _tell_change(self, at_once: bool = False) -> None:
+    def _tell_change(self, ended: bool = False) -> None:
         """One line on what was mended, or on how the run has grown, once the workers train again."""
         if self.change is None:
             return
-        step = self.hosted[0].went_on_from()
-        if step is not None or at_once:
+        step = self.hosted[0].went_on_from(WORDS_LIMIT_S if ended else 0.0)
+        if step is not None or ended:
             self.reporter.say(self.change.text(len(self.hosted), step))
             self.change = None
 

@@ -125,12 +125,12 @@ class Hosted:
         if self.ended is not None and self.ended.failed is not None:
             self.fault = f"failed: {self.ended.failed}"
 
-    def went_on_from(self) -> int | None:
-        """The step before this generation's first update, once there was one."""
+    def went_on_from(self, limit_s: float = 0.0) -> int | None:
+        """The step before this generation's first update, once there was one. limit_s: for the answer."""
         if self._step is None:
             self._step = self.actor.went_on_from.remote()
         try:
-            step = ray.get(self._step, timeout=0)
+            step = ray.get(self._step, timeout=limit_s)
         except (GetTimeoutError, RayError):
             return None
         self._step = None

@@ -1,7 +1,9 @@
 """Independent runs of one worker each, as Ray tasks: as many at a time as the devices have room for."""
 
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 from ray.exceptions import RayError
 
 from tpdist.config import Experiment
-from tpdist.errors import TpdistError
+from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import connected, ray, wait_for_room
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
@@ -33,17 +36,22 @@ def run_tasks(
     reporter: Reporter,
     ended: Callable[[Task, str | None], None],
     look: Callable[[], None],
+    limit_s: float | None = None,
 ) -> None:
     """Run tasks on the cluster at `address`, or on an embedded one that has this machine's cores.
 
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
-    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one.
+    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one. limit_s: end after so many seconds,
+    whatever still runs.
+
+    Raises Interrupted after SIGINT or SIGTERM; what runs then goes on from its newest checkpoint another time.
     """
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
-    with connected(address, os.cpu_count() or 1, reporter):
+    with connected(address, os.cpu_count() or 1, reporter), StopSignal() as stop:
+        deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
         first = tasks[0].config.cluster
         wait_for_room([1], first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
         while tasks:
@@ -53,6 +61,10 @@ def run_tasks(
                 for ref in done:
                     ended(waiting.pop(ref), _error_of(ref))
                 look()
+                if time.monotonic() > deadline:
+                    return
+                if stop.received:
+                    raise Interrupted("interrupted; the same command goes on")
             tasks = next_tasks()
 
 

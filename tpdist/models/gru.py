@@ -3,7 +3,7 @@
 torch's own GRU keeps a graph of some twenty nodes a step there, and adds a product of its own to the gradient of the
 recurrent weight at every one of them. Here the forward pass leaves the step's derivatives behind, the backward pass
 is four operations a step, and the gradients of the weights are products over all steps, in a node of their own
-(`_Project`): a gradient of the starts alone never comes to it.
+(`_Weights`): a gradient of the starts alone never comes to it.
 
 The oracle is `Cell.forward` over `GRU.step`. Shape letters: `cells.py`.
 """
@@ -25,27 +25,27 @@ def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tenso
     weights: of input and recurrence [3H, E], [3H, H], their biases [3H] each; parts in the order r, z, n.
     """
     before: list[Tensor] = []
-    x, place = _Project.apply(inputs, *weights, before)  # pyright: ignore[reportGeneralTypeIssues]
-    learns = torch.is_grad_enabled() and (x.requires_grad or state.requires_grad)
-    return _Steps.apply(x, place, state, weights[1].detach(), weights[3].detach(), before, learns)  # type: ignore[return-value]
+    frozen = [weight.detach() for weight in weights]
+    gradients = _Weights.apply(*weights, inputs.detach(), before)
+    x, place = _Project.apply(inputs, *frozen)  # pyright: ignore[reportGeneralTypeIssues]
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in (inputs, state, *weights))
+    return _Steps.apply(x, place, *gradients, state, frozen[1], frozen[3], before, learns)  # type: ignore[return-value]
+
+
+# `_Steps` sends back two gradients that are none of x's own: that of U h + c, which for r and z is that of W x + b
+# too [B, N, 3H], and that of W x + b for n [B, N, H]. Two nodes take them, each only where it is asked for.
 
 
 class _Project(torch.autograd.Function):
-    """What depends on the inputs alone [B, N, 3H]; and a place [B, N, H] through which a gradient comes back.
-
-    `_Steps` sends what is no gradient of these two by itself: to the first the gradient of U h + c, which for r and z
-    is that of W x + b too, and through the second that of W x + b for n. before: the states that steps began from.
-    """
+    """W x + b, and c where it is added too (r, z) [B, N, 3H]; a place [B, N, H] for the second gradient to come to."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor,
-        before: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any, inputs: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
         B, N, E = inputs.shape
         H = recurrent.shape[1]
-        ctx.save_for_backward(inputs, weight)
-        ctx.before = before
+        ctx.save_for_backward(weight)
         both = bias.clone()
         both[: 2 * H] += recurrent_bias[: 2 * H]
         x = torch.addmm(both, inputs.reshape(-1, E), weight.t())
@@ -54,23 +54,39 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs, weight = ctx.saved_tensors
+        (weight,) = ctx.saved_tensors
+        B, N, H = upstream[1].shape
         gates, new = (gradient.flatten(0, 1) for gradient in upstream)
-        shape, inputs = inputs.shape, inputs.reshape(-1, inputs.shape[2])
+        of_inputs = torch.mm(gates[:, : 2 * H], weight[: 2 * H]).addmm_(new, weight[2 * H :])
+        return of_inputs.view(B, N, -1), None, None, None, None
+
+
+class _Weights(torch.autograd.Function):
+    """Places [B, N, 3H], [B, N, H] for both gradients to come to; before: the states that the steps began from."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, recurrent: Tensor, bias: Tensor, recurrent_bias: Tensor, inputs: Tensor,
+        before: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.save_for_backward(inputs)
+        ctx.before = before
+        (B, N, _), H, zero = inputs.shape, recurrent.shape[1], weight.new_zeros(())
+        return zero.expand(B, N, 3 * H), zero.expand(B, N, H)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inputs = ctx.saved_tensors[0].flatten(0, 1)
+        gates, new = (gradient.flatten(0, 1) for gradient in upstream)
         H = new.shape[1]
-        of_gates = gates[:, : 2 * H]
-        of_inputs = None
-        if ctx.needs_input_grad[0]:
-            of_inputs = torch.mm(of_gates, weight[: 2 * H]).addmm_(new, weight[2 * H :]).view(shape)
-        if not any(ctx.needs_input_grad[1:]):
-            return of_inputs, None, None, None, None, None
-        of_weight = torch.empty_like(weight)
-        torch.mm(of_gates.t(), inputs, out=of_weight[: 2 * H])
+        of_weight = inputs.new_empty(3 * H, inputs.shape[1])
+        torch.mm(gates[:, : 2 * H].t(), inputs, out=of_weight[: 2 * H])
         torch.mm(new.t(), inputs, out=of_weight[2 * H :])
         of_recurrent = torch.mm(gates.t(), ctx.before[0].flatten(0, 1))
         of_recurrent_bias = gates.sum(0)
         of_bias = torch.cat([of_recurrent_bias[: 2 * H], new.sum(0)])
-        return of_inputs, of_weight, of_recurrent, of_bias, of_recurrent_bias, None
+        return of_weight, of_recurrent, of_bias, of_recurrent_bias, None, None
 
 
 class _Steps(torch.autograd.Function):
@@ -82,8 +98,8 @@ class _Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, place: Tensor, state: Tensor, weight: Tensor, bias: Tensor, before: list[Tensor],
-        learns: bool,
+        ctx: Any, x: Tensor, place: Tensor, gates_place: Tensor, new_place: Tensor, state: Tensor,
+        weight: Tensor, bias: Tensor, before: list[Tensor], learns: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         B, N, _ = x.shape
         H = state.shape[1]
@@ -125,7 +141,8 @@ class _Steps(torch.autograd.Function):
                 torch.add(carry, upper, out=own)
             torch.mul(slope, wide, out=out)
             carry = torch.mul(own, z).addmm_(flat, weight)
-        return gates.flatten(2), dh.mul_(new_slope), carry, None, None, None, None
+        of_gates, of_new = gates.flatten(2), dh.mul_(new_slope)
+        return of_gates, of_new, of_gates, of_new, carry, None, None, None, None
 
 
 def _slopes(before: Tensor, x: Tensor, new: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor, Tensor]:

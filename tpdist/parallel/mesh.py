@@ -56,6 +56,11 @@ class Workers:
         """The one worker that evaluates, logs and writes what is not sharded."""
         return self.place.stream == self.place.time == 0
 
+    def name(self, rank: int) -> str:
+        """A worker, for people."""
+        stream, time = divmod(rank, self.place.times)
+        return f"worker {rank} (stream {stream}, time {time})"
+
     def sum(self, values: Tensor) -> Tensor:
         """Small figures added up over all workers, in place."""
         if self.group is not None:

@@ -3,12 +3,13 @@
 from tpdist.tprop.als import als_visit
 from tpdist.tprop.plan import Plan, plan_epoch
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.theta import Theta
+from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.visit import Outcome, visit
 from tpdist.tprop.window import Alone, Neighbours, Window, make_window
 
 __all__ = [
     "Alone",
+    "BlowUpError",
     "Boundaries",
     "Neighbours",
     "Outcome",

@@ -97,6 +97,7 @@ def als_visit(
         primal=((h[:, 1:] - after).square() * coupled).sum(),
         dual=plan.terms.weight**2 * ((after - between.predictions).square() * coupled).sum(),
         carry=neighbours.around(after[:, -1]),
+        states={"start": h[:, :k], "target": h, "dual": nothing},
     )
 
 

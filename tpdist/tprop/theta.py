@@ -26,11 +26,27 @@ class GradientSum(Protocol):
         ...
 
 
+class BlowUpError(ArithmeticError):
+    """The θ-gradient over all workers, or a sum over a window, is not finite; the same on all of them.
+
+    states: what the pass of this worker read, by name: first (values), start, target, dual, costate; None if unknown.
+    """
+
+    def __init__(self, what: str, states: dict[str, Tensor] | None = None):
+        super().__init__(what)
+        self.states = states
+
+
 class Theta:
     """The parameters that require gradients, and their optimiser.
 
     gradient_sum: over all workers; the sum of undivided gradients is exact however unevenly the blocks are divided.
+    watch: look at the gradient's norm before every step, which waits for the device, and raise BlowUpError before θ
+    moves. norm: of the last gradient, where it was computed.
     """
+
+    watch = False
+    norm: Tensor | None = None
 
     def __init__(self, model: LanguageModel, spec: Optimizer, gradient_sum: GradientSum | None = None):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -64,7 +80,7 @@ class Theta:
         """Sum, divide by the window's tokens over all workers, clip, step.
 
         Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
-        float32, so gradients in float64 are divided here.)
+        float32, so gradients in float64 are divided here.) On a GPU it does not step along one that is not finite.
         """
         if self._sum is not None:
             self._sum.finish()
@@ -72,11 +88,16 @@ class Theta:
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
         divisor = gradients[0].new_full((), tokens)
-        if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
-            norm = torch.nn.utils.get_total_norm(gradients) / tokens
-            divisor /= (self._clip / (norm + 1e-6)).clamp(max=1)
+        if self._clip is not None or self.watch:
+            self.norm = torch.nn.utils.get_total_norm(gradients) / tokens
+            if self.watch and not self.norm.isfinite():
+                raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}")
+        if self._clip is not None and self.norm is not None:  # as torch.nn.utils.clip_grad_norm_ does
+            divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
         if self._divides:
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+            if self.norm is not None and self.norm.is_cuda:
+                self.optimizer.found_inf = 1 - self.norm.isfinite().to(divisor.dtype)  # type: ignore[attr-defined]
         else:
             for gradient in gradients:
                 gradient /= divisor

@@ -24,7 +24,7 @@ from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_acr
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.theta import Theta
+from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window, nothing
 
 
@@ -34,7 +34,8 @@ class Outcome:
 
     loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
     penalty: λ C there. primal: Σ ‖h - ĥ‖² over this worker's blocks. dual: λ² Σ ‖ĥ_last - ĥ_first‖² over the
-    passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last prediction.
+    passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last prediction. states: those that
+    the last pass read, as in `BlowUpError`.
     """
 
     loss: Tensor
@@ -42,6 +43,7 @@ class Outcome:
     primal: Tensor
     dual: Tensor
     carry: Tensor
+    states: dict[str, Tensor] | None = None
 
 
 def visit(
@@ -54,9 +56,12 @@ def visit(
     carried: Tensor,
     neighbours: Neighbours,
 ) -> Outcome:
-    """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`."""
+    """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
+
+    Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were.
+    """
     k, held = window.blocks, plan.held
-    h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
+    values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
     dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)
     start = h[:, :k]
     moving = plan.moves_targets and window.movable_at_all
@@ -76,6 +81,7 @@ def visit(
         h = targets.h
 
     dual_step = plan.dual if window.constrained else None
+    states: dict[str, Tensor] = {}
     read = h  # the targets that the last pass read
     fresh = None  # predictions at boundaries after the last change of θ and H
     if dual_step and dual_step.before_theta:
@@ -89,12 +95,18 @@ def visit(
             neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
         first, read, rolled = first or result, h, None
+        states = {"first": values, "start": start, "target": h, "dual": dual}
+        states |= {} if costate is None else {"costate": costate}
         if joint:
             assert targets is not None
             targets.step(h_gradient(model, plan, window, h, dual, result))
             h = targets.h
             start = start if held else h[:, :k]
-        theta.step(window.tokens)
+        try:
+            theta.step(window.tokens)
+        except BlowUpError as error:
+            error.states = states
+            raise
     if dual_step and not dual_step.before_theta:
         dual, fresh = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
     assert first is not None
@@ -114,6 +126,7 @@ def visit(
         primal=_primal(window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1]),
+        states=states,
     )
 
 

@@ -164,6 +164,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether no tensor holds an infinity or a not-a-number."""
-    return all(bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point())
+def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of a tensor that holds an infinity or a not-a-number."""
+    return next((name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)

@@ -29,7 +29,8 @@ class RunState:
 
     best: lowest mean validation loss; best_epoch, best_step: its epoch, and the updates until its end. stale: epochs
     since then. decay_wait: epochs without gain since the learning rate last fell. weight: λ of the epoch before.
-    lr_scale: what the decay has left of the learning rate.
+    lr_scale: what the decay has left of the learning rate. skipped, skipped_in_row: updates that were left
+    out because a number was not finite.
     """
 
     epoch: Annotated[int, Field(ge=1)] = 1
@@ -44,6 +45,8 @@ class RunState:
     decay_wait: int = 0
     weight: float | None = None
     lr_scale: float = 1.0
+    skipped: Count = 0
+    skipped_in_row: Count = 0
     sums: EpochSums = field(default_factory=EpochSums)
 
     def to_json(self) -> dict[str, Any]:

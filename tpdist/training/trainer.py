@@ -15,21 +15,25 @@ from tpdist.errors import Interrupted, NonFiniteError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
-from tpdist.tprop import Alone, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
+from tpdist.tprop import Alone, BlowUpError, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
 from tpdist.training.batches import Batch, Batches
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
+from tpdist.training.diagnosis import compare_workers, first_cause, locate
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.profiling import Timeline
 from tpdist.training.progress import Reporter, Status
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
-from tpdist.training.snapshot import all_finite, pack, restore
+from tpdist.training.snapshot import first_not_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
+from tpdist.training.undo import Undo
 from tpdist.training.workers_view import Work
 from tpdist.training.writer import Writer
+
+FIGURES = ("the loss", "the penalty", "the primal residual", "the dual residual", "the norm of the gradient of θ")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Trainer:
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
         gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
         self.theta = Theta(self.model, config.optimizer, gradient_sum)
+        # reading the norm costs nothing on a CPU, and on a GPU the wait for it
+        self.theta.watch = self.device.type == "cpu" or config.run.on_non_finite == "skip"
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.state = RunState()
@@ -124,16 +130,25 @@ class Trainer:
         for batch in self.batches.epoch(state.epoch, skip=state.position):
             self._leave_if(self.workers.any(stop.received))
             began = time.monotonic()
-            outcome = self._visit(batch)
-            self.carried = outcome.carry
-            self._count(batch, outcome, began)
+            self._update(batch, began)
             self.timeline.step()
+            if state.step % self.config.run.check_every == 0:
+                compare_workers(self.workers, self.theta.parameters, state.step)
             self.reporter.step(self._status())
             if tracker is not None and state.step % self.config.run.log_every == 0:
                 tracker.write(self._row("step"))
             self.writer.check()
             if self.due or (every and state.step % every == 0):
                 self.save_checkpoint()
+
+    def _update(self, batch: Batch, began: float) -> None:
+        undo = Undo(self, batch) if self.config.run.on_non_finite == "skip" else None
+        try:
+            outcome = self._visit(batch)
+            self.carried = outcome.carry
+            self._count(batch, outcome, began)
+        except BlowUpError as error:
+            self._blown_up(batch, error, undo)
 
     def _visit(self, batch: Batch) -> Outcome:
         if batch.window is None:
@@ -159,17 +174,17 @@ class Trainer:
     def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
         figures = [x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)]
+        if self.theta.norm is not None and not self.theta.watch:
+            figures.append(self.theta.norm.double())
         due = torch.full((), float(self._checkpoint_due()), dtype=torch.float64, device=self.device)
         *values, due = self.workers.sum(torch.stack([*figures, due])).tolist()
         self.due = due > 0
         seconds = time.monotonic() - began
         state, sums = self.state, self.state.sums
-        for name, value in zip(
-            ("the loss", "the penalty", "the primal residual", "the dual residual"), values, strict=True
-        ):
+        for name, value in zip(FIGURES, values, strict=False):
             if not math.isfinite(value):
-                where = f"step {state.step + 1} (epoch {state.epoch}, window {state.position + 1})"
-                self._stop_non_finite(f"{where}: {name} is {value}")
+                raise BlowUpError(f"{name} is {value}", outcome.states)
+        state.skipped_in_row = 0
         state.step += 1
         state.position += 1
         state.tokens += batch.tokens
@@ -177,10 +192,37 @@ class Trainer:
         self.seconds += seconds
         self.own_tokens += batch.own
         sums.loss, sums.penalty, sums.primal, sums.dual = (
-            a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=True)
+            a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=False)
         )
         sums.tokens += batch.tokens
         sums.seconds += seconds
+
+    def _blown_up(self, batch: Batch, error: BlowUpError, undo: Undo | None) -> None:
+        """Say which worker's block it was; then stop, or put back what the update changed and leave it out.
+
+        All workers come here at once: what is not finite is a sum over them.
+        """
+        state, run, own = self.state, self.config.run, None
+        if undo is not None:
+            undo.restore()
+        if batch.window is not None and error.states:
+            own = locate(self.model, self.plan, batch.window, error.states)
+        if own is not None:
+            stream, block, what = own
+            own = self.batches.streams[stream], self.batches.slots[batch.begin + block], what
+        said = f"step {state.step + 1} (epoch {state.epoch}, window {state.position + 1}): {error}"
+        found = self.workers.gather(own)
+        rank = first_cause(found)
+        if rank is not None:
+            stream, block, what = found[rank]
+            said += f"; {self.workers.name(rank)}, block {block} of stream {stream}: {what} is not finite"
+        if undo is None:
+            self._stop_non_finite(said)
+        state.step, state.position = state.step + 1, state.position + 1
+        state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
+        if state.skipped_in_row > run.skip_in_row:
+            self._stop_non_finite(f"{said}; the {run.skip_in_row} updates before it were skipped")
+        self.reporter.say(f"{said}; this update is skipped, {state.skipped} so far")
 
     def _stop_non_finite(self, what: str) -> None:
         sums, optimizer = self.state.sums, self.config.optimizer
@@ -338,8 +380,12 @@ class Trainer:
         Raises NonFiniteError rather than save what no step can use.
         """
         packed = pack(self)
-        if self.workers.any(not all_finite(packed.tensors | packed.states)):
-            self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite")
+        wrong = first_not_finite(packed.tensors | packed.states)
+        if self.workers.any(wrong is not None):
+            seen = [(rank, name) for rank, name in enumerate(self.workers.gather(wrong)) if name is not None]
+            which = f"{seen[0][1]} of {self.workers.name(seen[0][0])}"
+            self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite, {which}")
+        compare_workers(self.workers, self.theta.parameters, self.state.step)
         state = self.state
         name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")
         best = f"step-{state.best_step:08d}-epoch" if self.config.run.keep_best else None

@@ -1,0 +1,222 @@
+"""`tpdist plan` against counts of real updates and against numbers worked out by hand."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tpdist.cli import main
+from tpdist.config import Experiment
+from tpdist.errors import ConfigError, TpdistError
+from tpdist.experiments import batch, calibration, failures, planning
+from tpdist.experiments.plain import random_tokens
+from tpdist.experiments.plan import link_of
+from tpdist.experiments.planning import Device, Link
+from tpdist.models import build_model
+from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+
+TYPES, HIDDEN, B, S, K = 300, 12, 4, 3, 20
+METHODS: dict[str, dict[str, Any]] = {
+    "bptt": {"name": "bptt"},
+    "pm": {"name": "pm", "h_steps": 2, "starts": "tied", "h_optimizer": {"lr": 0.1}},
+    "admm": {"name": "admm", "h_steps": 2},
+    "admm, tied, one-block": {"name": "admm", "h_steps": 1, "starts": "tied", "first": "one-block"},
+    "alm": {"name": "alm", "starts": "tied", "theta_steps": 2, "h_optimizer": {"name": "adagrad", "lr": 0.1}},
+    "costate": {"name": "costate", "sweeps": 3},
+    "costate, kept": {"name": "costate", "sweeps": 2, "keep_costates": True, "first": "persistent", "relaxation": 2},
+}
+
+
+def experiment(method: dict[str, Any], **parts: Any) -> Experiment:
+    base = {
+        "model": {"hidden": HIDDEN},
+        "objective": {"block": B},
+        "method": method,
+        "batching": {"streams": S, "blocks": K},
+    }
+    return Experiment.model_validate({**base, **parts})
+
+
+class CountProducts(TorchDispatchMode):
+    """Floating-point operations of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = args[:2] if name == "aten::mm" else args[1:3]
+            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_operations_of_a_batch_update_are_those_counted() -> None:
+    update = batch.BatchUpdate(20_000, 400, 16, "cpu")
+    update.load()
+    with CountProducts() as count:
+        update()
+    assert count.operations == pytest.approx(update.operations(), rel=0.01)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("chunk_tokens", [16_384, 40])
+@pytest.mark.parametrize("method", METHODS)
+def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: int, layers: int) -> None:
+    batching = {"streams": S, "blocks": K, "chunk_tokens": chunk_tokens}
+    config = experiment(METHODS[method], batching=batching, model={"hidden": HIDDEN, "layers": layers})
+    plan, model = plan_epoch(config, 1, K), build_model(config.model, config.run, TYPES)
+    inputs, labels = random_tokens(TYPES, 2, B, S, K)
+    window = make_window(inputs, labels, torch.float32, tokens=B * S * K, opens=False)
+    boundaries = Boundaries.for_plan(plan, S, K, model)
+    with CountProducts() as count:
+        visit(model, plan, Theta(model, config.optimizer), window, 0, boundaries, model.zero_state(S), Alone())
+    wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, chunk_tokens >= B * S * K)
+    assert count.operations == pytest.approx(wanted * B * S * K, rel=0.03)
+
+
+@pytest.mark.parametrize("cell", ["elman", "mrnn", "gru", "lstm"])
+@pytest.mark.parametrize(("layers", "embedding", "tied"), [(1, None, False), (2, 7, False), (2, None, True)])
+def test_parameters_and_state_are_the_models(cell: str, layers: int, embedding: int | None, tied: bool) -> None:
+    config = experiment(
+        {"name": "bptt"},
+        model={"cell": cell, "hidden": 5, "layers": layers, "embedding": embedding, "tied": tied},
+    )
+    model = build_model(config.model, config.run, TYPES)
+    shape = planning.shape_of(config, TYPES)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.state == model.state_size
+
+
+@pytest.mark.parametrize(
+    ("method", "sent"),  # ARCHITECTURE.md, "Messages"
+    [
+        ({"name": "bptt"}, 1),
+        ({"name": "pm", "h_steps": 3, "first": "zero"}, 2 * 3 + 1),
+        ({"name": "admm", "h_steps": 2, "first": "zero"}, 3 * (2 + 1)),
+        ({"name": "admm", "h_steps": 2, "first": "persistent", "relaxation": 4}, 3 * (2 + 1) + 4),
+        ({"name": "alm", "theta_steps": 2, "starts": "tied", "h_optimizer": {"lr": 0.1}}, 3 * 2 + 1),
+        ({"name": "costate", "sweeps": 5}, 5 + 1),
+        ({"name": "costate", "sweeps": 5, "keep_costates": True}, 5 + 2),
+        ({"name": "pm", "h_steps": 1, "first": "one-block"}, 3 + 1),
+    ],
+)
+def test_bytes_between_neighbours_are_the_table(method: dict[str, Any], sent: int) -> None:
+    config = experiment(method, cluster={"workers": 6, "mesh": [2, 3]}, batching={"streams": 4, "blocks": K})
+    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
+    assert planning.neighbour_bytes(config, plan, shape) == sent * 2 * 4 * HIDDEN * 4  # edges, streams, d, float32
+
+
+def test_seconds_by_hand() -> None:
+    """2 workers side by side in time; 1 ms and 10 us a token; α = 1 ms, β = 1 MB/s."""
+    config = experiment({"name": "admm", "h_steps": 1, "first": "zero"}, cluster={"workers": 2, "mesh": [1, 2]})
+    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
+    share = planning.share_of(config, 1 + S * B * K * 7)
+    assert (share.streams, share.blocks, share.tokens, share.updates) == (3, 10, 120, 7)
+    parts = planning.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
+    assert parts["compute"] == pytest.approx(1e-3 + 120e-5)
+    assert parts["neighbours"] == pytest.approx(6 * (1e-3 + 3 * 12 * 4 / 1e6))
+    size = 4 * (2 * 300 * 12 + 300 + 2 * 3 * 12 * 12 + 6 * 12)
+    assert parts["ring"] == pytest.approx(2e-3 + size / 1e6)
+    assert parts["tree"] == pytest.approx(2e-3 + 2 * size / 1e6)
+    assert parts["update"] == pytest.approx(parts["compute"] + parts["neighbours"] + parts["ring"])
+    used = planning.memory(config, plan, shape, share, Device("d", 0, 0, None))
+    assert used["parameters"] == size * 4  # with gradient and Adam's two moments
+    assert used["states"] == 7 * 10 * 3 * 12 * 4  # U
+    assert used["ids"] == 120 * 16
+
+
+def test_a_tree_wins_where_workers_are_many() -> None:
+    link = Link(1e-5, 5e10)
+    assert planning.ring(4, 1e9, link) < planning.tree(4, 1e9, link)
+    assert planning.ring(1024, 1e6, link) > planning.tree(1024, 1e6, link)
+    assert planning.ring(1, 1e6, link) == planning.tree(1, 1e6, link) == 0
+
+
+def test_what_it_does_not_know_it_refuses() -> None:
+    als = {"name": "als"}
+    linear = {"model": {"cell": "elman", "activation": "identity"},
+              "objective": {"block": 1, "loss_on": "target"}}  # fmt: skip
+    config = experiment(als, **linear)
+    with pytest.raises(ConfigError, match=r"method\.name"):
+        planning.operations_per_token(planning.shape_of(config, TYPES), plan_epoch(config, 1, K), True)
+
+
+def test_failures_by_simulation() -> None:
+    """Never failing costs the saves alone; Young's interval beats a fourth of it and four times it."""
+    assert failures.useful_share(8, 1e15, 5.0, 9.0, 95.0, 95.0 * 100) == pytest.approx(0.95)
+    workers, mtbf, save, recover = 1000, 3.6e6, 10.0, 30.0
+    best = failures.best_interval(workers, mtbf, save)
+    assert best == pytest.approx(math.sqrt(2 * 10 * 3600))
+    at = {f: failures.useful_share(workers, mtbf, save, recover, f * best, 3000 * best) for f in (0.25, 1, 4)}
+    assert at[1] > at[0.25]
+    assert at[1] > at[4]
+    lost = save / best + (best / 2 + recover) / (mtbf / workers)  # to first order
+    assert at[1] == pytest.approx(1 - lost, abs=0.02)
+
+
+def test_stragglers_by_simulation() -> None:
+    assert failures.slowest(1000, 0.0) == 1.0
+    assert failures.slowest(1, 0.1) == pytest.approx(1.0, abs=0.005)
+    assert failures.slowest(2, 0.1) == pytest.approx(1 + 0.1 / math.sqrt(math.pi), abs=0.005)  # of two normals
+    assert failures.slowest(1000, 0.1) == pytest.approx(1 + 0.1 * 3.24, abs=0.05)  # of a thousand
+
+
+def test_a_machines_updates_make_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SMALL", 200), ("LARGE", 2_000), ("CHUNK", 200)):
+        monkeypatch.setattr(calibration, name, value)
+    config = experiment({"name": "admm", "first": "persistent"}, batching={"mode": "batch", "streams": 1})
+    share = planning.share_of(config, 40_000)
+    device = calibration.calibrate(config, plan_epoch(config, 1, share.blocks), TYPES, share)
+    assert device.per_token_s > 0
+    assert device.fixed_s >= 0
+
+
+def test_links() -> None:
+    assert link_of("400Gb", 10.0) == Link(1e-5, 5e10)
+    assert link_of("100Mb", 0.0) == Link(0.0, 1.25e7)
+    for text in ("400", "400GB", "0Gb", "fast"):
+        with pytest.raises(TpdistError, match="--link"):
+            link_of(text, 10.0)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batch_mode = ["--set", "batching.mode=batch", "batching.streams=1", "method.first=persistent"]
+    corpus = ["--tokens", "1e9", "--types", "10000"]
+    out = str(tmp_path / "plan.json")
+    assert (
+        main(["plan", "--workers", "1024", "--gpu", "h100", "--link", "400Gb", *corpus, "--json", out, *batch_mode])
+        == 0
+    )
+    said = capsys.readouterr().out
+    for words in (
+        "1,024 along time",
+        "assumed:",
+        "memory of a worker",
+        "between neighbours",
+        "efficiency",
+        "10^12 tokens",
+    ):
+        assert words in said
+    found = json.loads(Path(out).read_text())
+    assert found["bytes"]["neighbours"] == 7 * 1023 * 200 * 4
+    assert 0 < found["efficiency"] <= 1
+    assert main(["plan", "--gpu", "abacus", *corpus]) == 2
+    assert "a100, h100, h200; got 'abacus'" in capsys.readouterr().err
+    assert main(["plan", "--set", f"data.store={tmp_path / 'none'}"]) == 2
+    assert "give --tokens and --types" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_forecast_meets_real_runs() -> None:
+    said: list[str] = []
+    found = calibration.validate(said.append, (1, 2), tokens=2_000)
+    assert found["ratios"].keys() == {"error_1", "error_2"}
+    for line in said:  # the bytes are exact, whatever the machine is doing
+        forecast, counted = line.rsplit("neighbours ", 1)[1].split(" and ")
+        assert forecast == counted

@@ -1,0 +1,57 @@
+"""A report: whole without a network, and its numbers are the runs'."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from small_runs import small
+
+import tpdist
+from tpdist.cli import main
+from tpdist.experiments.report import reach
+from tpdist.experiments.svg import chart
+
+
+@pytest.fixture(scope="module")
+def runs(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    home = tmp_path_factory.mktemp("report")
+    window = {"streams": 2, "blocks": 3}
+    for name in ("bptt", "admm"):
+        tpdist.train(small(small_corpus, method={"name": name}, batching=window), home / name)
+    return [home / "bptt", home / "admm"]
+
+
+def test_a_report_is_one_file_with_the_runs_figures(runs: list[Path], tmp_path: Path):
+    out = tmp_path / "report.html"
+    assert main(["report", *map(str, runs), "--out", str(out)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert not re.findall(r"<script|<link|src=|url\(|href=", text)
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 6, re.findall(r"<p>.*?</p>", text)
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+    for run in runs:
+        result = tpdist.evaluate(run, "test")
+        assert f"<td>{run.name}</td>" in text
+        assert f"<td>{result.perplexity:.2f}</td>" in text
+
+
+def test_the_gradient_fades_with_the_distance(runs: list[Path]):
+    shares = reach(runs[0], windows=2, blocks=4)
+    assert len(shares) == 4
+    assert shares[0] == 1
+    assert all(a > b > 0 for a, b in pairwise(shares))
+
+
+def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no config.yaml, so it is no run directory" in capsys.readouterr().err
+
+
+def test_a_chart_leaves_out_what_it_cannot_draw():
+    drawing = chart("a < b", "x", {"one": [(1, 0.0), (2, 10.0), (3, float("nan")), (4, 1000.0)]}, log=True)
+    root = ElementTree.fromstring(drawing)
+    assert [c.get("cx") for c in root.iter("{http://www.w3.org/2000/svg}circle")] == ["64.0", "448.0"]
+    assert "nothing to show" in chart("empty", "x", {"one": [(1, 0.0)]}, log=True)

@@ -1,0 +1,67 @@
+"""tpdist reproduce, with the runs themselves left out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tpdist.experiments.sweep as sweep_module
+from tpdist.cli import main
+from tpdist.experiments.points import arms_of, load_sweep
+from tpdist.launch.tasks import Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the configurations; a run reaches a perplexity of 100 + its block + its seed."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+
+    def run(next_tasks: Callable[[], list[Task]], address, reporter, ended, look, limit_s) -> None:
+        while tasks := next_tasks():
+            for task in tasks:
+                valid = 100.0 + task.config.objective.block + task.config.run.seed
+                figures = {"valid_perplexity": valid, "best_epoch": 1, "tokens_per_second": 10.0, "seconds": 2.0}
+                task.run.mkdir(parents=True)
+                (task.run / "result.json").write_text(json.dumps({**figures, "device": task.config.run.device}))
+                ended(task, None)
+
+    monkeypatch.setattr(sweep_module, "run_tasks", run)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.CaptureFixture[str]):
+    cells = ["--set", "sweep.random.count=2", "--cells", "ptb-minibatch-h1-block20", "ptb-minibatch-bptt-*"]
+    assert main(["reproduce", "table1", *cells, "--device", "cpu"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ptb")]
+    assert [line.split(" | ")[:4] for line in lines] == [
+        ["| ptb-minibatch-h1-block20", "121.00 ± 2.48", "127.43", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block5", "106.00 ± 2.48", "135.73", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block10", "111.00 ± 2.48", "129.50", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block20", "121.00 ± 2.48", "128.16", "0, 1, 2"],
+    ]
+    home = clone / "runs/reproduce-table1"
+    assert (home / "table.md").read_text().splitlines()[2:] == lines
+    assert json.loads((home / "results.json").read_text())["command"] == "tpdist reproduce table1"
+
+
+def test_papers_figures_belong_to_cells():
+    paper = json.loads((ROOT / "configs/paper/paper.json").read_text())
+    for what in ("table1", "table2"):
+        assert set(paper[what]) <= set(arms_of(load_sweep(ROOT / f"configs/paper/{what}.yaml", [])))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, small/b10"),
+        ("table1 --cells nothing", "no arm is like nothing; there are ptb-batch-h1-block5, "),
+        ("table1 --budget soon", "--budget: must be a number with s, m or h, such as 30m or 8h; got 'soon'"),
+    ],
+)
+def test_what_cannot_be_is_said(clone: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str):
+    assert main(["reproduce", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""What is kept of sweeps, and that RESULTS.md shows just that."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tpdist.errors import TpdistError
+from tpdist.experiments.results import interval, ratio_row, render, summarise, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(arm: str, lr: float, seed: int, valid: float | None, **more) -> dict:
+    state = "waiting" if valid is None else "done"
+    figures = {"valid_perplexity": valid, "test_perplexity": None, "best_epoch": 3, "tokens": 100, "seconds": 2.0}
+    return {"arm": arm, "seed": seed, "state": state, "set.lr": lr, "error": None, "device": "cpu", **figures, **more}
+
+
+def test_interval_is_students():
+    # scipy.stats.t.interval(0.95, 2, 2, 1 / sqrt(3)): 2 ± 2.4841
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(2.4841, abs=1e-3)
+    assert interval([1.0]) is None
+
+
+def test_the_best_setting_is_among_those_with_the_most_seeds():
+    rows = [row("a", 1.0, 0, 9.0), row("a", 1.0, 1, 8.0), row("a", 2.0, 0, 7.0), row("a", 2.0, 1, None)]
+    rows += [row("b", 1.0, 0, None, state="failed", error="no such thing")]
+    kept = summarise(rows, "a command", {"a": 5.5})
+    best, broken = kept["arms"]
+    assert (best["setting"], best["seeds"], best["mean"], best["tried"]) == ("lr=1.0", [0, 1], 8.5, 2)
+    assert best["interval"] == pytest.approx(12.706 / 2, abs=1e-3)
+    assert best["others"] == [{"setting": "lr=2.0", "seeds": [0], "valid": 7.0}]
+    assert best["test"] is None
+    assert (broken["tried"], broken["failed"], broken["error"]) == (0, 1, "no such thing")
+    lines = table(kept).splitlines()
+    assert lines[0] == "|  | validation | paper | seeds | best setting | tried | tokens | device | wall time |"
+    assert lines[2].startswith("| a | 8.50 ± 6.35 | 5.50 | 0, 1 | lr=1.0 | 2 | 100 | cpu |")
+    assert lines[3].startswith("| b | no such thing |")
+
+
+def test_a_test_figure_needs_every_seed():
+    rows = [row("a", 1.0, 0, 9.0, test_perplexity=10.0), row("a", 1.0, 1, 8.0)]
+    assert summarise(rows, "", {})["arms"][0]["test"] is None
+    rows[1]["test_perplexity"] = 12.0
+    assert summarise(rows, "", {})["arms"][0]["test"] == 11.0
+
+
+def test_ratios_are_over_the_seeds_that_all_have():
+    rows = [row("ours", 1.0, seed, value) for seed, value in ((0, 9.0), (1, 8.0), (2, 1.0))]
+    rows += [row("bptt", 1.0, seed, 10.0) for seed in (0, 1)]
+    window = [row("bptt-window", 1.0, seed, 5.0) for seed in (0, 1, 2)]
+    found = ratio_row(5, summarise(rows, "", {}), summarise(window, "", {}), "a.yaml")
+    assert found is not None
+    assert found["seeds"] == [0, 1]
+    assert (found["ours"], found["bptt"], found["bptt_full_window"]) == (8.5, 10.0, 5.0)
+    assert (found["ratio"], found["ratio_full_window"]) == (0.85, 1.7)
+    assert found["ratio_interval"] == pytest.approx(12.706 * 0.05, abs=1e-3)
+    assert "| 5 | 8.50 | 10.00 | 5.00 | 0.850 ± 0.635 |" in table({"rows": [found]})
+
+
+def test_a_ratio_waits_for_what_is_not_there():
+    ours, bptt = row("ours", 1.0, 0, 9.0), row("bptt", 1.0, 0, 10.0)
+    assert ratio_row(5, summarise([ours], "", {}), summarise([], "", {}), "") is None
+    found = ratio_row(5, summarise([ours, bptt], "", {}), summarise([], "", {}), "")
+    assert found is not None
+    assert (found["ratio"], found["bptt_full_window"], found["ratio_full_window"]) == (0.9, None, None)
+    assert "| 0.900 | *not yet measured* | 0 |" in table({"rows": [found]})
+
+
+def test_results_md_shows_what_is_kept():
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert render(text, ROOT / "configs/paper/results") == text
+
+
+def test_a_marked_table_is_made_anew(tmp_path: Path):
+    kept = summarise([row("a", 1.0, 0, 9.0)], "", {})
+    (tmp_path / "x.json").write_text(json.dumps(kept))
+    made = render("before\n<!-- results: x -->\nold\n<!-- end -->\nafter", tmp_path)
+    assert made == f"before\n<!-- results: x -->\n{table(kept)}\n<!-- end -->\nafter"
+    with pytest.raises(TpdistError, match=r"y\.json: cannot be read"):
+        render("<!-- results: y -->\n<!-- end -->", tmp_path)

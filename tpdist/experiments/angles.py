@@ -1,0 +1,143 @@
+"""How far the θ-gradient of a visit is from that of BPTT with a longer reach, on the windows of a trained run.
+
+`python -m tpdist.experiments.angles RUN --set …`: the run's model, in float64; windows spread over the training text,
+each entered with the state that an exact roll-out over the windows before it leaves. One table: what H-steps do to the
+gradient, with starts tied (the paper) and held (README, "The method").
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tpdist.config import Experiment, load_config
+from tpdist.data import Store, default_store
+from tpdist.models import LanguageModel
+from tpdist.parallel import Workers
+from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
+from tpdist.tprop.objective import predict
+from tpdist.training.batches import Batch, Batches
+from tpdist.training.run_dir import RunDirectory
+
+WINDOWS = 16
+BEFORE = 4  # windows rolled out before one that is looked at
+BPTT = ["method.name=bptt"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to visit a window. changes: of the configuration, as `--set` takes them."""
+
+    name: str
+    changes: tuple[str, ...]
+
+
+def cases(weight: float) -> list[Case]:
+    """H-steps 0, 1, 2, 5 with λ = weight: plain ones of size 1/λ and a tenth of it, Adagrad's of 0.1 and 0.01."""
+    found = [Case("no H-steps, truncated BPTT", tuple(BPTT))]
+    optimisers = (
+        ("plain, 1/λ", "{name: sgd}"),
+        ("plain, 0.1/λ", f"{{name: sgd, lr: {0.1 / weight!r}}}"),
+        ("Adagrad, 0.1", "{name: adagrad, lr: 0.1}"),
+        ("Adagrad, 0.01", "{name: adagrad, lr: 0.01}"),
+    )
+    for steps in (1, 2, 5):
+        for label, optimiser in optimisers:
+            for starts in ("tied", "held"):
+                changes = ("method.name=pm", f"method.h_steps={steps}", f"method.starts={starts}")
+                changes += (f"method.h_optimizer={optimiser}", f"objective.weight={weight!r}")
+                found.append(Case(f"{steps} H-step{'s' * (steps > 1)}, {label}, {starts}", changes))
+    return found
+
+
+def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: int = WINDOWS) -> dict[str, list[float]]:
+    """Of every case, for every window: the cosine of its θ-gradient with that of BPTT over the whole window."""
+    directory = RunDirectory.open(run)
+    base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
+    config = _config(directory, [*base, "method.name=costate", "objective.weight=0.0"])
+    store = Store.open(default_store(config.data))
+    model = directory.load_model(config, "best", store.manifest)
+    batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
+    tried = cases(weight)
+    configs = [_config(directory, [*base, *case.changes]) for case in tried]
+    found: dict[str, list[float]] = {case.name: [] for case in tried}
+    for batch, carried in entered_windows(model, batches, windows):
+        whole = gradient(model, config, batches, batch, carried)
+        for case, one in zip(tried, configs, strict=True):
+            own = gradient(model, one, batches, batch, carried)
+            found[case.name].append(float(torch.cosine_similarity(own, whole, 0)))
+    return found
+
+
+def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves."""
+    before = min(BEFORE, len(batches) - 1)
+    for index in range(before, len(batches), max(1, (len(batches) - before) // windows))[:windows]:
+        carried = model.zero_state(len(batches.streams))
+        for earlier in range(index - before, index):
+            carried = roll(model, batches.batch(earlier), carried)[:, -1]
+        yield batches.batch(index), carried
+
+
+def roll(model: LanguageModel, batch: Batch, carried: Tensor) -> Tensor:
+    """The exact states at the boundaries of a window: carried [S, d] -> [S, k+1, d]."""
+    assert batch.window is not None
+    states = [carried]
+    for block in range(batch.window.blocks):
+        states.append(predict(model, batch.window.inputs[:, :, block, None], states[-1][:, None], 1 << 20)[:, 0])
+    return torch.stack(states, 1)
+
+
+def gradient(model: LanguageModel, config: Experiment, batches: Batches, batch: Batch, carried: Tensor) -> Tensor:
+    """The θ-gradient of one visit, flat; θ stays where it is. carried [S, d]."""
+    plan = replace(plan_epoch(config, 1, batches.per_window), theta_steps=1)
+    theta = _Kept(model, config.optimizer)
+    boundaries = Boundaries.for_plan(plan, carried.shape[0], len(batches.slots) - 1, model)
+    assert batch.window is not None
+    visit(model, plan, theta, batch.window, batch.begin, boundaries, carried, Alone())
+    return torch.cat([p.grad.flatten() for p in theta.parameters if p.grad is not None])
+
+
+class _Kept(Theta):
+    """Leaves the gradient where it is, and the parameters too."""
+
+    def step(self, tokens: int) -> None: ...
+
+
+def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
+    return load_config(directory.config_file, list({text.partition("=")[0]: text for text in changes}.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.angles", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="such as one for each seed")
+    parser.add_argument("--weight", type=float, default=1.0, metavar="λ")
+    parser.add_argument("--windows", type=int, default=WINDOWS, metavar="N")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the means of every run here, as a column of what it holds"
+    )
+    options = parser.parse_args()
+    means: dict[str, list[float]] = {}
+    for run in options.runs:
+        for name, values in angles(run, options.set, options.weight, options.windows).items():
+            means.setdefault(name, []).append(round(sum(values) / len(values), 5))
+    for name, values in means.items():
+        print(f"{name:<40} " + "  ".join(f"{value:.4f}" for value in values))
+    if options.json:
+        block = _config(RunDirectory.open(options.runs[0]), options.set).objective.block
+        file = Path(options.json)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
+        kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
+        kept["windows"] = options.windows
+        file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

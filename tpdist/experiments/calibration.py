@@ -1,0 +1,112 @@
+"""What `tpdist plan` measures: this machine's updates and messages; and its forecast against real runs."""
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tpdist.config import Experiment
+from tpdist.experiments import planning
+from tpdist.experiments.measure import Say, in_own_process, machine
+from tpdist.experiments.plain import random_tokens
+from tpdist.experiments.planning import Device, Link, Share
+from tpdist.experiments.scaling import batch_config, make_store, run_bare
+from tpdist.models import build_model
+from tpdist.testing import run_ranks
+from tpdist.tprop import Alone, Boundaries, Plan, Theta, make_window, plan_epoch, visit
+
+SMALL, LARGE, CHUNK = 2_000, 8_000, 2_000  # tokens of the two windows that compute is calibrated by, and of a chunk
+ROUNDS = 3
+VALIDATED = (1, 2, 4, 8)
+VALIDATION_TOKENS = 10_000  # a worker
+VALIDATION_TYPES = 10_000
+
+
+def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device:
+    """This machine: two window sizes, a straight line through the medians of their updates' times."""
+    B = config.objective.block
+    model = build_model(config.model, config.run, types)
+    theta = Theta(model, config.optimizer)
+    if share.tokens > config.batching.chunk_tokens:  # passes as there, chunk by chunk
+        own = replace(own, chunk_blocks=max(1, CHUNK // B))
+    streams = max(1, min(share.streams, SMALL // B))
+    sizes = [max(1, size // B // streams) for size in (SMALL, LARGE)]
+    updates = []
+    for blocks in sizes:
+        inputs, labels = random_tokens(types, 2, B, streams, blocks)
+        window = make_window(inputs, labels, model.bias.dtype, tokens=inputs.numel(), opens=False)
+        boundaries = Boundaries.for_plan(replace(own, shuffled=False), streams, blocks, model)
+        where = (window, 0, boundaries, model.zero_state(streams), Alone())
+        updates.append(lambda where=where: visit(model, replace(own, shuffled=False), theta, *where))
+    times: list[list[float]] = [[], []]
+    for number in range(ROUNDS + 1):
+        for update, found in zip(updates, times, strict=True):
+            began = time.perf_counter()
+            update()
+            if number:  # the first is a warm-up
+                found.append(time.perf_counter() - began)
+    small, large = (statistics.median(found) for found in times)
+    per_token = max(large - small, 0.0) / ((sizes[1] - sizes[0]) * streams * B)
+    return Device("this machine", max(0.0, small - per_token * sizes[0] * streams * B), per_token, None)
+
+
+def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALIDATION_TOKENS) -> dict[str, Any]:
+    """Forecast against bare processes of this machine, which share its cores where they are more than those."""
+    cores = len(os.sched_getaffinity(0))
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        for count in workers:
+            config = batch_config(count, count * tokens, home)
+            make_store(config)
+            share = planning.share_of(config, count * tokens)
+            own, shape = plan_epoch(config, 1, share.blocks), planning.shape_of(config, VALIDATION_TYPES)
+            device = in_own_process(_calibrate_alone, config, own, share)
+            link = _measure_link(count)
+            crowd = max(1.0, count / cores)
+            crowded = replace(device, fixed_s=device.fixed_s * crowd, per_token_s=device.per_token_s * crowd)
+            forecast = planning.seconds(config, own, shape, share, crowded, link)["update"]
+            result = run_bare(config, home / f"run-{count}")
+            measured = result.seconds / result.steps
+            sent = planning.neighbour_bytes(config, own, shape) * result.steps
+            rows.append({"workers": count, "forecast_s": forecast, "measured_s": measured, "link": asdict(link)})
+            say(
+                f"{count} workers on {cores} cores: forecast {forecast:.3f} s an update, measured {measured:.3f}: "
+                f"{forecast / measured - 1:+.1%}; bytes between neighbours {sent:,} and {result.boundary_bytes:,}"
+            )
+    errors = {f"error_{row['workers']}": row["forecast_s"] / row["measured_s"] - 1 for row in rows}
+    return {"machine": machine(), "rows": rows, "ratios": errors}
+
+
+def _calibrate_alone(config: Experiment, own: Plan, share: Share) -> Device:
+    torch.set_num_threads(1)
+    return calibrate(config, own, VALIDATION_TYPES, share)
+
+
+def _measure_link(workers: int) -> Link:
+    """α and β of this machine's Gloo, from a small and a large all-reduce, as `ring` understands them."""
+    if workers == 1:
+        return Link(0.0, 1e12)
+    small, large, size = run_ranks(_all_reduces, workers)[0]
+    latency = small / (2 * (workers - 1))
+    return Link(latency, 2 * (workers - 1) / workers * size / max(large - small, 1e-9))
+
+
+def _all_reduces() -> tuple[float, float, int]:
+    found = []
+    for numbers in (1, 2**20):
+        values = torch.ones(numbers)
+        times = []
+        for _ in range(8):
+            dist.barrier()
+            began = time.perf_counter()
+            dist.all_reduce(values)
+            times.append(time.perf_counter() - began)
+        found.append(statistics.median(times))
+    return found[0], found[1], 4 * 2**20

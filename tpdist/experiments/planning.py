@@ -1,0 +1,196 @@
+"""What an update costs on many workers: operations, memory, bytes, seconds. A model, in pure functions.
+
+    seconds = compute + what crosses between neighbours + the sum of θ's gradient
+    compute = fixed + per_token x the most tokens that a worker has
+    ring    = 2 (P - 1) α + 2 (P - 1)/P bytes/β        tree = 2 ⌈log2 P⌉ α + 2 bytes/β
+
+α is a message's latency and β a link's bytes a second (Thakur et al. 2005, Section 4; Sanders et al. 2009 for the tree
+that uses the link both ways). Nothing overlaps, so the model errs to the slow side where a run hides its messages.
+Shape letters: `models/cells.py`; P workers.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tpdist.config import Experiment
+from tpdist.errors import ConfigError
+from tpdist.tprop import Plan
+
+GATES = {"elman": 1, "mrnn": 1, "gru": 3, "lstm": 4}  # matrices of H columns in a layer
+THETA_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2}
+SLOWEST_STATES = 2  # of optimisers not named here
+NUMBER = 4  # bytes of a float32
+TOKEN = 2 * 8  # bytes of an input's and a label's id
+TEMPORARIES = 14  # tensors of a visit's size over all boundaries that live at once, from `tpdist bench batch`
+KEPT = 8  # numbers of width H that a step's graph keeps, and as many in the backward pass
+HEAD_ROWS = {"cpu": 640, "gpu": 8192}  # `models/head.py`
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a model: E, H, layers, gates, d, V, and all its parameters."""
+
+    inputs: int
+    hidden: int
+    layers: int
+    gates: int
+    state: int
+    types: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """Seconds an update whatever its size, seconds a token, bytes of memory (None: not known)."""
+
+    name: str
+    fixed_s: float
+    per_token_s: float
+    memory: float | None
+    kind: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Link:
+    """α in seconds, β in bytes a second."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the busiest worker has of an update, and how many updates an epoch takes."""
+
+    streams: int
+    blocks: int
+    tokens: int
+    stored_blocks: int  # of all windows: whose H and U lie here
+    updates: int
+
+
+def shape_of(config: Experiment, types: int) -> Shape:
+    """Raises ConfigError for an own cell, whose matrices are not known."""
+    model = config.model
+    if model.cell not in GATES:
+        raise ConfigError(f"plan knows the cells {', '.join(GATES)}; for {model.cell!r} take the nearest", "model.cell")
+    E, H, gates = model.embedding or model.hidden, model.hidden, GATES[model.cell]
+    biases = {"elman": 1, "mrnn": 4, "gru": 6, "lstm": 8}[model.cell]  # and vectors of H beside them
+    cells = sum(gates * H * ((E if i == 0 else H) + H) + biases * H for i in range(model.layers))
+    parameters = types * E + cells + types + (0 if model.tied else types * H)
+    state = model.layers * H * (2 if model.cell == "lstm" else 1)
+    return Shape(E, H, model.layers, gates, state, types, parameters)
+
+
+def share_of(config: Experiment, tokens: int) -> Share:
+    """The busiest worker's part; mesh (stream, time) of the configuration."""
+    streams, times = config.mesh()
+    B, S = config.objective.block, config.batching.streams
+    blocks = math.ceil((tokens - 1) / S / B)
+    window = blocks if config.batching.mode == "batch" else config.batching.blocks
+    own_streams, own_blocks = math.ceil(S / streams), math.ceil(window / times)
+    updates = math.ceil(blocks / window)
+    return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates)
+
+
+def operations_per_token(shape: Shape, plan: Plan, fits: bool) -> float:
+    """Floating-point operations in the matrix products of an update, for each of its tokens.
+
+    fits: whether the blocks are worked on in one chunk, so that one roll-out serves the visit (`tprop/rollout.py`).
+    Raises ConfigError for `als`, which solves equations.
+    """
+    if plan.als:
+        raise ConfigError("plan does not know what als costs; write another method", "method.name")
+    head = 2 * shape.types * shape.hidden  # one product
+    into = shape.gates * shape.hidden * (shape.inputs + (shape.layers - 1) * shape.hidden)
+    within = shape.gates * shape.hidden * shape.hidden * shape.layers
+    above = shape.gates * shape.hidden * (shape.layers - 1) * shape.hidden  # gradients between layers
+    forward, back = 2 * (into + within), 2 * (within + above)  # back: to the states alone
+    full = back + 2 * (into - above) + 2 * (into + within)  # … to the inputs and the weights too
+    theta = 3 * head + forward + full
+    total = {"forward": 1, "one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0) * forward
+    again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
+    if fits and (plan.sweeps or (plan.moves_targets and plan.held and plan.h_steps)):
+        passes = plan.h_steps + (1 + again if plan.sweeps else 0)
+        total += theta + passes * back
+    else:
+        total += plan.h_steps * (2 * head + forward + back) + theta
+        total += (2 * head + forward + back + again * (forward + back)) if plan.sweeps else 0
+    return total + (plan.theta_steps - 1) * theta + (forward if plan.dual else 0)
+
+
+def states_sent(plan: Plan) -> tuple[int, int]:
+    """Free states to the left and to the right, per stream, edge and update: ARCHITECTURE.md, "Messages"."""
+    if plan.als:
+        return 3, 2
+    takes = plan.h_steps + (plan.theta_steps if plan.joint else 1)
+    left = takes * (2 if plan.keep_duals or plan.dual else 1)
+    left += plan.sweeps + (plan.keep_costates and plan.sweeps > 0)
+    right = plan.h_steps + (plan.theta_steps if plan.joint else 0) + (plan.dual is not None)
+    return left, right + {"one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0)
+
+
+def neighbour_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
+    """All that crosses between neighbours in an update, over all edges and streams; what `boundary_bytes` counts."""
+    _, times = config.mesh()
+    return sum(states_sent(plan)) * (times - 1) * config.batching.streams * shape.state * NUMBER
+
+
+def ring(workers: int, size: float, link: Link) -> float:
+    """Seconds of an all-reduce of `size` bytes around a ring."""
+    return 2 * (workers - 1) * link.latency_s + 2 * (workers - 1) / workers * size / link.bytes_per_s
+
+
+def tree(workers: int, size: float, link: Link) -> float:
+    """… up and down a binary tree."""
+    if workers == 1:
+        return 0.0
+    return 2 * math.ceil(math.log2(workers)) * link.latency_s + 2 * size / link.bytes_per_s
+
+
+def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: Device, link: Link) -> dict[str, float]:
+    """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
+    workers = config.cluster.workers
+    _, times = config.mesh()
+    number = 2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER
+    size = plan.theta_steps * shape.parameters * number
+    sent = sum(states_sent(plan)) if times > 1 else 0
+    one = share.streams * shape.state * NUMBER
+    found = {
+        "compute": device.fixed_s + device.per_token_s * share.tokens,
+        "neighbours": sent * (link.latency_s + one / link.bytes_per_s),
+        "ring": ring(workers, size, link),
+        "tree": tree(workers, size, link),
+    }
+    found["reduction"] = min(found["ring"], found["tree"])
+    if plan.first == "forward":  # worker after worker, each rolls its blocks out one step at a time: not modelled
+        found["neighbours"] += (times - 1) * (link.latency_s + one / link.bytes_per_s)
+    return found | {"update": found["compute"] + found["neighbours"] + found["reduction"]}
+
+
+def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: Device) -> dict[str, float]:
+    """Bytes on a worker: parameters with gradient and optimiser, stored states, the window's ids, what is temporary."""
+    slots = THETA_STATES.get(config.optimizer.name, SLOWEST_STATES)
+    own = (plan.stores_states, plan.keep_duals, plan.keep_costates)
+    own_slots = sum(own) + (THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0)
+    state = share.streams * shape.state * NUMBER
+    chunk = min(share.tokens, config.batching.chunk_tokens)
+    rows = min(chunk, HEAD_ROWS[device.kind])
+    found: dict[str, float] = {
+        "parameters": shape.parameters * NUMBER * (2 + slots),
+        "states": own_slots * share.stored_blocks * state,
+        "ids": share.tokens * TOKEN,
+        "visit": TEMPORARIES * share.blocks * state,
+        "chunk": NUMBER * (2 * KEPT * chunk * shape.hidden * shape.layers + rows * shape.types)
+        + shape.types * shape.hidden * NUMBER,
+    }
+    return found | {"all": sum(found.values())}
+
+
+def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, device: Device) -> dict[str, Any]:
+    """A text of `tokens` tokens: bytes of H, U and the optimiser's state over all workers, worker-seconds of a pass."""
+    states = tokens / config.objective.block * shape.state * NUMBER
+    slots = sum((plan.stores_states, plan.keep_duals, plan.keep_costates))
+    slots += THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
+    return {"ids_bytes": tokens * 4, "states_bytes": slots * states, "pass_s": tokens * device.per_token_s}

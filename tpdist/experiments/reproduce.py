@@ -1,0 +1,88 @@
+"""`tpdist reproduce WHAT`: a table or a figure of the paper, cell by cell, beside the paper's own figures.
+
+WHAT is a sweep in `configs/paper/`; its arms are the cells. `configs/paper/paper.json` holds what the paper reports.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tpdist.errors import TpdistError
+from tpdist.experiments.results import ratio_row, render, summarise, table
+from tpdist.experiments.sweep import sweep
+from tpdist.training.files import write_atomic, write_json
+from tpdist.training.progress import Reporter
+
+HOME = Path("configs/paper")
+RESULTS = Path("RESULTS.md")
+CONTEST = {5: "small/b5", 10: "small/b10", 20: "small/b20"}
+UNITS_S = {"s": 1, "m": 60, "h": 3600}
+
+
+def reproduce(
+    what: str,
+    cells: Sequence[str],
+    device: str | None,
+    budget: str | None,
+    keep: bool,
+    test: bool,
+    overrides: Sequence[str],
+    address: str | None,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Run the cells that have not been run, print the table, and write it with its JSON to `runs/reproduce-WHAT`.
+
+    cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
+    keep: write the JSON to configs/paper/results, too, and the tables of RESULTS.md anew. test: evaluate the settings
+    chosen on validation on the test split.
+    """
+    file = HOME / f"{what}.yaml"
+    if not file.is_file():
+        there = sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.yaml"))
+        known = f"there is {', '.join(there)}" if there else f"{HOME} is not here: run it in a clone of the repository"
+        raise TpdistError(f"reproduce: no {file}; {known}")
+    limit_s = None if budget is None else _seconds(budget)
+    changes = [*overrides, *([] if device is None else [f"run.device={device}"])]
+    home = Path("runs") / f"reproduce-{what.replace('/', '-')}"
+    rows = sweep(file, changes, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+    paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
+    kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
+    write_atomic(home / "results.json", lambda path: write_json(path, kept))
+    write_atomic(home / "table.md", lambda path: _write(path, table(kept) + "\n"))
+    for line in table(kept).splitlines():
+        reporter.say(line)
+    if keep:
+        keep_result(what, kept)
+    return kept
+
+
+def keep_result(what: str, kept: dict[str, Any]) -> None:
+    """Into configs/paper/results, without wall times, which mean little on another machine; RESULTS.md follows."""
+    results = HOME / "results"
+    results.mkdir(exist_ok=True)
+    arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+    own = results / f"{what.replace('/', '_')}.json"
+    write_atomic(own, lambda path: write_json(path, {**kept, "arms": arms}))
+    contest = {block: results / f"{name.replace('/', '_')}.json" for block, name in CONTEST.items()}
+    there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in contest.items() if path.is_file()}
+    found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]
+    if any(found):
+        ratios = {"command": "; ".join(f"tpdist reproduce {name} --keep" for name in CONTEST.values())}
+        ratios |= {"versions": kept["versions"], "rows": [row for row in found if row is not None]}
+        write_atomic(results / "ptb_small_ratio.json", lambda path: write_json(path, ratios))
+    if RESULTS.is_file():
+        text = render(RESULTS.read_text(encoding="utf-8"), results)
+        write_atomic(RESULTS, lambda path: _write(path, text))
+
+
+def _seconds(budget: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
+    if match is None:
+        raise TpdistError(f"--budget: must be a number with s, m or h, such as 30m or 8h; got {budget!r}")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
