@@ -126,8 +126,6 @@ class Controller:
             self._start(new)
             if all(one.fault is None for one in self.hosted):
                 self.wanted = len(self.hosted)
-                if self.change is not None:
-                    self.change.new += len(new)
                 return State.JOINING
 
     def _note_lost(self) -> None:
@@ -296,7 +294,9 @@ class Controller:
             return
         step = self.hosted[0].went_on_from(WORDS_LIMIT_S if ended else 0.0)
         if step is not None or ended:
-            self.reporter.say(self.change.text(len(self.hosted), step))
+            self.reporter.say(
+                self.change.text(len(self.hosted), sum(one.generations == 1 for one in self.hosted), step)
+            )
             self.change = None
 
     def _leave_if_stopped(self) -> None:
@@ -317,16 +317,15 @@ class Controller:
 
 @dataclass
 class Change:
-    """What happened between two generations. lost: what was lost, none where the run grew. new: workers that came."""
+    """What happened between two generations. lost: what was lost, none where the run grew."""
 
     lost: list[str]
     since: float
-    new: int = 0
 
-    def text(self, workers: int, step: int | None) -> str:
-        """One line. step: the one from which the workers went on, if they had any left to take."""
+    def text(self, workers: int, new: int, step: int | None) -> str:
+        """One line. new: of the workers. step: the one from which they went on, if they had any left to take."""
         seconds = time.monotonic() - self.since
         what = "; ".join(self.lost) if self.lost else "the cluster has room for more"
         on = "went on" if step is None else f"went on from step {step}"
         who = f"{workers} worker{'s' if workers > 1 else ''}"
-        return f"{what}: {self.new} new, {workers - self.new} kept, {who} {on} after {seconds:.1f} s"
+        return f"{what}: {new} new, {workers - new} kept, {who} {on} after {seconds:.1f} s"

@@ -22,6 +22,7 @@ Answer = tuple[Status | None, list[str]]
 class Hosted:
     """place: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
     that it raised. status: the latest. fault: why it must be replaced. silent_s: how long it has given no sign.
+    generations: how many it has trained in.
     """
 
     actor: ActorHandle
@@ -35,6 +36,7 @@ class Hosted:
     status: Status | None = None
     fault: str | None = None
     silent_s: float = 0.0
+    generations: int = 0
     _asked: ray.ObjectRef | None = None
     _step: ray.ObjectRef | None = None
     _released: bool = False
@@ -71,6 +73,7 @@ class Hosted:
     def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> None:
         """Begin a generation."""
         self.ended = self.own = self.status = self._step = None
+        self.generations += 1
         self.running = self.actor.train.remote(job, rank, rendezvous)
 
     def has_started(self, too_late: bool) -> None:

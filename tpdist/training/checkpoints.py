@@ -148,15 +148,15 @@ class Loaded:
         return Shard(values["file"], range(begin, end), slots, values["time"]), tensors
 
 
-def load_checkpoint(depot: Depot, notice: Callable[[str], None]) -> Loaded:
-    """The newest checkpoint that is whole; those passed over are told to `notice`.
+def load_checkpoint(depot: Depot, notice: Callable[[str], None], only: str | None = None) -> Loaded:
+    """The newest checkpoint that is whole; those passed over are told to `notice`. only: that one and no other.
 
     Raises RunError where there is none, and for one that another version of the program wrote.
     """
     damaged: list[str] = []
     wrong = ""
     scratch = tempfile.TemporaryDirectory()
-    for name in reversed(depot.names()):
+    for name in reversed(depot.names()) if only is None else [only]:
         if wrong:
             notice(f"{wrong}; the checkpoint before it is used")
         path, where = depot.fetch(name, Path(scratch.name)), f"{depot.where}/{name}"

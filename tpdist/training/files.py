@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tpdist.errors import RunError
-
-
-@contextmanager
-def atomic_directory(final: Path) -> Iterator[Path]:
-    """A directory that appears as `final` when the block ends, complete and synced, and not at all if it raises."""
-    temporary = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        sync(temporary)
-        temporary.rename(final)
-        sync(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:

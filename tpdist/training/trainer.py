@@ -85,7 +85,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
-        loaded = load_checkpoint(self.writer.depot, self.reporter.say)
+        depot, say = self.writer.depot, self.reporter.say
+        # the leader chooses: another worker may see the directory as it was, or as it will be
+        loaded = load_checkpoint(depot, say) if self.workers.leads else None
+        name = self.workers.gather(loaded and loaded.name)[0]
+        loaded = loaded or load_checkpoint(depot, say, only=name)
         restore(self, loaded)
         self.workers.wait_for_all()  # nobody looks for a checkpoint any more
         if self.workers.leads:
