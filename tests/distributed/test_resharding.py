@@ -7,6 +7,8 @@ import pytest
 import torch
 from mesh_runs import Case, Parts, together, train_all
 
+from tpdist.training.checkpoints import list_checkpoints
+
 PERSISTENT = {"first": "persistent", "starts": "tied"}
 PARTS: dict[str, Parts] = {
     "bptt, two layers": {"method": {"name": "bptt"}, "model": {"layers": 2}},
@@ -60,3 +62,18 @@ def test_a_run_goes_on_elsewhere(runs: dict[str, tuple[Any, Any]], name: str) ->
         torch.testing.assert_close(
             got[what], value, rtol=1e-10, atol=1e-10, equal_nan=True, msg=lambda m, n=what: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("name", ["kept states, Adam on H", "windows of their own"])
+def test_on_as_many_workers_every_byte_of_the_states_is_the_same(name: str, corpus: Path, tmp_path: Path) -> None:
+    """Cut in the second epoch, when all blocks have states: what waits behind a worker's last block is kept apart."""
+    own = {"method": {"name": "costate", "first": "persistent"}, "batching": {"order": "shuffled", "blocks": 4}}
+    parts = PARTS.get(name, own)
+    lengths = {"cut": [7, 6], "whole": [13]}
+    for run, updates in lengths.items():
+        cases = [Case(str(corpus), str(tmp_path / run), parts, (1, 2), n, i > 0) for i, n in enumerate(updates)]
+        train_all(cases)
+    cut, whole = (list_checkpoints(tmp_path / run / "checkpoints")[-1] for run in lengths)
+    assert cut.name == whole.name
+    for file in ("states-0-0.safetensors", "states-0-1.safetensors", "tensors.safetensors"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes(), file

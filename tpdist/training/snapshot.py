@@ -88,14 +88,12 @@ def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None
 
 def _own_states(trainer: "Trainer", loaded: Loaded) -> dict[str, Tensor]:
     """This worker's states, put together from the files of all workers that wrote them, however many they were."""
-    batches, own = trainer.batches, {}
-    at = {slot: i for i, slot in enumerate(batches.slots)}
-    for shard, tensors in loaded.shards():
+    batches, own, shards = trainer.batches, {}, loaded.shards()
+    for (shard, tensors), spare in [*((one, False) for one in shards), *((one, True) for one in shards)]:
         both = range(max(shard.streams.start, batches.streams.start), min(shard.streams.stop, batches.streams.stop))
         rows = slice(both.start - shard.streams.start, both.stop - shard.streams.start)
         here = slice(both.start - batches.streams.start, both.stop - batches.streams.start)
-        pairs = [(i, at[slot]) for i, slot in enumerate(shard.slots) if slot in at]
-        theirs, mine = [i for i, _ in pairs], [j for _, j in pairs]
+        theirs, mine = _same_boundaries(shard.slots, batches.slots, spare)
         for name, tensor in tensors.items():
             whole = name == "carried"
             if tensor.shape[-1] != trainer.model.state_size:
@@ -112,6 +110,20 @@ def _own_states(trainer: "Trainer", loaded: Loaded) -> dict[str, Tensor]:
             elif shard.time == 0:  # the first worker in time holds what is carried into the next window
                 target[here] = tensor[rows]
     return own
+
+
+def _same_boundaries(theirs: list[int], mine: list[int], spare: bool) -> tuple[list[int], list[int]]:
+    """Where boundaries of the corpus stand in a worker's file, and where they stand here.
+
+    spare: the place behind a worker's last block alone. What waits there is not the state of the next worker's first
+    block, though the boundary is the same: it is taken from such a place, if there is one, and else from that block.
+    """
+    ends = bool(theirs) and theirs[-1] >= 0  # a closing target, written as -boundary, is no spare place
+    if spare:
+        return ([len(theirs) - 1], [len(mine) - 1]) if ends and theirs[-1] == mine[-1] else ([], [])
+    at = {slot: i for i, slot in enumerate(mine)}
+    pairs = [(i, at[slot]) for i, slot in enumerate(theirs[:-1] if ends else theirs) if slot in at]
+    return [i for i, _ in pairs], [j for _, j in pairs]
 
 
 def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
