@@ -138,7 +138,8 @@ class Mark(torch.autograd.Function):
 
 class Gru(cells.GRU):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return super().forward(x, Mark.apply(state))
+        outputs, last = super().forward(x, state)
+        return Mark.apply(outputs), last  # the starts need no gradient in a θ-step, what comes out of θ does
 
 
 def operation(what: str) -> None:
