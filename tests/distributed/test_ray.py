@@ -71,6 +71,25 @@ def test_no_cluster_at_the_address(corpus: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_another_version_on_the_cluster(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own check and message, for a cluster with another Python."""
+    from ray._private import utils
+
+    def init(*_: object, **__: object) -> None:
+        utils.check_version_info({"ray_version": ray_version, "python_version": "3.8.1"}, "10.0.0.1")
+
+    ray_version, python = utils.compute_version_info()
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(TpdistError) as caught:
+        tpdist.train(experiment(corpus, {}), tmp_path / "run", address="10.0.0.1:6379")
+    assert str(caught.value) == (
+        f"the cluster at --address 10.0.0.1:6379 runs Ray {ray_version} and Python 3.8.1, and here is Ray {ray_version} "
+        f"and Python {python}; install the same Ray and Python on every machine"
+    )
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
 def test_nodes_are_filled_evenly_and_neighbours_stay_together() -> None:
     nodes = [Node("b", "10.0.0.2", 8, 0), Node("a", "10.0.0.1", 2, 0), Node("c", "10.0.0.3", 8, 0)]
     assert [node.id for node in assign(nodes, 8, 1, 0)] == ["a"] * 2 + ["b"] * 3 + ["c"] * 3

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import tempfile
 import time
@@ -99,9 +100,12 @@ def _connect(address: str) -> None:
     except RuntimeError as error:
         if "version" not in str(error).lower():
             raise
+        # Ray's message has a line for each version: the cluster's two, then ours
+        versions = re.findall(r"(Ray|Python): (\S+)", str(error))
+        there, here = (" and ".join(" ".join(one) for one in part) for part in (versions[:2], versions[2:]))
         raise ClusterError(
-            f"the cluster at --address {address} runs other versions: {first_line(error)}; install the same Ray and "
-            "Python on every machine"
+            f"the cluster at --address {address} runs {there or 'other versions'}, and here is {here or 'another'}; "
+            "install the same Ray and Python on every machine"
         ) from error
 
 
