@@ -76,15 +76,15 @@ def test_another_version_on_the_cluster(corpus: Path, tmp_path: Path, monkeypatc
     from ray._private import utils
 
     def init(*_: object, **__: object) -> None:
-        utils.check_version_info({"ray_version": ray_version, "python_version": "3.8.1"}, "10.0.0.1")
+        utils.check_version_info({"ray_version": own_ray, "python_version": "3.8.1"}, "10.0.0.1")
 
-    ray_version, python = utils.compute_version_info()
+    own_ray, own_python = utils.compute_version_info()
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(TpdistError) as caught:
         tpdist.train(experiment(corpus, {}), tmp_path / "run", address="10.0.0.1:6379")
     assert str(caught.value) == (
-        f"the cluster at --address 10.0.0.1:6379 runs Ray {ray_version} and Python 3.8.1, and here is Ray {ray_version} "
-        f"and Python {python}; install the same Ray and Python on every machine"
+        f"the cluster at --address 10.0.0.1:6379 runs Ray {own_ray} and Python 3.8.1, and here is Ray {own_ray} and "
+        f"Python {own_python}; install the same Ray and Python on every machine"
     )
     assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()
