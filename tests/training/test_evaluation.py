@@ -14,6 +14,9 @@ from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
 from tpdist.training.evaluation import TestTimeSteps, evaluate_tokens, perplexity
+from tpdist.training.progress import Silent
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.worker import run_worker
 
 TYPES = 7
 
@@ -143,3 +146,13 @@ def test_deterministic_runs_repeat_and_leave_torch_as_it_was(small_corpus: Path,
         assert not torch.are_deterministic_algorithms_enabled()
     assert seen[0] == seen[1]
     assert Store.open(small_corpus).manifest.unigram_perplexity["valid"] > seen[0]
+
+
+def test_a_worker_is_deterministic_wherever_it_is_hosted(small_corpus: Path, tmp_path: Path):
+    """Not by the command's process alone: under Ray it has one of its own."""
+    config = small(small_corpus, run={"deterministic": True, "epochs": 1})
+    try:
+        run_worker(config, Store.open(small_corpus), RunDirectory.create(config, tmp_path / "run"), Silent(), False)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,7 +1,6 @@
 """The commands' meaning: train, resume, evaluate, sample. One worker runs in this process, many run under Ray."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,9 +154,6 @@ def _at_work(config: Experiment, reporter: Reporter | None) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     try:
         pick_device(config)
-        if config.run.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat itself
-            torch.use_deterministic_algorithms(True)
         yield
     except ConfigError as error:
         raise with_place(error, config) from error

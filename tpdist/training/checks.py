@@ -1,8 +1,10 @@
 """What is looked at before a run: the device, and options that only torch can judge."""
 
+import os
+
 import torch
 
-from tpdist.config import Experiment, Optimizer
+from tpdist.config import Experiment, Optimizer, Run
 from tpdist.errors import ConfigError
 from tpdist.tprop import Plan
 from tpdist.tprop.optimizers import build_optimizer
@@ -19,9 +21,14 @@ def pick_device(config: Experiment) -> torch.device:
     return torch.device(name)
 
 
-def set_precision(tf32: bool) -> None:
-    """Whether a GPU may round the factors of float32 matrix products, in cuBLAS and in cuDNN's recurrences."""
-    precision = "tf32" if tf32 else "ieee"
+def set_kernels(run: Run) -> None:
+    """`run.tf32`: a GPU may round the factors of float32 matrix products, in cuBLAS and in cuDNN's recurrences.
+    `run.deterministic`: only kernels that repeat to the bit.
+    """
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat itself
+        torch.use_deterministic_algorithms(True)
+    precision = "tf32" if run.tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
 

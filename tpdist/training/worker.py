@@ -9,7 +9,7 @@ from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
-from tpdist.training.checks import set_precision
+from tpdist.training.checks import set_kernels
 from tpdist.training.depots import Depot, depot_for
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
@@ -48,7 +48,7 @@ def run_worker(
     workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
     lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
     with lock, nullcontext(stop) if stop else StopSignal() as stop:
-        set_precision(config.run.tf32)
+        set_kernels(config.run)
         try:
             found = depot_for(config, run)
             if workers.leads:
