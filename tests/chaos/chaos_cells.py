@@ -182,7 +182,8 @@ def serialize_file(tensors: Any, filename: Any, **named: Any) -> None:
     if ours:
         operation(f"save {filename}")
     plain_serialize_file(tensors, filename, **named)
-    if ours and PLAN["phase"] == "checkpoint" and Now.operations + 1 == PLAN["step"]:
+    ends = PLAN["phase"] == "checkpoint" and (HOME / "token").exists() and Now.operations + 1 == PLAN["step"]
+    if ours and ends and dist.is_initialized() and dist.get_rank() == PLAN["rank"]:
         os.truncate(filename, os.path.getsize(filename) // 2)
     if ours:
         operation(f"half of {filename}")

@@ -1,6 +1,7 @@
 """A worker dies, and the run goes on by itself to the bits of one that nobody disturbed. All cases: test_phases.py."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ def test_a_worker_is_killed(trial: Trial, began: set[int], chaos: Chaos, tmp_pat
     told = [line for line in listener.said if " died" in line]
     assert len(told) == 1
     assert f"worker {trial.rank} (" in told[0]
-    went_on = [f": 1 new, 2 kept, 3 workers went on from step {step} after " for step in began]
-    assert any(text in told[0] for text in went_on), told[0]
+    # on a busy machine a survivor may hang in Gloo for longer than it is waited for: then it is replaced too
+    went_on = re.search(r": (\d) new, (\d) kept, 3 workers went on from step (\d+) after ", told[0])
+    assert went_on, told[0]
+    assert int(went_on[1]) >= 1
+    assert int(went_on[1]) + int(went_on[2]) == 3
+    assert int(went_on[3]) in began
     assert_undisturbed(tmp_path / "run", chaos.reference)
 
 
