@@ -197,6 +197,8 @@ class Controller:
 
     def _finish(self, result: dict[str, Any]) -> State:
         self._tell_change(ended=True)
+        for one in self.hosted[1:]:
+            one.last_words()  # their figures, of a run that was too short for a look as well
         self._hear_out()
         self._result = result
         return State.FINISHED

@@ -107,7 +107,9 @@ class Hosted:
         """What it has to say after `train` has come back."""
         try:
             asked = [self._asked, self.actor.status.remote()]
-            return ray.get([one for one in asked if one is not None], timeout=WORDS_LIMIT_S)
+            answers = ray.get([one for one in asked if one is not None], timeout=WORDS_LIMIT_S)
+            self.status = answers[-1][0]
+            return answers
         except (GetTimeoutError, RayError):
             return []
         finally:
