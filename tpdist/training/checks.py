@@ -5,7 +5,7 @@ import os
 import torch
 
 from tpdist.config import Experiment, Optimizer, Run
-from tpdist.errors import ConfigError
+from tpdist.errors import ConfigError, first_line
 from tpdist.tprop import Plan
 from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.plan import HStep
@@ -45,5 +45,5 @@ def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None
         try:
             optimizer.step()
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ConfigError(f"torch.optim.{type(optimizer).__name__}: {reason}", f"{key}.options") from error

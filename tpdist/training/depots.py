@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tpdist.config import Experiment
-from tpdist.errors import ConfigError, RunError, TpdistError
+from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.training.files import sweep, sync
 from tpdist.training.run_dir import RunDirectory
 
@@ -234,7 +234,7 @@ class ObjectStore:
         try:
             yield
         except Exception as error:
-            raise RunError(f"run.checkpoint_to: {self.where}: {_line(error)}") from error
+            raise RunError(f"run.checkpoint_to: {self.where}: {first_line(error)}") from error
 
 
 def depot_for(config: Experiment, run: RunDirectory) -> Depot:
@@ -268,8 +268,4 @@ def _open(uri: str) -> "tuple[FileSystem, str]":
             filesystem, path = url_to_fs(uri)
             return PyFileSystem(FSSpecHandler(filesystem)), path
     except Exception as error:
-        raise ConfigError(f"{uri}: cannot be opened ({_line(error)})", "run.checkpoint_to") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{uri}: cannot be opened ({first_line(error)})", "run.checkpoint_to") from error

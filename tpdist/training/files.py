@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tpdist.errors import RunError
+from tpdist.errors import RunError, first_line
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -88,7 +88,7 @@ def load_tensors(path: Path, shown: str | None = None) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise RunError(f"{shown}: missing; did the run finish an epoch?") from error
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise RunError(f"{shown}: not a whole safetensors file ({reason})") from error
     for name in tensors:
         if not name.isprintable():

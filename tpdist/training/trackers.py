@@ -19,7 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tpdist.config import Experiment
-from tpdist.errors import ConfigError
+from tpdist.errors import ConfigError, first_line
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.run_dir import RunDirectory
 
@@ -44,7 +44,7 @@ def open_trackers(config: Experiment, run: RunDirectory) -> dict[str, External]:
         except ImportError as error:
             raise ConfigError(f"{name} is not installed; pip install 'tpdist[{name}]'", "run.track") from error
         except Exception as error:  # whatever a library that talks to a server may raise
-            raise ConfigError(f"{name} cannot be used: {_first_line(error)}", "run.track") from error
+            raise ConfigError(f"{name} cannot be used: {first_line(error)}", "run.track") from error
     return trackers
 
 
@@ -152,7 +152,3 @@ def _flat(parts: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
