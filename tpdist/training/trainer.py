@@ -5,6 +5,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ class Trainer:
             self.theta.begin(None, batch.tokens)
             self.theta.step(batch.tokens)
         nothing = torch.zeros((), device=self.device)
-        return Outcome(nothing, nothing, nothing, nothing, self.carried)
+        return Outcome(nothing, nothing, nothing.expand(self.plan.bins).double(), nothing, self.carried)
 
     def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
         """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
@@ -181,7 +182,8 @@ class Trainer:
         if self.theta.norm is not None and not self.theta.watch:
             figures.append(self.theta.norm.double())
         due = torch.full((), float(self._checkpoint_due()), dtype=torch.float64, device=self.device)
-        *values, due = self.workers.sum(torch.stack([*figures, due])).tolist()
+        summed = self.workers.sum(torch.cat([torch.stack([*figures, due]), outcome.gaps])).tolist()
+        values, due, gaps = summed[: len(figures)], summed[len(figures)], summed[len(figures) + 1 :]
         self.due = due > 0
         seconds = time.monotonic() - began
         state, sums = self.state, self.state.sums
@@ -198,6 +200,7 @@ class Trainer:
         sums.loss, sums.penalty, sums.primal, sums.dual = (
             a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=False)
         )
+        sums.gaps = [a + b for a, b in zip_longest(sums.gaps, gaps, fillvalue=0.0)]
         sums.tokens += batch.tokens
         sums.seconds += seconds
 
@@ -273,6 +276,11 @@ class Trainer:
             state.stale += 1
             state.decay_wait += 1
         row = self._row("epoch") | {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": self.theta.lr}
+        row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
+        if self.workers.count > 1:  # in the order of the ranks, as the live table has them
+            work = self._work()
+            speed, waiting = zip(*self.workers.gather([work.tokens_per_second, work.waiting]), strict=True)
+            row |= {"worker_tokens_per_second": speed, "worker_waiting": waiting}
         if tracker is not None:
             tracker.write(row)
         self.reporter.say(
