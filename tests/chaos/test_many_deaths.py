@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -89,7 +90,12 @@ def test_soak(chaos: Chaos, tmp_path: Path) -> None:
     finally:
         over.set()
         killer.join()
-    print(f"soak: {len(kills)} kills, {result.recoveries} recoveries, {result.steps} updates", flush=True)
+    took = sorted(map(float, re.findall(r"after ([\d.]+) s", listener.text)))
+    print(
+        f"soak: {len(kills)} kills, {result.recoveries} recoveries, {result.steps} updates; a recovery took "
+        f"{took[len(took) // 2]:.1f} s, {took[0]:.1f} to {took[-1]:.1f}; {listener.text.count('hung for')} survivors hung",
+        flush=True,
+    )
     assert len(kills) == KILLS
     assert_undisturbed(run, reference)
 
