@@ -91,9 +91,10 @@ def test_soak(chaos: Chaos, tmp_path: Path) -> None:
         over.set()
         killer.join()
     took = sorted(map(float, re.findall(r"after ([\d.]+) s", listener.text)))
+    hung = listener.text.count("hung for")
     print(
         f"soak: {len(kills)} kills, {result.recoveries} recoveries, {result.steps} updates; a recovery took "
-        f"{took[len(took) // 2]:.1f} s, {took[0]:.1f} to {took[-1]:.1f}; {listener.text.count('hung for')} survivors hung",
+        f"{took[len(took) // 2]:.1f} s, {took[0]:.1f} to {took[-1]:.1f}; {hung} survivors hung",
         flush=True,
     )
     assert len(kills) == KILLS
