@@ -20,6 +20,7 @@ KILLS = 100
 UPDATES_PER_KILL = 25
 SEED = 7
 SOAK = Trial(None, pace=0.02)  # nobody fires, and there are moments enough to be killed at
+SLOW = Trial(None, pace=0.4)  # every update is seen from outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -32,9 +33,23 @@ def test_the_loss_of_all_workers(chaos: Chaos, tmp_path: Path) -> None:
             os.kill(pid, SIGKILL)
 
     once = Listener(dict.fromkeys(range(3, 8), _once(kill_all)))
-    result, listener = run_trial(SOAK, chaos.home, chaos.store, tmp_path / "run", listener=once)
+    result, listener = run_trial(SLOW, chaos.home, chaos.store, tmp_path / "run", listener=once)
     assert result.recoveries == 1, listener.text
     assert ": 3 new, 0 kept, 3 workers went on from step" in listener.text
+    assert_undisturbed(tmp_path / "run", chaos.reference)
+
+
+def test_a_death_while_the_workers_start(chaos: Chaos, tmp_path: Path) -> None:
+    def kill() -> None:
+        while not (pids := worker_processes(chaos.home)):
+            time.sleep(0.005)
+        os.kill(pids[0], SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    _, listener = run_trial(SLOW, chaos.home, chaos.store, tmp_path / "run")
+    killer.join()
+    assert ": 1 new, 2 kept, 3 workers went on from step 0 " in listener.text
     assert_undisturbed(tmp_path / "run", chaos.reference)
 
 
