@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tpdist import Interrupted
 from tpdist.config import Experiment
-from tpdist.training.checkpoints import list_checkpoints
+from tpdist.training.depots import Directory
 from tpdist.training.progress import Silent, Status
 
 TIMES = ("seconds", "tokens_per_second", "worker_tokens_per_second", "worker_waiting")
@@ -112,3 +112,8 @@ def assert_same_runs(one: Path, other: Path) -> None:
     for state in states:
         del state["seconds"], state["sums"]
     assert states[0] == states[1]
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Those of a directory, oldest first."""
+    return [directory / name for name in Directory(directory).names()]

@@ -21,7 +21,7 @@ COMMANDS = [
     (["train"], ["CONFIG", "--resume RUN", "--run-dir DIR", "--set KEY=VALUE"]),
     (["evaluate"], ["RUN", "--split", "--h-steps N", "--h-lr LR", "--by-position", "--model", "--set"]),
     (["sample"], ["RUN", "--prompt", "--tokens N", "--temperature", "--top-k K", "--seed", "--model", "--set"]),
-    (["bench"], ["step", "head", "batch", "overlap", "scaling", "timeparallel"]),
+    (["bench"], ["step", "head", "batch", "overlap", "checkpoint", "scaling", "timeparallel"]),
     (["bench", "step"], ["--device", "--json FILE"]),
     (["data"], ["prepare", "verify"]),
     (["data", "prepare"], ["--out DIR", "--source PATH", "--train FILE", "--level", "--max-types N", "--min-count N"]),

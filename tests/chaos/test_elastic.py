@@ -1,10 +1,12 @@
 """A run goes on with fewer workers while there is no room, takes more in when there is, and computes the same."""
 
 import os
+import time
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 from small_runs import Listener
@@ -24,15 +26,11 @@ class Squatter(Listener):
         self._home, self._room = home, None
 
     def _squat(self) -> None:
-        import ray
-
         if self._room is None:
             self._room = ray.util.placement_group([{"CPU": 1}])  # waits in line
             os.kill(worker_processes(self._home)[0], SIGKILL)
 
     def say(self, text: str) -> None:
-        import ray
-
         super().say(text)
         if " 2 workers went on" in text:
             ray.util.remove_placement_group(self._room)
@@ -41,6 +39,8 @@ class Squatter(Listener):
 def test_fewer_and_more(chaos: Chaos, tmp_path: Path) -> None:
     reference, run = tmp_path / "reference", tmp_path / "run"
     run_trial(Trial(None), chaos.home, chaos.store, reference, EPOCHS)
+    while ray.available_resources().get("CPU", 0) < WORKERS:  # a run takes what it finds, and this one shall find all
+        time.sleep(0.1)
     elastic = {"workers": {"min": 2, "max": WORKERS}, "mesh": None, "rejoin_s": 0.0}
     result, listener = run_trial(SLOW, chaos.home, chaos.store, run, EPOCHS, Squatter(chaos.home), **elastic)
     assert result.recoveries == 1, listener.text

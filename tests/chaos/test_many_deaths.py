@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ KILLS = 100
 UPDATES_PER_KILL = 25
 SEED = 7
 SOAK = Trial(None, pace=0.02)  # nobody fires, and there are moments enough to be killed at
+SLOW = Trial(None, pace=0.4)  # every update is seen from outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -31,9 +33,23 @@ def test_the_loss_of_all_workers(chaos: Chaos, tmp_path: Path) -> None:
             os.kill(pid, SIGKILL)
 
     once = Listener(dict.fromkeys(range(3, 8), _once(kill_all)))
-    result, listener = run_trial(SOAK, chaos.home, chaos.store, tmp_path / "run", listener=once)
+    result, listener = run_trial(SLOW, chaos.home, chaos.store, tmp_path / "run", listener=once)
     assert result.recoveries == 1, listener.text
     assert ": 3 new, 0 kept, 3 workers went on from step" in listener.text
+    assert_undisturbed(tmp_path / "run", chaos.reference)
+
+
+def test_a_death_while_the_workers_start(chaos: Chaos, tmp_path: Path) -> None:
+    def kill() -> None:
+        while not (pids := worker_processes(chaos.home)):
+            time.sleep(0.005)
+        os.kill(pids[0], SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    _, listener = run_trial(SLOW, chaos.home, chaos.store, tmp_path / "run")
+    killer.join()
+    assert ": 1 new, 2 kept, 3 workers went on from step 0 " in listener.text
     assert_undisturbed(tmp_path / "run", chaos.reference)
 
 
@@ -89,7 +105,13 @@ def test_soak(chaos: Chaos, tmp_path: Path) -> None:
     finally:
         over.set()
         killer.join()
-    print(f"soak: {len(kills)} kills, {result.recoveries} recoveries, {result.steps} updates", flush=True)
+    took = sorted(map(float, re.findall(r"after ([\d.]+) s", listener.text)))
+    hung = listener.text.count("hung for")
+    print(
+        f"soak: {len(kills)} kills, {result.recoveries} recoveries, {result.steps} updates; a recovery took "
+        f"{took[len(took) // 2]:.1f} s, {took[0]:.1f} to {took[-1]:.1f}; {hung} survivors hung",
+        flush=True,
+    )
     assert len(kills) == KILLS
     assert_undisturbed(run, reference)
 

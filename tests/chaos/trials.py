@@ -10,11 +10,10 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
-from small_runs import Listener, rows
+from small_runs import Listener, list_checkpoints, rows
 
 import tpdist
 from tpdist.config import Experiment
-from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.result import Result
 
 WORKERS = 3

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 from mesh_runs import Case, Parts, together, train_all
-
-from tpdist.training.checkpoints import list_checkpoints
+from small_runs import list_checkpoints
 
 PERSISTENT = {"first": "persistent", "starts": "tied"}
 PARTS: dict[str, Parts] = {

@@ -8,7 +8,7 @@ import torch
 
 from tpdist.cli import main
 from tpdist.config import Experiment, Model, Run
-from tpdist.experiments import batch, head, measure, step, timeparallel
+from tpdist.experiments import batch, checkpoint, head, measure, step, timeparallel
 from tpdist.experiments.plain import PlainLoop, random_tokens
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
@@ -104,6 +104,15 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
     assert all(value > 0 for value in report["ratios"].values())
     assert {"bench", "machine", "config", "timings", "ratios"} <= report.keys()
     assert all(any(line.startswith(name) for line in said) for name in wanted)
+
+
+def test_a_checkpoint_is_saved_in_every_second_slice() -> None:
+    said: list[str] = []
+    found = checkpoint.bench(said.append, types=40, hidden=8, seconds=0.2, pairs=2)
+    assert len(found["timings"]["with"]) == len(found["timings"]["without"]) == 2
+    speeds = zip(*found["timings"].values(), strict=True)
+    assert found["ratios"]["least"] in [1 - after / before for before, after in speeds]
+    assert found["config"]["bytes"] > 4 * 3 * 2 * 40 * 8  # embedding and head, with two moments of Adam's each
 
 
 def test_the_command_writes_what_the_benchmark_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,11 @@ from guarded import guarded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from small_runs import small
+from small_runs import list_checkpoints, small
 
 from tpdist import TpdistError
 from tpdist.data import Store
-from tpdist.training.checkpoints import file_row, list_checkpoints, load_checkpoint, verify_checkpoint, write_manifest
+from tpdist.training.checkpoints import file_row, load_checkpoint, verify_checkpoint, write_manifest
 from tpdist.training.depots import Directory
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import Listener, assert_same_runs, interrupted, small, stop_at
+from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints, small, stop_at
 
 import tpdist
 from tpdist import ConfigError, DataError, RunError
 from tpdist.parallel import Workers
 from tpdist.training import checkpoints, files, writer
-from tpdist.training.checkpoints import list_checkpoints, load_checkpoint
+from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.depots import Directory
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
 from tpdist.training.writer import Writer

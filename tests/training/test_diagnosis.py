@@ -27,12 +27,12 @@ def begun(store: Path, where: Path, updates: int, said: Listener | None = None, 
     trainer = Trainer(small(store, **parts), Store.open(store), RunDirectory(where), said or Listener())
     trainer._begin_epoch()
     for batch in list(trainer.batches.epoch(1))[:updates]:
-        trainer._update(batch, 0.0)
+        trainer.update(batch)
     return trainer
 
 
 def next_update(trainer: Trainer) -> None:
-    trainer._update(next(trainer.batches.epoch(1, skip=trainer.state.position)), 0.0)
+    trainer.update(next(trainer.batches.epoch(1, skip=trainer.state.position)))
 
 
 HELD = {"first": "persistent", "relaxation": 1}
@@ -72,7 +72,7 @@ def test_the_loss_of_one_block(small_corpus: Path, tmp_path: Path):
     embedding.data[token] = 3e38
     trainer.carried.zero_()
     with pytest.raises(NonFiniteError) as caught:
-        trainer._update(batch, 0.0)
+        trainer.update(batch)
     assert f"block {block} of stream {stream}: " in str(caught.value)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Listener, interrupted, rows, small, stop_at
+from small_runs import Listener, interrupted, list_checkpoints, rows, small, stop_at
 
 import tpdist
 from tpdist import NonFiniteError
 from tpdist.training import trainer as trainer_module
-from tpdist.training.checkpoints import list_checkpoints
 from tpdist.training.evaluation import Evaluation
 from tpdist.training.trainer import Trainer
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Listener, assert_same_runs, interrupted, small, stop_at
+from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints, small, stop_at
 
 import tpdist
 from tpdist.parallel import Place, Workers
 from tpdist.parallel.exchange import Traffic
 from tpdist.training import trainer as trainer_module
 from tpdist.training import writer
-from tpdist.training.checkpoints import Packed, Shard, list_checkpoints, load_checkpoint
+from tpdist.training.checkpoints import Packed, Shard, load_checkpoint
 from tpdist.training.depots import Directory
 from tpdist.training.writer import Writer
 

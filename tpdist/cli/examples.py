@@ -32,6 +32,7 @@ EXAMPLES = {
     "tpdist bench head": ["tpdist bench head", "tpdist bench head --device cuda"],
     "tpdist bench batch": ["tpdist bench batch --json batch.json"],
     "tpdist bench overlap": ["tpdist bench overlap"],
+    "tpdist bench checkpoint": ["tpdist bench checkpoint --json checkpoint.json"],
     "tpdist bench timeparallel": ["tpdist bench timeparallel"],
     "tpdist bench scaling": ["tpdist bench scaling --workers 1,2,4 --json scaling.json"],
     "tpdist doctor": ["tpdist doctor", "tpdist doctor --json"],

@@ -12,6 +12,7 @@ BENCHES = {
     "head": "the output head against linear + cross_entropy, time and memory",
     "batch": "batch mode against the machine's own matrix products; how its memory grows",
     "overlap": "the share of a step that 2 workers wait for each other",
+    "checkpoint": "what a checkpoint every 30 s costs",
     "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
 }
 

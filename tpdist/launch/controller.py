@@ -129,9 +129,10 @@ class Controller:
                 return State.JOINING
 
     def _note_lost(self) -> None:
-        """Let go of workers that were lost while nobody trained."""
+        """Let go of workers that were lost while nobody trained. Raises where a cluster never had any that start."""
+        unfit = any(one.unfit for one in self.hosted)
         lost = self._drop_lost()
-        if lost and not self.generation:
+        if unfit and not self.generation:
             raise ClusterError(f"{lost[0]}; its log is among Ray's, see `ray list actors --detail`")
         if lost:
             self.change = self.change or Change([], time.monotonic())

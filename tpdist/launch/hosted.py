@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -21,7 +21,8 @@ Answer = tuple[Status | None, list[str]]
 @dataclass
 class Hosted:
     """place: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
-    that it raised. status: the latest. fault: why it must be replaced. silent_s: how long it has given no sign.
+    that it raised. status: the latest. fault: why it must be replaced. unfit: one like it would
+    not start either. silent_s: how long it has given no sign.
     generations: how many it has trained in.
     """
 
@@ -35,6 +36,7 @@ class Hosted:
     own: RayTaskError | None = None
     status: Status | None = None
     fault: str | None = None
+    unfit: bool = False
     silent_s: float = 0.0
     generations: int = 0
     _asked: ray.ObjectRef | None = None
@@ -77,14 +79,18 @@ class Hosted:
         self.running = self.actor.train.remote(job, rank, rendezvous)
 
     def has_started(self, too_late: bool) -> None:
-        """Take in whether the actor runs. too_late: or else it is lost."""
+        """Take in whether the actor runs. too_late: or else it is lost.
+
+        Where no process was killed, the next one would not start either: such a worker is unfit.
+        """
         try:
             self.place = ray.get(self.placing, timeout=0)
         except GetTimeoutError:
             if too_late:
-                self.fault = "did not start; look at `ray status`"
+                self.fault, self.unfit = "did not start; look at `ray status`", True
         except RayError as error:
             self.fault = f"did not start: {str(error).strip().splitlines()[-1]}"
+            self.unfit = isinstance(error, RuntimeEnvSetupError) or "creation task" in str(error)
 
     def hear(self, passed_s: float, limit_s: float) -> Answer | None:
         """The answer to the last question, if it has come; then asks again. passed_s: since the last call."""

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # typing's is known to pydantic from Py
 
 from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
-from tpdist.training.depots import MANIFEST, Depot, Directory
+from tpdist.training.depots import MANIFEST, Depot
 from tpdist.training.files import json_text, load_tensors, write_json
 
 FORMAT = 2
@@ -172,11 +172,6 @@ def read_checkpoint(name: str, path: Path, where: str) -> Loaded:
     """One that `verify_checkpoint` found whole. Raises RunError where it is not what the program writes."""
     tensors = load_tensors(path / TENSORS, shown=f"{where}/{TENSORS}")
     return Loaded(name, where, path, tensors, _read_state(path, where))
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Those of a directory, oldest first."""
-    return [directory / name for name in Directory(directory).names()]
 
 
 def verify_checkpoint(path: Path, where: str | None = None) -> str | None:

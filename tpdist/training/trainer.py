@@ -134,8 +134,7 @@ class Trainer:
             self.carried = torch.zeros_like(self.carried)
         for batch in self.batches.epoch(state.epoch, skip=state.position):
             self._leave_if(self.workers.any(stop.received))
-            began = time.monotonic()
-            self._update(batch, began)
+            self.update(batch)
             self.timeline.step()
             if state.step % self.config.run.check_every == 0:
                 compare_workers(self.workers, self.theta.parameters, state.step)
@@ -146,7 +145,9 @@ class Trainer:
             if self.due or (every and state.step % every == 0):
                 self.save_checkpoint()
 
-    def _update(self, batch: Batch, began: float) -> None:
+    def update(self, batch: Batch) -> None:
+        """One visit of a window, and its figures."""
+        began = time.monotonic()
         undo = Undo(self, batch) if self.config.run.on_non_finite == "skip" else None
         try:
             outcome = self._visit(batch)

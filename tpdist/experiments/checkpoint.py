@@ -1,0 +1,102 @@
+"""`tpdist bench checkpoint`: throughput with a checkpoint every 30 s against throughput without any.
+
+One trainer with the settings of `configs/ptb_minibatch.yaml`, on synthetic tokens. Slices of 30 s take turns, with and
+without, in the order A B B A …; a slice with one begins to save it, and trains on while it is written.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tpdist.config import Experiment
+from tpdist.data import Store
+from tpdist.errors import TpdistError
+from tpdist.experiments.measure import Say, report
+from tpdist.experiments.scaling import make_store
+from tpdist.training.progress import Silent
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.trainer import Trainer
+
+SLICE_S = 30.0
+PAIRS = 5
+TOKENS = 200_000
+
+
+class Slices:
+    """A run that is trained for some seconds at a time, epoch after epoch."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self._epoch, self._left = trainer, 0, iter(())
+
+    def run(self, seconds: float, saves: bool) -> float:
+        """Tokens a second over at least that time; a checkpoint that is saved is whole at its end."""
+        trainer = self.trainer
+        before, began = trainer.state.tokens, time.monotonic()
+        if saves:
+            trainer.save_checkpoint()
+        while time.monotonic() - began < seconds:
+            self._step()
+        trainer.writer.wait()
+        return (trainer.state.tokens - before) / (time.monotonic() - began)
+
+    def _step(self) -> None:
+        batch = next(self._left, None)
+        if batch is None:
+            self._epoch += 1
+            self._left = self.trainer.batches.epoch(self._epoch)
+            batch = next(self._left)
+        self.trainer.update(batch)
+
+
+def bench(
+    say: Say,
+    device: str = "cpu",
+    types: int = 10_000,
+    hidden: int = 200,
+    seconds: float = SLICE_S,
+    pairs: int = PAIRS,
+) -> dict[str, Any]:
+    """`checkpoint_overhead`: the share of throughput that is lost, the median over pairs of slices."""
+    speeds: dict[str, list[float]] = {"without": [], "with": []}
+    with tempfile.TemporaryDirectory() as directory:
+        config = _config(types, hidden, device, Path(directory))
+        make_store(config)
+        run = RunDirectory.create(config, Path(directory) / "run")
+        slices = Slices(Trainer(config, Store.open(str(config.data.store)), run, Silent()))
+        slices.run(seconds / 10, saves=True)  # nothing is loaded or allocated for the first time in a slice
+        for number in range(pairs):
+            for name in ("without", "with") if number % 2 == 0 else ("with", "without"):
+                speeds[name].append(slices.run(seconds, saves=name == "with"))
+            say(
+                f"pair {number + 1}/{pairs}: {speeds['without'][-1]:,.0f} tokens/s without, "
+                f"{speeds['with'][-1]:,.0f} with a checkpoint"
+            )
+        depot = slices.trainer.writer.depot
+        if not depot.names():
+            raise TpdistError(f"{depot.where}: holds no checkpoint")
+        size = sum(path.stat().st_size for path in Path(depot.where, depot.names()[-1]).iterdir())
+    say(f"one checkpoint is {size / 2**20:.1f} MiB")
+    lost = [1 - after / before for before, after in zip(*speeds.values(), strict=True)]
+    ratios = {"checkpoint_overhead": statistics.median(lost), "most": max(lost), "least": min(lost)}
+    config = config.model_dump(mode="json") | {"slice_s": seconds, "bytes": size}
+    return report("checkpoint", device, config, speeds, ratios, say)
+
+
+def _config(types: int, hidden: int, device: str, home: Path) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "data": {
+                "recipe": "synthetic",
+                "store": str(home / "store"),
+                "synthetic": {"types": types, "states": 64, "branching": min(512, types // 2), "tokens": TOKENS},
+            },
+            "model": {"hidden": hidden},
+            "objective": {"block": 20, "weight": 0.1},
+            "method": {"name": "admm", "h_steps": 1, "starts": "held", "first": "forward"},
+            "batching": {"streams": 4, "blocks": 8},
+            "optimizer": {"name": "adam", "lr": 0.003, "clip": 0.5},
+            "run": {"device": device},
+        }
+    )
