@@ -34,7 +34,7 @@ def test_a_report_is_one_file_with_the_runs_figures(runs: list[Path], tmp_path: 
     assert "<td>method.name</td><td>&quot;bptt&quot;</td><td>&quot;admm&quot;</td>" in text  # a setting that differs
     for run in runs:
         result = tpdist.evaluate(run, "test")
-        assert f"<td>{run.name}</td>" in text
+        assert f"<th>{run.name}</th>" in text
         assert f"<td>{result.perplexity:.2f}</td>" in text
 
 

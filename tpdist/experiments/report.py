@@ -34,7 +34,8 @@ CAPTIONS = {
     "primal": "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding.",
     "dual": "λ‖Δĥ‖ over the passes of a visit.",
     "speed": "Training alone, without evaluation.",
-    "residuals": "‖h - ĥ‖ by place in the window, first boundary at the bottom: where the constraint fails.",
+    "residuals": "‖h - ĥ‖ by place in the window, its first boundary at the bottom: where the constraint fails. In "
+    "long windows neighbours share a place.",
     "reach": "The share of a block's loss gradient that is left, pulled back through so many blocks.",
     "workers-speed": "Of each worker's own blocks, since the run was last started.",
     "workers-waiting": "For neighbours and for the sum of gradients. The others wait for who waits least.",
@@ -47,7 +48,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 74rem; margin: 1.5rem au
 h1 { font-size: 1.4rem; margin: 0 0 .5rem } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th { font-weight: 600; color: var(--faint) } td:first-child, th:first-child { text-align: left; padding-left: 0 }
+th { font-weight: 600 } td:first-child, th:first-child { text-align: left; padding-left: 0; color: var(--faint);
+       position: sticky; left: 0; background: var(--ground) }
 .figures { display: grid; gap: 1.2rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)) }
 figure { margin: 0 } svg { width: 100%; height: auto } figcaption { color: var(--faint); font-size: .85rem }
 """
@@ -105,29 +107,29 @@ def _caption(name: str) -> str:
 
 
 def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]) -> str:
-    head = ["run", "method", "B", "S x K", "λ", "seed", "best validation", "best epoch", "test", "tokens/s", "time"]
-    lines = []
+    columns = []
     for (name, config), run in zip(configs.items(), runs, strict=True):
         rows = epochs[name]
         best = min(rows, key=lambda row: row["valid_loss"])
         test, file = None, RunDirectory.open(run).result_file
         if file.is_file():
             test = json.loads(file.read_text(encoding="utf-8"))["test_perplexity"]
-        cells = [
-            name,
-            config.method.name,
-            str(config.objective.block),
-            f"{config.batching.streams} x {'all' if config.batching.mode == 'batch' else config.batching.blocks}",
-            f"{config.objective.weight:g}",
-            str(config.run.seed),
-            f"{best['valid_perplexity']:.2f}",
-            str(best["epoch"]),
-            "" if test is None else f"{test:.2f}",
-            f"{rows[-1]['tokens_per_second']:,.0f}",
-            clock(rows[-1]["seconds"]),
-        ]
-        lines.append(cells)
-    return _rows(head, lines)
+        columns.append(
+            {
+                "method": config.method.name,
+                "B": str(config.objective.block),
+                "S x K": f"{config.batching.streams} x "
+                f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",
+                "λ": f"{config.objective.weight:g}",
+                "seed": str(config.run.seed),
+                "best validation perplexity": f"{best['valid_perplexity']:.2f}",
+                "of epoch": f"{best['epoch']} of {rows[-1]['epoch']}",
+                "test perplexity": "" if test is None else f"{test:.2f}",
+                "tokens/s": f"{rows[-1]['tokens_per_second']:,.0f}",
+                "time": clock(rows[-1]["seconds"]),
+            }
+        )
+    return _rows(["run", *configs], [[name, *(column[name] for column in columns)] for name in columns[0]])
 
 
 def _differences(configs: Mapping[str, Experiment]) -> str:

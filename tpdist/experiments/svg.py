@@ -58,10 +58,10 @@ def chart(title: str, across: str, series: Series, log: bool = False) -> str:
     right, up = _scale(x0, x1, LEFT, WIDTH - RIGHT), _scale(y0, y1, HEIGHT - BOTTOM, TOP)
     parts = [_title(title, across)]
     for y in _powers(y0, y1) if log else _round(y0, y1):
-        row, label = up(y), f"{10**y:.3g}" if log else f"{y:,.6g}"
+        row, label = up(y), _number(10**y if log else y)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>')
         parts.append(f'<text class="faint" x="{LEFT - 6}" y="{row + 4:.1f}" text-anchor="end">{label}</text>')
-    parts += _across([(x, f"{x:g}") for x in _round(x0, x1, whole=True)], right)
+    parts += _across([(x, _number(x)) for x in _round(x0, x1, whole=True)], right)
     for number, points in enumerate(kept.values()):
         path = " ".join(f"{right(x):.1f},{up(y):.1f}" for x, y in points)
         dots = "".join(f'<circle cx="{right(x):.1f}" cy="{up(y):.1f}" r="2.4"/>' for x, y in points)
@@ -91,19 +91,20 @@ def heat(title: str, across: str, cells: Cells) -> str:
     (low, high), rows = _span(known), max(map(len, logs))
     right, up = _scale(0, len(shown), LEFT, WIDTH - RIGHT), _scale(0, rows, HEIGHT - BOTTOM, TOP)
     wide, high_each = right(1) - right(0), up(0) - up(1)
-    parts = [_title(title, across)]
+    parts = [_title(title, across), '<g shape-rendering="crispEdges">']
     for i, column in enumerate(logs):
         for j, value in enumerate(column):
             if value is not None:
                 at = f'x="{right(i):.1f}" y="{up(j + 1):.1f}" width="{wide + 0.3:.1f}" height="{high_each + 0.3:.1f}"'
                 parts.append(f'<rect {at} fill="{_colour((value - low) / (high - low))}"/>')
+    parts.append("</g>")
     for j in _round(1, rows, whole=True):
         row = up(j - 0.5) + 4
         parts.append(f'<text class="faint" x="{LEFT - 6}" y="{row:.1f}" text-anchor="end">{j:g}</text>')
     places = [x for x, _ in shown]
     marked = {min(range(len(places)), key=lambda i: abs(places[i] - x)) for x in _round(*_span(places), whole=True)}
     parts += _across([(i + 0.5, f"{places[i]:g}") for i in sorted(marked)], right)
-    parts.append(_ramp(f"{10**low:.3g}", f"{10**high:.3g}"))
+    parts.append(_ramp(_number(10**low, 3), _number(10**high, 3)))
     return _svg("".join(parts), HEIGHT + LINE + 6, title)
 
 
@@ -128,6 +129,12 @@ def _colour(share: float) -> str:
     i = min(int(at), len(RAMP) - 2)
     mixed = (round(a + (at - i) * (b - a)) for a, b in zip(RAMP[i], RAMP[i + 1], strict=True))
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
+
+
+def _number(value: float, digits: int = 6) -> str:
+    """1200 -> 1,200; without an exponent where a person reads it so."""
+    plain = value == 0 or 1e-3 <= abs(value) < 1e6
+    return f"{float(f'{value:.{digits}g}'):,.{digits}g}" if plain else f"{value:.3g}"
 
 
 def _title(title: str, across: str) -> str:
@@ -168,7 +175,7 @@ def _round(low: float, high: float, whole: bool = False) -> list[float]:
     step = max(step, 1.0) if whole else step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     found = [n * step for n in range(first, last + 1)]
-    return [low, *[x for x in found if x - low > step / 2]] if whole and low == int(low) else found
+    return [low, *[x for x in found if x - low >= step / 2]] if whole and low == int(low) else found
 
 
 def _powers(low: float, high: float) -> list[float]:
