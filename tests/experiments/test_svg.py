@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tpdist.experiments.svg import COLUMNS, chart, heat, standalone
+from tpdist.experiments.svg import COLUMNS, bars, chart, heat, standalone
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -26,6 +26,24 @@ def test_a_chart_leaves_out_what_it_cannot_draw():
 def test_a_chart_of_one_value_has_it_in_the_middle(value: float):
     root = ElementTree.fromstring(chart("one", "x", {"one": [(1, value), (2, value)]}))
     assert {circle.get("cy") for circle in root.iter(f"{SVG}circle")} == {"131.0"}
+
+
+def test_bars_begin_at_0_and_stand_side_by_side():
+    drawing = bars("a", "rank", {"one": [(0, 10.0), (1, 20.0)], "two": [(0, 5.0)]})
+    rects = [rect.attrib for rect in ElementTree.fromstring(drawing).iter(f"{SVG}rect")][:3]
+    assert [float(r["height"]) for r in rects] == pytest.approx([99, 198, 49.5], abs=0.11)
+    assert {round(float(r["y"]) + float(r["height"])) for r in rects} == {230}
+    first, other, beside = (float(r["x"]) for r in rects)
+    assert first < beside < other
+    assert beside == pytest.approx(first + float(rects[0]["width"]), abs=0.11)
+
+
+def test_a_legend_names_what_is_drawn_in_its_own_colour():
+    points = {"nothing": [(1, 0.0)], "a < b": [(1, 1.0), (2, 2.0)]}
+    root = ElementTree.fromstring(chart("a", "x", points, log=True))
+    (group,) = [g for g in root.iter(f"{SVG}g") if g.find(f"{SVG}text") is not None]
+    assert group.get("class") == "c1"
+    assert group.findtext(f"{SVG}text") == "a < b"
 
 
 def test_a_heat_map_goes_from_dark_to_light_and_leaves_gaps():

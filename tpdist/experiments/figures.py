@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import RunError
-from tpdist.experiments.svg import chart, heat, standalone
+from tpdist.experiments.svg import bars, chart, heat, standalone
 from tpdist.training.files import write_atomic
 from tpdist.training.run_dir import RunDirectory
 
@@ -55,7 +55,7 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
     for name, (title, key) in WORKERS.items():
         last = {run: list(enumerate(rows[-1][key])) for run, rows in epochs.items() if key in rows[-1]}
         if last:
-            found[name] = chart(title, "rank", last)
+            found[name] = bars(title, "rank", last)
     return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}
 
 

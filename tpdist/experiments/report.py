@@ -8,6 +8,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -139,8 +140,12 @@ def _differences(configs: Mapping[str, Experiment]) -> str:
     keys = [key for key in every if len({str(one.get(key)) for one in settings}) > 1]
     if not keys:
         return ""
-    lines = [[key, *("" if key not in one else json.dumps(one[key]) for one in settings)] for key in keys]
+    lines = [[key, *("" if key not in one else _text(one[key]) for one in settings)] for key in keys]
     return f"<h2>Settings that differ</h2>\n{_rows(['setting', *configs], lines)}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,11 +1,11 @@
-"""Line charts and heat maps as SVG text, for an HTML page or, by `standalone`, for a file of their own.
+"""Line charts, bars and heat maps as SVG text, for an HTML page or, by `standalone`, for a file of their own.
 
 Colours are classes, so that they follow the reader's light or dark scheme.
 """
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 WIDTH, HEIGHT = 420, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 32, 40
@@ -58,23 +58,37 @@ def chart(title: str, across: str, series: Series, log: bool = False) -> str:
     right, up = _scale(x0, x1, LEFT, WIDTH - RIGHT), _scale(y0, y1, HEIGHT - BOTTOM, TOP)
     parts = [_title(title, across)]
     for y in _powers(y0, y1) if log else _round(y0, y1):
-        row, label = up(y), _number(10**y if log else y)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>')
-        parts.append(f'<text class="faint" x="{LEFT - 6}" y="{row + 4:.1f}" text-anchor="end">{label}</text>')
+        parts += _grid(up(y), _number(10**y if log else y))
     parts += _across([(x, _number(x)) for x in _round(x0, x1, whole=True)], right)
     for number, points in enumerate(kept.values()):
         path = " ".join(f"{right(x):.1f},{up(y):.1f}" for x, y in points)
         dots = "".join(f'<circle cx="{right(x):.1f}" cy="{up(y):.1f}" r="2.4"/>' for x, y in points)
         line = f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.8"/>'
         parts.append(f'<g class="c{number % len(LIGHT)}" fill="currentColor">{line}{dots}</g>')
-    names = list(kept) if len(kept) > 1 else []
-    for number, name in enumerate(names):
-        row = HEIGHT + 12 + LINE * number
-        parts.append(
-            f'<g class="c{number % len(LIGHT)}"><rect x="{LEFT}" y="{row - 9}" width="14" height="10" '
-            f'fill="currentColor"/><text class="ink" x="{LEFT + 20}" y="{row}">{html.escape(name)}</text></g>'
+    return _with_legend(parts, title, series, [name for name, points in kept.items() if points])
+
+
+def bars(title: str, across: str, series: Series) -> str:
+    """Bars from 0 up, those of one x side by side, with a legend beneath."""
+    every = [point for points in series.values() for point in points]
+    if not every:
+        return f"<p>{html.escape(title)}: nothing to show.</p>"
+    x0, x1 = min(x for x, _ in every), max(x for x, _ in every) + 1
+    _, top = _span([0.0, *(y for _, y in every)])
+    right, up = _scale(x0, x1, LEFT, WIDTH - RIGHT), _scale(0, top, HEIGHT - BOTTOM, TOP)
+    parts = [_title(title, across)]
+    for y in _round(0, top):
+        parts += _grid(up(y), _number(y))
+    parts += _across([(x + 0.5, _number(x)) for x in _round(x0, x1 - 1, whole=True)], right)
+    each = 0.8 / len(series)  # of the place of an x
+    for number, points in enumerate(series.values()):
+        rects = "".join(
+            f'<rect x="{right(x + 0.1 + each * number):.1f}" y="{up(y):.1f}" width="{right(each) - right(0):.1f}" '
+            f'height="{up(0) - up(y):.1f}"/>'
+            for x, y in points
         )
-    return _svg("".join(parts), HEIGHT + (LINE * len(names) + 6 if names else 0), title)
+        parts.append(f'<g class="c{number % len(LIGHT)}" fill="currentColor">{rects}</g>')
+    return _with_legend(parts, title, series, list(series))
 
 
 def heat(title: str, across: str, cells: Cells) -> str:
@@ -142,6 +156,26 @@ def _title(title: str, across: str) -> str:
         f'<text class="ink" x="4" y="18" font-weight="600" font-size="13">{html.escape(title)}</text>'
         f'<text class="faint" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(across)}</text>'
     )
+
+
+def _grid(row: float, label: str) -> list[str]:
+    return [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>',
+        f'<text class="faint" x="{LEFT - 6}" y="{row + 4:.1f}" text-anchor="end">{label}</text>',
+    ]
+
+
+def _with_legend(parts: list[str], title: str, series: Iterable[str], shown: Sequence[str]) -> str:
+    """The names that have something to show beneath, in the colours of their places in the series."""
+    colours = {name: f"c{number % len(LIGHT)}" for number, name in enumerate(series)}
+    names = shown if len(colours) > 1 else []
+    for number, name in enumerate(names):
+        row = HEIGHT + 12 + LINE * number
+        parts.append(
+            f'<g class="{colours[name]}"><rect x="{LEFT}" y="{row - 9}" width="14" height="10" '
+            f'fill="currentColor"/><text class="ink" x="{LEFT + 20}" y="{row}">{html.escape(name)}</text></g>'
+        )
+    return _svg("".join(parts), HEIGHT + (LINE * len(names) + 6 if names else 0), title)
 
 
 def _across(marks: Sequence[tuple[float, str]], right: Callable[[float], float]) -> list[str]:
