@@ -214,14 +214,15 @@ def test_primal_and_dual_residuals_of_a_visit() -> None:
 
 @pytest.mark.parametrize(("blocks", "closing"), [(1, False), (2, False), (64, True), (65, False), (150, True)])
 def test_residuals_by_place_are_sums_over_neighbouring_places(blocks: int, closing: bool) -> None:
-    """Every place is in the bin that its share of the window says, wherever a worker's part of it begins."""
+    """At most 64 bins of as many places each, wherever a worker's part of the window begins."""
     plan = replace(Problem().plan, blocks=blocks, closing=closing)
     places = blocks - 1 + closing
     squares = torch.rand(2, blocks, generator=torch.Generator().manual_seed(2)).double()
     squares[:, places:] = 0  # boundary K, where nothing closes the window
-    wanted = torch.zeros(min(64, max(1, places))).double()
-    for place in range(places):
-        wanted[place * len(wanted) // places] += squares[:, place].sum()
+    size = next(n for n in range(1, 4) if places <= 64 * n)
+    starts = range(0, max(1, places), size)
+    wanted = torch.stack([squares[:, begin : begin + size].sum() for begin in starts])
+    assert len(wanted) <= 64
     torch.testing.assert_close(by_place(plan, squares, 1), wanted, rtol=1e-14, atol=0)
     cut = blocks // 3
     parts = by_place(plan, squares[:, :cut], 1) + by_place(plan, squares[:, cut:], 1 + cut)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tpdist.config import Experiment
 
-BINS = 64  # of residuals by place in the window: a picture shows no more
+BINS = 64  # of residuals by place in the window, at most: a picture shows no more
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,13 @@ class Plan:
         return max(1, self.blocks - 1 + self.closing)
 
     @property
+    def per_bin(self) -> int:
+        """Neighbouring places that share a bin: the same number in all, but for the last bin."""
+        return -(-self.places // BINS)
+
+    @property
     def bins(self) -> int:
-        return min(self.places, BINS)
+        return -(-self.places // self.per_bin)
 
     @property
     def loss_alone(self) -> Terms:

@@ -208,7 +208,7 @@ def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
     """
     at = torch.arange(first - 1, first - 1 + squares.shape[1], device=squares.device).clamp(0, plan.places - 1)
     sums = squares.new_zeros(plan.bins, dtype=torch.float64)
-    return sums.index_add_(0, at * plan.bins // plan.places, squares.sum(0, dtype=torch.float64))
+    return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
 
 
 def _change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
