@@ -154,8 +154,9 @@ def _announce(trainer: Trainer, reporter: Reporter, resume: bool) -> None:
         f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}, "
         f"{parameters:,} parameters, {trainer.device.type}, {config.run.dtype}"
     )
+    name = config.method.visit or config.method.name
     reporter.say(
-        f"{config.method.name}: B={config.objective.block}, S={layout.streams}, K={trainer.batches.per_window}, "
+        f"{name}: B={config.objective.block}, S={layout.streams}, K={trainer.batches.per_window}, "
         f"{len(trainer.batches)} windows an epoch; lambda {trainer.plan.terms.weight:g}, "
         f"{trainer.plan.h_steps} H-steps ({config.method.starts} starts), {trainer.plan.theta_steps} θ-steps"
         + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else "")
