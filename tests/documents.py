@@ -27,7 +27,7 @@ def commands(document: str) -> list[list[str]]:
             words = shlex.split(line, comments=True)
             while "tpdist" in words:
                 rest = words[words.index("tpdist") + 1 :]
-                end = next((i for i, word in enumerate(rest) if word in ("&&", ";", "|")), len(rest))
+                end = next((i for i, word in enumerate(rest) if word in ("&&", ";", "|", ">")), len(rest))
                 found.append(rest[:end])
                 words = rest[end:]
     return found

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
+from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.results import ratio_row, render, summarise, table
-from tpdist.experiments.sweep import sweep
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
@@ -24,7 +24,6 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600}
 def reproduce(
     what: str,
     cells: Sequence[str],
-    device: str | None,
     budget: str | None,
     keep: bool,
     test: bool,
@@ -38,15 +37,9 @@ def reproduce(
     keep: write the JSON to configs/paper/results, too, and the tables of RESULTS.md anew. test: evaluate the settings
     chosen on validation on the test split.
     """
-    file = HOME / f"{what}.yaml"
-    if not file.is_file():
-        there = sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.yaml"))
-        known = f"there is {', '.join(there)}" if there else f"{HOME} is not here: run it in a clone of the repository"
-        raise TpdistError(f"reproduce: no {file}; {known}")
+    file, home = _sweep_of(what)
     limit_s = None if budget is None else _seconds(budget)
-    changes = [*overrides, *([] if device is None else [f"run.device={device}"])]
-    home = Path("runs") / f"reproduce-{what.replace('/', '-')}"
-    rows = sweep(file, changes, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+    rows = sweeps.sweep(file, overrides, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
     paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
     kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
@@ -56,6 +49,23 @@ def reproduce(
     if keep:
         keep_result(what, kept)
     return kept
+
+
+def foresee(what: str, cells: Sequence[str], budget: str | None, overrides: Sequence[str]) -> list[str]:
+    """The points that `reproduce` would run, a line each."""
+    file, home = _sweep_of(what)
+    within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
+    return [*sweeps.foresee(file, overrides, home, cells), *within]
+
+
+def _sweep_of(what: str) -> tuple[Path, Path]:
+    """Its file, and where it goes."""
+    file = HOME / f"{what}.yaml"
+    if not file.is_file():
+        there = sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.yaml"))
+        known = f"there is {', '.join(there)}" if there else f"{HOME} is not here: run it in a clone of the repository"
+        raise TpdistError(f"reproduce: no {file}; {known}")
+    return file, Path("runs") / f"reproduce-{what.replace('/', '-')}"
 
 
 def keep_result(what: str, kept: dict[str, Any]) -> None:
