@@ -16,7 +16,7 @@ from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
-RESULTS = Path("RESULTS.md")
+DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from what is kept
 CONTEST = {5: "small/b5", 10: "small/b10", 20: "small/b20"}
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
@@ -34,7 +34,7 @@ def reproduce(
     """Run the cells that have not been run, print the table, and write it with its JSON to `runs/reproduce-WHAT`.
 
     cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
-    keep: write the JSON to configs/paper/results, too, and the tables of RESULTS.md anew. test: evaluate the settings
+    keep: write the JSON to configs/paper/results, too, and the documents' tables anew. test: evaluate the settings
     chosen on validation on the test split.
     """
     file, home = _sweep_of(what)
@@ -69,7 +69,7 @@ def _sweep_of(what: str) -> tuple[Path, Path]:
 
 
 def keep_result(what: str, kept: dict[str, Any]) -> None:
-    """Into configs/paper/results, without wall times, which mean little on another machine; RESULTS.md follows."""
+    """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow."""
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
@@ -82,9 +82,9 @@ def keep_result(what: str, kept: dict[str, Any]) -> None:
         ratios = {"command": "; ".join(f"tpdist reproduce {name} --keep" for name in CONTEST.values())}
         ratios |= {"versions": kept["versions"], "rows": [row for row in found if row is not None]}
         write_atomic(results / "ptb_small_ratio.json", lambda path: write_json(path, ratios))
-    if RESULTS.is_file():
-        text = render(RESULTS.read_text(encoding="utf-8"), results)
-        write_atomic(RESULTS, lambda path: _write(path, text))
+    for document in filter(Path.is_file, DOCUMENTS):
+        text = render(document.read_text(encoding="utf-8"), results)
+        write_atomic(document, lambda path, text=text: _write(path, text))
 
 
 def _seconds(budget: str) -> float:
