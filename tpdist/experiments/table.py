@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from tpdist.training.progress import Reporter
+from tpdist.training.progress import Reporter, Silent
 
 Row = dict[str, Any]
 MOST_ROWS = 30  # of a table that fits on a screen
@@ -28,7 +28,7 @@ class Table:
 
     def show(self, rows: Sequence[Row], runs: Sequence[Path]) -> None:
         """Draw anew, on a terminal."""
-        if not sys.stdout.isatty():
+        if not sys.stdout.isatty() or isinstance(self._reporter, Silent):
             return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False)

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from tpdist.config import load_config
 from tpdist.data import Store
 from tpdist.launch.faults import lost_neighbour, of_the_machine
+from tpdist.launch.metrics import Metrics
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
 from tpdist.training.depots import has_checkpoints
@@ -127,7 +128,7 @@ class SpanActor:
 
     def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         """The run on this worker, from its newest checkpoint on, until it ends or a neighbour is lost."""
-        self.stop_signal, self.reporter = StopSignal(), Recorder()
+        self.stop_signal, self.reporter = StopSignal(), Recorder(Metrics(job.run, rank))
         self.generation = rendezvous.generation
         try:
             return self._train(job, rank, rendezvous)
@@ -192,9 +193,10 @@ class SpanActor:
 
 
 class Recorder:
-    """Keeps what a worker reports until the controller asks."""
+    """Keeps what a worker reports until the controller asks; its figures go to Ray, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self.began: int | None = None
         self._lock = threading.Lock()
         self._status: Status | None = None
@@ -209,6 +211,8 @@ class Recorder:
         if self.began is None:
             self.began = status.step - 1
         self._status = status
+        if self._metrics is not None:
+            self._metrics.tell(status)
 
     def close(self) -> None: ...
 

@@ -16,7 +16,18 @@ from tpdist.errors import Interrupted
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
-from tpdist.tprop import Alone, BlowUpError, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
+from tpdist.tprop import (
+    Alone,
+    BlowUpError,
+    Boundaries,
+    Neighbours,
+    Outcome,
+    Theta,
+    als_visit,
+    own_function,
+    plan_epoch,
+    visit,
+)
 from tpdist.training.batches import Batch, Batches
 from tpdist.training.blow_up import blown_up, stop_non_finite
 from tpdist.training.checkpoints import load_checkpoint
@@ -76,6 +87,7 @@ class Trainer:
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
         self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
+        self.one_visit = own_function(config.method.visit, "method.visit") or visit
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
@@ -163,7 +175,7 @@ class Trainer:
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
             return als_visit(self.model, self.plan, *where, self.workers.sum_all)
-        return visit(self.model, self.plan, self.theta, *where)
+        return self.one_visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
         if self.workers.neighbours is None or self.batches.own_windows:
