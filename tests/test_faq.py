@@ -31,7 +31,7 @@ CAUSES = {
     "holds another model": ("evaluate done --set model.hidden=7", 2),
     "nothing answers at --address": ("submit c.yaml --address http://127.0.0.1:9", 2),
     "Try a lower optimizer.lr": ("train c.yaml --run-dir new --set optimizer.lr=1e30", 3),
-    "is not installed; pip install": ("train c.yaml --run-dir new --set run.track=[wandb]", 2),
+    "is not installed; pip install": ("train c.yaml --run-dir tracked --set run.track=[wandb]", 2),
 }
 
 
