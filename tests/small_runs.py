@@ -14,7 +14,7 @@ from tpdist.config import Experiment
 from tpdist.training.depots import Directory
 from tpdist.training.progress import Silent, Status
 
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "worker_tokens_per_second", "worker_waiting")
 SOURCE = {"types": 12, "states": 4, "branching": 2, "tokens": 200}
 Parts = dict[str, Any]
 

@@ -45,6 +45,8 @@ def test_a_death_while_the_workers_start(chaos: Chaos, tmp_path: Path) -> None:
             time.sleep(0.005)
         os.kill(pids[0], SIGKILL)
 
+    while worker_processes(chaos.home):  # of the run before
+        time.sleep(0.1)
     killer = threading.Thread(target=kill)
     killer.start()
     _, listener = run_trial(SLOW, chaos.home, chaos.store, tmp_path / "run")

@@ -13,6 +13,8 @@ from tpdist.errors import ConfigError, TpdistError
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, choose_backend
 from tpdist.training.progress import Silent, Status
 
+RUNS = ("one", "many")
+
 
 class Heard(Silent):
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ def test_two_actors_compute_what_one_worker_does(corpus: Path, tmp_path: Path) -
     assert many.valid_perplexity == pytest.approx(one.valid_perplexity, rel=1e-10)
     # 3d(n+1) for H-steps and duals, and one relaxation sweep; 10 updates, 2 streams, 1 edge, d=4 float64
     assert many.boundary_bytes == 10 * 2 * 1 * (3 * 2 + 1) * 4 * 8
-    theta = [load_file(tmp_path / run / "models/last.safetensors") for run in ("one", "many")]
+    theta = [load_file(tmp_path / run / "models/last.safetensors") for run in RUNS]
     for name, value in theta[0].items():
         torch.testing.assert_close(theta[1][name], value, rtol=1e-10, atol=1e-10)
     assert "2 workers: 1 along stream x 2 along time" in heard.said
@@ -55,6 +57,13 @@ def test_two_actors_compute_what_one_worker_does(corpus: Path, tmp_path: Path) -
     assert [work.rank for work in workers] == [0, 1]
     assert sum(work.sent for work in workers) == many.boundary_bytes + many.carried_bytes + many.gradient_bytes
     assert all(work.tokens_per_second > 0 and work.neighbours > 0 and work.reduction > 0 for work in workers)
+    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in RUNS]
+    epochs = [[row for row in map(json.loads, every) if row["kind"] == "epoch"] for every in lines]
+    for alone, shared in zip(*epochs, strict=True):
+        assert alone["residuals"] == pytest.approx(shared["residuals"], rel=1e-10)
+        assert "worker_waiting" not in alone
+        assert all(share > 0 for share in shared["worker_waiting"])
+        assert len(shared["worker_tokens_per_second"]) == 2
     assert sorted(path.name for path in (tmp_path / "many/logs").iterdir()) == ["worker-0.log", "worker-1.log"]
 
 

@@ -11,7 +11,6 @@ from small_runs import small
 import tpdist
 from tpdist.cli import main
 from tpdist.experiments.report import reach
-from tpdist.experiments.svg import chart
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +28,13 @@ def test_a_report_is_one_file_with_the_runs_figures(runs: list[Path], tmp_path: 
     text = out.read_text(encoding="utf-8")
     assert not re.findall(r"<script|<link|src=|url\(|href=", text)
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 6, re.findall(r"<p>.*?</p>", text)
+    assert len(drawings) == 8, re.findall(r"<p>.*?</p>", text)
     for drawing in drawings:
         ElementTree.fromstring(drawing)
+    assert "<td>method.name</td><td>bptt</td><td>admm</td>" in text  # a setting that differs
     for run in runs:
         result = tpdist.evaluate(run, "test")
-        assert f"<td>{run.name}</td>" in text
+        assert f"<th>{run.name}</th>" in text
         assert f"<td>{result.perplexity:.2f}</td>" in text
 
 
@@ -48,10 +48,3 @@ def test_the_gradient_fades_with_the_distance(runs: list[Path]):
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no config.yaml, so it is no run directory" in capsys.readouterr().err
-
-
-def test_a_chart_leaves_out_what_it_cannot_draw():
-    drawing = chart("a < b", "x", {"one": [(1, 0.0), (2, 10.0), (3, float("nan")), (4, 1000.0)]}, log=True)
-    root = ElementTree.fromstring(drawing)
-    assert [c.get("cx") for c in root.iter("{http://www.w3.org/2000/svg}circle")] == ["64.0", "448.0"]
-    assert "nothing to show" in chart("empty", "x", {"one": [(1, 0.0)]}, log=True)

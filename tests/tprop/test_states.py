@@ -11,6 +11,7 @@ from torch import Tensor
 from tpdist.models import LanguageModel, build_model
 from tpdist.tprop import Alone, Boundaries, Plan, Theta, Window, make_window, plan_epoch, visit
 from tpdist.tprop.states import first_values
+from tpdist.tprop.visit import by_place
 
 TYPES, B, S, K = 6, 3, 2, 4
 ALL = 3 * K  # blocks of a stream: three windows
@@ -194,6 +195,7 @@ def test_primal_and_dual_residuals_of_a_visit() -> None:
     assert boundaries.u is not None
     residual = boundaries.u[:, 1:4]  # u = r after one step from 0 with α = 1/λ
     assert float(outcome.primal) == pytest.approx(float(residual.square().sum()), rel=1e-12)
+    torch.testing.assert_close(outcome.gaps, residual.square().sum((0, 2)), rtol=1e-12, atol=0)
     # the θ of `Problem` does not move; the fresh ĥ is of the moved starts, h = ĥ + r
     moved = zero.clone()
     gradient = torch.zeros_like(zero)
@@ -208,3 +210,20 @@ def test_primal_and_dual_residuals_of_a_visit() -> None:
     assert float(outcome.dual) == pytest.approx(
         float(0.25 * (after - before).detach()[:, :-1].square().sum()), rel=1e-10
     )
+
+
+@pytest.mark.parametrize(("blocks", "closing"), [(1, False), (2, False), (64, True), (65, False), (150, True)])
+def test_residuals_by_place_are_sums_over_neighbouring_places(blocks: int, closing: bool) -> None:
+    """At most 64 bins of as many places each, wherever a worker's part of the window begins."""
+    plan = replace(Problem().plan, blocks=blocks, closing=closing)
+    places = blocks - 1 + closing
+    squares = torch.rand(2, blocks, generator=torch.Generator().manual_seed(2)).double()
+    squares[:, places:] = 0  # boundary K, where nothing closes the window
+    size = next(n for n in range(1, 4) if places <= 64 * n)
+    starts = range(0, max(1, places), size)
+    wanted = torch.stack([squares[:, begin : begin + size].sum() for begin in starts])
+    assert len(wanted) <= 64
+    torch.testing.assert_close(by_place(plan, squares, 1), wanted, rtol=1e-14, atol=0)
+    cut = blocks // 3
+    parts = by_place(plan, squares[:, :cut], 1) + by_place(plan, squares[:, cut:], 1 + cut)
+    torch.testing.assert_close(parts, wanted, rtol=1e-14, atol=0)

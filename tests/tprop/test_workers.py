@@ -43,7 +43,7 @@ COMBINATIONS += [("admm", "l2+kl"), ("costate", "no-weight")]
 
 
 def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[list[list[Tensor]], list[Link]]:
-    """θ, h, u, costates, carried state, loss, penalty and residuals after each visit, put together again."""
+    """θ, h, u, costates, carried state, loss, penalty, residuals (by place) after each visit, put together again."""
     config = experiment(
         model={"cell": "lstm", "hidden": 3, "init": 0.5},
         objective={"block": B, "weight": 0.6, **OBJECTIVES[objective]},
@@ -81,7 +81,7 @@ def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[lis
         for _ in range(VISITS):
             out = visit(mine, plan, theta, window, 0, boundaries, carried, neighbours)
             carried = out.carry
-            sums = torch.stack([out.loss, out.penalty, out.primal, out.dual]).detach()
+            sums = torch.cat([torch.stack([out.loss, out.penalty, out.dual]).detach(), out.gaps])
             kept = [None if x is None else x[:, : spans[place]].clone() for x in
                     (boundaries.h, boundaries.u, boundaries.costate)]  # fmt: skip
             log.append([[p.detach().clone() for p in mine.parameters()], sums, carried.clone(), kept])

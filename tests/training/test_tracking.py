@@ -30,7 +30,7 @@ def as_events(run: Path) -> dict[tuple[str, int], float]:
         (f"{row['kind']}/{name}", row["step"]): value
         for row in lines
         for name, value in row.items()
-        if name not in ("kind", "step", "epoch")
+        if name not in ("kind", "step", "epoch") and not isinstance(value, list)
     }
 
 
@@ -50,7 +50,7 @@ def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
     steps, epochs = rows(tmp_path / "run", "step"), rows(tmp_path / "run", "epoch")
     common = ["kind", "epoch", "step", "loss", "perplexity", "penalty", "primal", "dual", "weight"]
     assert [list(row) for row in steps] == [common] * 9
-    assert [list(row) for row in epochs] == [[*common, "valid_loss", "valid_perplexity", "lr"]] * 2
+    assert [list(row) for row in epochs] == [[*common, "valid_loss", "valid_perplexity", "lr", "residuals"]] * 2
     assert [(row["epoch"], row["step"]) for row in epochs] == [(1, 9), (2, 18)]
     assert [row["epoch"] for row in steps] == [1, 1, 1, 1, 2, 2, 2, 2, 2]
     assert [row["weight"] for row in epochs] == [0.2, 0.4]
@@ -59,6 +59,9 @@ def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
         assert row["primal"] > 0
         assert row["dual"] > 0
         assert row["penalty"] > 0
+    for row in epochs:  # windows of 3 blocks: two constraints
+        assert len(row["residuals"]) == 2
+        assert math.hypot(*row["residuals"]) == pytest.approx(row["primal"])
     assert epochs[1]["valid_perplexity"] == pytest.approx(math.exp(epochs[1]["valid_loss"]))
 
 

@@ -21,6 +21,7 @@ EXAMPLES = {
     "tpdist sweep": ["tpdist sweep sweep.yaml --dir runs/sweep", "tpdist sweep sweep.yaml --dir runs/sweep --retry"],
     "tpdist reproduce": ["tpdist reproduce table1 --cells 'ptb-*-block20' --budget 8h"],
     "tpdist report": ["tpdist report runs/first runs/second --out report.html"],
+    "tpdist plot": ["tpdist plot runs/first --out figures", "tpdist plot runs/first runs/second --out figures"],
     "tpdist plan": ["tpdist plan configs/ptb_batch.yaml --workers 1024 --gpu h100 --link 400Gb"],
     "tpdist submit": [
         "tpdist submit configs/quickstart.yaml --address http://127.0.0.1:8265 --set cluster.workers=2",

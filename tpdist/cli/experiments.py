@@ -54,6 +54,11 @@ def add(commands: Any) -> None:
     report.add_argument("--out", default="report.html", metavar="FILE", help="default report.html")
     report.set_defaults(command=_report)
 
+    plot = commands.add_parser("plot", help="the figures of runs as SVG files: curves, residuals, a heat map")
+    plot.add_argument("runs", nargs="+", metavar="RUN")
+    plot.add_argument("--out", default="figures", metavar="DIR", help="default figures; files of these names there go")
+    plot.set_defaults(command=_plot)
+
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
@@ -127,6 +132,13 @@ def _report(options: argparse.Namespace) -> None:
 
     report(options.runs, Path(options.out))
     print(options.out)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from tpdist.experiments.figures import plot
+
+    for file in plot(options.runs, Path(options.out)):
+        print(file)
 
 
 def _bench(options: argparse.Namespace) -> None:

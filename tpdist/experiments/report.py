@@ -1,7 +1,7 @@
 """`tpdist report RUN…`: one HTML file that shows runs side by side. It needs no network and no script.
 
-A table; perplexities and residuals by epoch; the reach of the gradient: how much of a block's loss gradient is left
-after it has been pulled back through one block, two blocks, … by the transposed Jacobians, on rolled-out states.
+A table; the figures of `figures.py`; the reach of the gradient: how much of a block's loss gradient is left after it
+has been pulled back through one block, two blocks, … by the transposed Jacobians, on rolled-out states.
 """
 
 import html
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from tpdist.config import load_config
+from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
-from tpdist.errors import RunError
 from tpdist.experiments.angles import entered_windows, roll
-from tpdist.experiments.svg import chart
+from tpdist.experiments.figures import Row, figures, read_runs
+from tpdist.experiments.svg import chart, style
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
 from tpdist.tprop.costate import sweep
@@ -25,36 +25,53 @@ from tpdist.training.batches import Batches
 from tpdist.training.files import write_atomic
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.trackers import flat
 
 BLOCKS = 8  # that the reach is followed through
 WINDOWS = 4
+CAPTIONS = {
+    "validation": "exp of the mean loss in nats per token, θ frozen, rolled out exactly.",
+    "training": "The same over the epoch's updates, while θ moved.",
+    "primal": "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding.",
+    "dual": "λ‖Δĥ‖ over the passes of a visit.",
+    "speed": "Training alone, without evaluation.",
+    "residuals": "‖h - ĥ‖ by place in the window, its first boundary at the bottom: where the constraint fails. In "
+    "long windows neighbours share a place.",
+    "reach": "The share of a block's loss gradient that is left, pulled back through so many blocks.",
+    "workers-speed": "Of each worker's own blocks, since the run was last started.",
+    "workers-waiting": "For neighbours and for the sum of gradients. The others wait for who waits least.",
+}
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left } svg { max-width: 100%; margin: .5rem 1rem .5rem 0 }
+:root { color-scheme: light dark; --ink: #222; --faint: #5a5a5a; --line: #ddd; --ground: #fff }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e4e4; --faint: #a8a8a8; --line: #3a3f47; --ground: #16181d } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 74rem; margin: 1.5rem auto; padding: 0 1rem;
+       color: var(--ink); background: var(--ground) }
+h1 { font-size: 1.4rem; margin: 0 0 .5rem } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th { font-weight: 600 } td:first-child, th:first-child { text-align: left; padding-left: 0; color: var(--faint);
+       position: sticky; left: 0; background: var(--ground) }
+.figures { display: grid; gap: 1.2rem 1.6rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)) }
+figure { margin: 0 } svg { width: 100%; height: auto } figcaption { color: var(--faint); font-size: .85rem }
 """
 
 
 def report(runs: Sequence[str], out: Path) -> None:
     """Write the report of `runs` to `out`. Raises RunError for what is no run or has not ended an epoch."""
-    names = _names(runs)
-    epochs = {name: _epochs(RunDirectory.open(run)) for name, run in zip(names, runs, strict=True)}
-    reached = {name: reach(run) for name, run in zip(names, runs, strict=True)}
-
-    def curve(key: str) -> dict[str, list[tuple[float, float]]]:
-        return {name: [(row["epoch"], row[key]) for row in rows] for name, rows in epochs.items()}
-
-    charts = [
-        chart("Validation perplexity", "epoch", curve("valid_perplexity")),
-        chart("Training perplexity", "epoch", curve("perplexity")),
-        chart("Primal residual |r|, all boundaries of an epoch", "epoch", curve("primal"), log=True),
-        chart("Dual residual |s|", "epoch", curve("dual"), log=True),
-        chart("Reach: share of the gradient left", "blocks back", _numbered(reached), log=True),
-        chart("Training tokens a second, all workers", "epoch", curve("tokens_per_second")),
-    ]
-    body = "\n".join(["<h1>tpdist report</h1>", _table(names, runs, epochs), *charts])
-    head = f'<meta charset="utf-8"><title>tpdist report</title><style>{STYLE}</style>'
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+    epochs = read_runs(runs)
+    configs = {name: RunDirectory.open(run).load_config() for name, run in zip(epochs, runs, strict=True)}
+    reached = {name: list(enumerate(reach(run))) for name, run in zip(epochs, runs, strict=True)}
+    drawn = figures(epochs) | {"reach": chart("Reach of the gradient", "blocks back", reached, log=True)}
+    title = ", ".join(epochs) if len(epochs) < 4 else f"{len(epochs)} runs"
+    shown = "".join(
+        f"<figure>{drawing}<figcaption>{html.escape(_caption(name))}</figcaption></figure>\n"
+        for name, drawing in drawn.items()
+    )
+    body = [f"<h1>{html.escape(title)}</h1>", _table(runs, epochs, configs), _differences(configs)]
+    body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>')
+    sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
+    page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(body)}\n</body></html>\n'
     write_atomic(out, lambda path: _write(path, page))
 
 
@@ -86,52 +103,56 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
     return (sums / sums[0]).tolist()
 
 
-def _numbered(values: Mapping[str, list[float]]) -> dict[str, list[tuple[float, float]]]:
-    return {name: [(float(i), value) for i, value in enumerate(each)] for name, each in values.items()}
+def _caption(name: str) -> str:
+    return CAPTIONS["residuals" if name.startswith("residuals") else name]
 
 
-def _names(runs: Sequence[str]) -> list[str]:
-    """The last part of every path, or the whole path where that is not enough."""
-    short = [Path(run).resolve().name for run in runs]
-    return [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
-
-
-def _epochs(run: RunDirectory) -> list[dict[str, Any]]:
-    try:
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run.metrics_file}: cannot be read; did the run begin?") from error
-    if not rows:
-        raise RunError(f"{run.path}: has not ended an epoch yet")
-    return rows
-
-
-def _table(names: Sequence[str], runs: Sequence[str], epochs: Mapping[str, list[dict[str, Any]]]) -> str:
-    head = ["run", "method", "B", "S x K", "λ", "seed", "best validation", "best epoch", "test", "tokens/s", "time"]
-    lines = ["".join(f"<th>{name}</th>" for name in head)]
-    for name, run in zip(names, runs, strict=True):
-        directory = RunDirectory.open(run)
-        config, rows = directory.load_config(), epochs[name]
+def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]) -> str:
+    columns = []
+    for (name, config), run in zip(configs.items(), runs, strict=True):
+        rows = epochs[name]
         best = min(rows, key=lambda row: row["valid_loss"])
-        test = None
-        if directory.result_file.is_file():
-            test = json.loads(directory.result_file.read_text(encoding="utf-8"))["test_perplexity"]
-        cells = [
-            html.escape(name),
-            config.method.name,
-            str(config.objective.block),
-            f"{config.batching.streams} x {'all' if config.batching.mode == 'batch' else config.batching.blocks}",
-            f"{config.objective.weight:g}",
-            str(config.run.seed),
-            f"{best['valid_perplexity']:.2f}",
-            str(best["epoch"]),
-            "" if test is None else f"{test:.2f}",
-            f"{rows[-1]['tokens_per_second']:,.0f}",
-            clock(rows[-1]["seconds"]),
-        ]
-        lines.append("".join(f"<td>{cell}</td>" for cell in cells))
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+        test, file = None, RunDirectory.open(run).result_file
+        if file.is_file():
+            test = json.loads(file.read_text(encoding="utf-8"))["test_perplexity"]
+        columns.append(
+            {
+                "method": config.method.name,
+                "B": str(config.objective.block),
+                "S x K": f"{config.batching.streams} x "
+                f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",
+                "λ": f"{config.objective.weight:g}",
+                "seed": str(config.run.seed),
+                "best validation perplexity": f"{best['valid_perplexity']:.2f}",
+                "of epoch": f"{best['epoch']} of {rows[-1]['epoch']}",
+                "test perplexity": "" if test is None else f"{test:.2f}",
+                "tokens/s": f"{rows[-1]['tokens_per_second']:,.0f}",
+                "time": clock(rows[-1]["seconds"]),
+            }
+        )
+    return _rows(["run", *configs], [[name, *(column[name] for column in columns)] for name in columns[0]])
+
+
+def _differences(configs: Mapping[str, Experiment]) -> str:
+    """The settings in which the runs differ, if there are several runs and any."""
+    settings = [dict(flat(config.model_dump(mode="json"))) for config in configs.values()]
+    every = dict.fromkeys(key for one in settings for key in one)
+    keys = [key for key in every if len({str(one.get(key)) for one in settings}) > 1]
+    if not keys:
+        return ""
+    lines = [[key, *("" if key not in one else _text(one[key]) for one in settings)] for key in keys]
+    return f"<h2>Settings that differ</h2>\n{_rows(['setting', *configs], lines)}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f'<div class="wide"><table>{row("th", head)}{"".join(row("td", line) for line in lines)}</table></div>\n'
 
 
 def _write(path: Path, text: str) -> None:

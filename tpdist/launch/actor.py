@@ -30,6 +30,7 @@ from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.worker import run_worker
 
 LOOK_EVERY_S = 1.0
+STORE_LIMIT_S = 5.0
 LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
 
 
@@ -156,7 +157,9 @@ class SpanActor:
             torch.cuda.set_device(device)
         os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[rank].host)
         limit = timedelta(seconds=config.cluster.exchange_s)
-        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False)
+        # where the store is closed already, another worker was lost meanwhile
+        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timedelta(seconds=STORE_LIMIT_S))
+        store.set_timeout(limit)
         dist.init_process_group(
             choose_backend([place.gpu for place in places]),
             timeout=limit,

@@ -35,7 +35,7 @@ from tpdist.tprop.h_steps import h_gradient
 from tpdist.tprop.objective import blocks_pass, chunks, frozen, predict
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.visit import Outcome, ask_right
+from tpdist.tprop.visit import Outcome, ask_right, by_place
 from tpdist.tprop.window import Neighbours, Window
 
 Reduce = Callable[[Sequence[Tensor]], None]
@@ -94,7 +94,7 @@ def als_visit(
     return Outcome(
         loss=between.loss,
         penalty=between.penalty,
-        primal=((h[:, 1:] - after).square() * coupled).sum(),
+        gaps=by_place(plan, ((h[:, 1:] - after).square() * coupled).sum(-1), window.offset + 1),
         dual=plan.terms.weight**2 * ((after - between.predictions).square() * coupled).sum(),
         carry=neighbours.around(after[:, -1]),
         states={"start": h[:, :k], "target": h, "dual": nothing},

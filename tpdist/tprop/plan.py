@@ -10,6 +10,8 @@ from tpdist.config import Experiment
 from tpdist.errors import ConfigError
 from tpdist.models import imported
 
+BINS = 64  # of residuals by place in the window, at most: a picture shows no more
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -69,11 +71,26 @@ class Plan:
     edge_free: bool
     closing: bool
     chunk_blocks: int
+    blocks: int  # K, of a whole window
     als: bool  # `als_visit` in place of `visit`
 
     @property
     def moves_targets(self) -> bool:
         return self.joint or self.h_steps > 0
+
+    @property
+    def places(self) -> int:
+        """Constraints of a stream in a whole window, boundaries 1 … K-1 and a closing one; 1 where there is none."""
+        return max(1, self.blocks - 1 + self.closing)
+
+    @property
+    def per_bin(self) -> int:
+        """Neighbouring places that share a bin: the same number in all, but for the last bin."""
+        return -(-self.places // BINS)
+
+    @property
+    def bins(self) -> int:
+        return -(-self.places // self.per_bin)
 
     @property
     def loss_alone(self) -> Terms:
@@ -147,5 +164,6 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         edge_free=method.edge_free,
         closing=method.closing,
         chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),
+        blocks=blocks,
         als=method.name == "als",
     )

@@ -33,17 +33,21 @@ class Outcome:
     """What a visit leaves, as tensors on the device: reading one waits for the device.
 
     loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
-    penalty: λ C there. primal: Σ ‖h - ĥ‖² over this worker's blocks. dual: λ² Σ ‖ĥ_last - ĥ_first‖² over the
-    passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last prediction. states: those that
-    the last pass read, as in `BlowUpError`.
+    penalty: λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual:
+    λ² Σ ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's
+    last prediction. states: those that the last pass read, as in `BlowUpError`.
     """
 
     loss: Tensor
     penalty: Tensor
-    primal: Tensor
+    gaps: Tensor
     dual: Tensor
     carry: Tensor
     states: dict[str, Tensor] | None = None
+
+    @property
+    def primal(self) -> Tensor:
+        return self.gaps.sum()
 
 
 def visit(
@@ -123,7 +127,7 @@ def visit(
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        primal=_primal(window, read if fresh is None else h, result.predictions, fresh, neighbours),
+        gaps=_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1]),
         states=states,
@@ -185,14 +189,26 @@ def _step_duals(
     return dual + step.lr * clip_rows(ascent, step.clip), at
 
 
-def _primal(window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours) -> Tensor:
+def _gaps(
+    plan: Plan, window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours
+) -> Tensor:
     """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
     if fresh is None:
         gap, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
     else:
         own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
         gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
-    return (gap.square().sum(-1) * weight).sum()
+    return by_place(plan, gap.square().sum(-1) * weight, window.offset + (fresh is None))
+
+
+def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
+    """Sums over streams by place in the window: squares [S, m] of the boundaries from `first` on -> [bins] in float64.
+
+    Boundary 1 is the first place; neighbouring places share a bin where a window has more of them.
+    """
+    at = torch.arange(first - 1, first - 1 + squares.shape[1], device=squares.device).clamp(0, plan.places - 1)
+    sums = squares.new_zeros(plan.bins, dtype=torch.float64)
+    return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
 
 
 def _change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:

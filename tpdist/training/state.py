@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=0)]
 class EpochSums:
     """Sums over the updates of one epoch so far; a float64 each, so that a resumed run goes on exactly.
 
-    loss: nats. primal, dual: squared norms. seconds: of training alone.
+    loss: nats. primal, dual: squared norms. gaps: primal by place in the window. seconds: of training alone.
     """
 
     loss: float = 0.0
@@ -21,6 +21,7 @@ class EpochSums:
     dual: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
+    gaps: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Mlflow:
             experiment = self._client.get_experiment_by_name("tpdist")
             where = experiment.experiment_id if experiment else self._client.create_experiment("tpdist")
             known["mlflow"] = self._client.create_run(where, run_name=run.path.name).info.run_id
-            settings = _flat(config.model_dump(mode="json"))
+            settings = flat(config.model_dump(mode="json"))
             self._client.log_batch(known["mlflow"], params=[Param(key, str(value)) for key, value in settings])
             _remember(run, known)
         self._run = known["mlflow"]
@@ -145,10 +145,10 @@ def _remember(run: RunDirectory, ids: dict[str, str]) -> None:
     write_atomic(run.path / "tracking.json", lambda file: write_json(file, ids))
 
 
-def _flat(parts: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flat(parts: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """Dotted keys and values."""
     for name, value in parts.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

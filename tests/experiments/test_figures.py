@@ -1,0 +1,75 @@
+"""Figures of runs: which there are, and that `tpdist plot` writes them."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from small_runs import small
+
+import tpdist
+from tpdist.cli import main
+from tpdist.experiments.figures import figures
+
+CURVES = ["dual", "primal", "speed", "training", "validation"]
+
+
+@pytest.fixture(scope="module")
+def run(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    window = {"streams": 2, "blocks": 3}
+    path = tmp_path_factory.mktemp("figures") / "admm"
+    tpdist.train(small(small_corpus, method={"name": "admm"}, batching=window), path)
+    return path
+
+
+def test_plot_writes_every_figure_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new/figures"
+    assert main(["plot", str(run), "--out", str(out)]) == 0
+    files = sorted(out.iterdir())
+    assert [file.stem for file in files] == sorted([*CURVES, "residuals"])
+    for file in files:
+        ElementTree.fromstring(file.read_text(encoding="utf-8"))
+    assert sorted(capsys.readouterr().out.split()) == [str(file) for file in files]
+
+
+def test_several_runs_share_curves_and_have_a_heat_map_each(run: Path, tmp_path: Path):
+    other = tmp_path / "admm"  # a run of the same name
+    other.mkdir()
+    for name in ("config.yaml", "metrics.jsonl"):
+        (other / name).write_bytes((run / name).read_bytes())
+    out = tmp_path / "figures"
+    assert main(["plot", str(run), str(other), "--out", str(out)]) == 0
+    names = {file.stem for file in out.iterdir()}
+    assert {name for name in names if not name.startswith("residuals-")} == set(CURVES)
+    assert len(names) == len(CURVES) + 2
+    assert f">{other}</text>" in (out / "validation.svg").read_text(encoding="utf-8")
+
+
+def test_speed_and_waiting_by_worker_are_of_the_last_epoch():
+    row = {"valid_perplexity": 2.0, "perplexity": 3.0, "primal": 0.0, "dual": 0.0, "tokens_per_second": 10.0}
+    speeds = [{"worker_tokens_per_second": [1.0, 9.0]}, {"worker_tokens_per_second": [400.0, 500.0]}]
+    rows = [{"epoch": i + 1, "worker_waiting": [0.1, 0.2], **row, **speed} for i, speed in enumerate(speeds)]
+    found = figures({"two": rows})
+    assert sorted(found) == ["speed", "training", "validation", "workers-speed", "workers-waiting"]
+    labels = [text.text for text in ElementTree.fromstring(found["workers-speed"]).iter() if text.text]
+    assert {"400", "500"} <= set(labels)
+    assert {"0", "1"} <= set(labels)  # ranks
+
+
+def test_what_cannot_be_plotted_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def complaint(*arguments: str) -> str:
+        assert main(["plot", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "holds no config.yaml, so it is no run directory" in complaint(str(tmp_path))
+    assert "is given twice" in complaint(str(run), str(run))
+    taken = tmp_path / "taken"
+    taken.write_text("mine", encoding="utf-8")
+    assert f"--out {taken}: is a file; give a directory" in complaint(str(run), "--out", str(taken))
+    assert taken.read_text(encoding="utf-8") == "mine"
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    assert "cannot be read; did the run begin?" in complaint(str(begun))
+    (begun / "metrics.jsonl").write_text(json.dumps({"kind": "step"}) + "\n", encoding="utf-8")
+    assert "has not ended an epoch yet" in complaint(str(begun))

@@ -1,0 +1,85 @@
+"""The figures of a run, or of several side by side, from their metrics.jsonl; `tpdist plot` writes them as files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tpdist.errors import RunError
+from tpdist.experiments.svg import bars, chart, heat, standalone
+from tpdist.training.files import write_atomic
+from tpdist.training.run_dir import RunDirectory
+
+Row = dict[str, Any]
+CURVES = {
+    "validation": ("Validation perplexity", "valid_perplexity", False),
+    "training": ("Training perplexity", "perplexity", False),
+    "primal": ("Primal residual ‖r‖", "primal", True),
+    "dual": ("Dual residual ‖s‖", "dual", True),
+    "speed": ("Training tokens a second, all workers", "tokens_per_second", False),
+}
+WORKERS = {
+    "workers-speed": ("Tokens a second, by worker", "worker_tokens_per_second"),
+    "workers-waiting": ("Share of the time waited, by worker", "worker_waiting"),
+}
+
+
+def plot(runs: Sequence[str], out: Path) -> list[Path]:
+    """Write every figure of `runs` to `out`/<figure>.svg, over those of that name; the files.
+
+    Raises RunError for what is no run or has not ended an epoch.
+    """
+    drawn = figures(read_runs(runs))
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out {out}: is a file; give a directory")
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, drawing in drawn.items():
+        files.append(out / f"{name}.svg")
+        write_atomic(files[-1], lambda path, drawing=drawing: _write(path, standalone(drawing)))
+    return files
+
+
+def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
+    """SVG text by the figure's name, without those that have nothing to show. epochs: the epoch rows of every run."""
+
+    def curve(key: str) -> dict[str, list[tuple[float, float]]]:
+        return {run: [(row["epoch"], row[key]) for row in rows] for run, rows in epochs.items()}
+
+    found = {name: chart(title, "epoch", curve(key), log) for name, (title, key, log) in CURVES.items()}
+    for run, rows in epochs.items():
+        cells = [(row["epoch"], row.get("residuals", [])) for row in rows]
+        if any(value for _, column in cells for value in column):
+            name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
+            found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
+    for name, (title, key) in WORKERS.items():
+        last = {run: list(enumerate(rows[-1][key])) for run, rows in epochs.items() if key in rows[-1]}
+        if last:
+            found[name] = bars(title, "rank", last)
+    return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}
+
+
+def read_runs(runs: Sequence[str]) -> dict[str, list[Row]]:
+    """Epoch rows by the run's name: the last part of its path, or all of it where that is not enough."""
+    twice = next((run for run in runs if runs.count(run) > 1), None)
+    if twice is not None:
+        raise RunError(f"{twice}: is given twice; give every run once")
+    opened = [RunDirectory.open(run) for run in runs]
+    short = [run.path.resolve().name for run in opened]
+    names = [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
+    return {name: _epochs(run) for name, run in zip(names, opened, strict=True)}
+
+
+def _epochs(run: RunDirectory) -> list[Row]:
+    try:
+        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run.metrics_file}: cannot be read; did the run begin?") from error
+    if not rows:
+        raise RunError(f"{run.path}: has not ended an epoch yet")
+    return rows
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
