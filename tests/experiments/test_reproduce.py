@@ -48,6 +48,24 @@ def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.Ca
     assert json.loads((home / "results.json").read_text())["command"] == "tpdist reproduce table1"
 
 
+def test_quiet_and_json(clone: Path, capsys: pytest.CaptureFixture[str]):
+    cells = ["table1", "--set", "sweep.random.count=2", "--cells", "ptb-minibatch-bptt-block5"]
+    assert main(["reproduce", *cells, "--dry-run"]) == 0
+    assert "runs/reproduce-table1: 2 points to run, 0 done" in capsys.readouterr().out
+    assert main(["reproduce", *cells, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["reproduce", *cells, "--json"]) == 0
+    (arm,) = json.loads(capsys.readouterr().out)["arms"]
+    assert (arm["arm"], arm["mean"]) == ("ptb-minibatch-bptt-block5", 106.0)
+    file = "configs/paper/table1.yaml"
+    where = ["--dir", "runs/reproduce-table1"]
+    assert main(["sweep", file, *where, "--set", "sweep.random.count=1", "sweep.seeds=[0]", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["state"] for row in rows} == {"done"}
+    assert main(["sweep", file, *where, "--set", "sweep.random.count=1", "sweep.seeds=[0]", "--dry-run"]) == 0
+    assert "0 points to run" in capsys.readouterr().out
+
+
 def test_papers_figures_belong_to_cells():
     paper = json.loads((ROOT / "configs/paper/paper.json").read_text())
     for what in ("table1", "table2"):
@@ -57,7 +75,7 @@ def test_papers_figures_belong_to_cells():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, small/ablation, "),
+        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, "),
         ("table1 --cells nothing", "no arm is like nothing; there are ptb-batch-h1-block5, "),
         ("table1 --budget soon", "--budget: must be a number with s, m or h, such as 30m or 8h; got 'soon'"),
     ],
