@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -46,6 +47,19 @@ def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.Ca
     home = clone / "runs/reproduce-table1"
     assert (home / "table.md").read_text().splitlines()[2:] == lines
     assert json.loads((home / "results.json").read_text())["command"] == "tpdist reproduce table1"
+
+
+def test_a_figure_is_drawn_beside_its_table(clone: Path):
+    few = ["--set", "sweep.random.count=1", "sweep.cells={model.hidden: [50, 100]}"]
+    assert main(["reproduce", "figure3", *few, "--device", "cpu"]) == 0
+    drawn = ElementTree.parse(clone / "runs/reproduce-figure3/figure.svg").getroot()
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"btprop", "bptt", "ours", "hidden", "50", "100"} <= set(words)
+    curves = [line.get("points", "").split() for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(points) for points in curves] == [2, 2, 2]
+    # a run reaches 100 + 10 + its seed, so the curves are flat, and at the middle of seeds 0, 1, 2
+    assert len({point.split(",")[1] for points in curves for point in points}) == 1
+    assert "111" in words
 
 
 def test_papers_figures_belong_to_cells():
