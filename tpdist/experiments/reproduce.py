@@ -11,6 +11,7 @@ from typing import Any
 
 from tpdist.config import Sweep
 from tpdist.errors import TpdistError
+from tpdist.experiments.longmemory import long_memory
 from tpdist.experiments.points import load_sweep
 from tpdist.experiments.results import ratio_row, render, summarise, table
 from tpdist.experiments.svg import chart
@@ -51,9 +52,12 @@ def reproduce(
     limit_s = None if budget is None else _seconds(budget)
     changes = [*overrides, *([] if device is None else [f"run.device={device}"])]
     home = Path("runs") / f"reproduce-{what.replace('/', '-')}"
-    rows = sweep(file, changes, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
-    paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
-    kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
+    if what == "long-memory":
+        kept = long_memory(file, changes, cells, home, reporter, limit_s)
+    else:
+        rows = sweep(file, changes, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+        paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
+        kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
     write_atomic(home / "table.md", lambda path: _write(path, table(kept) + "\n"))
     drawn = figure(what, load_sweep(file, changes), kept) if what.startswith("figure") else None
@@ -87,9 +91,11 @@ def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> No
     results.mkdir(exist_ok=True)
     if drawn:
         write_atomic(results / f"{what}.svg", lambda path: _write(path, drawn))
-    arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
     own = results / f"{what.replace('/', '_')}.json"
-    write_atomic(own, lambda path: write_json(path, {**kept, "arms": arms}))
+    if "arms" in kept:
+        arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+        kept = {**kept, "arms": arms}
+    write_atomic(own, lambda path: write_json(path, kept))
     contest = {block: results / f"{name.replace('/', '_')}.json" for block, name in CONTEST.items()}
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in contest.items() if path.is_file()}
     found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]
