@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel, build_model
 from tpdist.tprop import Alone, Boundaries, Plan, Theta, Window, make_window, plan_epoch, visit
+from tpdist.tprop.outcome import by_place
 from tpdist.tprop.states import first_values
-from tpdist.tprop.visit import by_place
 
 TYPES, B, S, K = 6, 3, 2, 4
 ALL = 3 * K  # blocks of a stream: three windows

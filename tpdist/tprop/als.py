@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from tpdist.models import IGNORED, MRNN, Elman, LanguageModel, cross_entropy
-from tpdist.tprop.h_steps import h_gradient
+from tpdist.tprop.h_steps import ask_right, h_gradient
 from tpdist.tprop.objective import blocks_pass, chunks, frozen, predict
+from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.visit import Outcome, ask_right, by_place
 from tpdist.tprop.window import Neighbours, Window
 
 Reduce = Callable[[Sequence[Tensor]], None]

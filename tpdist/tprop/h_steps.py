@@ -19,7 +19,7 @@ from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.plan import HStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.window import Neighbours, Window
+from tpdist.tprop.window import Neighbours, Window, nothing
 
 INSIDE = 1 - 1e-6  # |h| at most, where z of h = tanh(z) must be finite
 
@@ -105,6 +105,25 @@ def h_step(
         )  # fmt: skip
         targets.step(h_gradient(model, plan, window, targets.h, dual, result))
     return result
+
+
+def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
+    """Send h of boundary 0 to the left, and u if the method has duals; what is returned fills boundary k.
+
+    Where λ = 0 the objective does not read them; the primal residual does.
+    """
+    if not window.constrained:
+        return nothing
+    values = (h, dual) if plan.keep_duals or plan.dual else (h,)
+    arrival = neighbours.to_left(torch.stack([x[:, 0] for x in values]))
+
+    def arrive() -> None:
+        edges = arrival()
+        if edges is not None:
+            for x, edge in zip(values, edges, strict=True):
+                x[:, -1] = edge
+
+    return arrive
 
 
 def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor, dual: Tensor, result: Pass) -> Tensor:

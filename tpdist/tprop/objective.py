@@ -22,12 +22,16 @@ from tpdist.tprop.plan import Terms
 from tpdist.tprop.rollout import RollOut, own_labels
 from tpdist.tprop.window import Arrival, Neighbours, Window, nothing
 
+# What takes a part of the blocks, their ĥ [n, d], and the gradient with respect to their starts [n, d] if asked for.
+Each = Callable[[Part, Tensor, Tensor | None], None]
+
 
 @dataclass
 class Pass:
     """One pass over the worker's blocks, in nats, undivided.
 
-    loss: the cross entropy. penalty: λ C. predictions: ĥ [S, k, d] at the right boundary of every block.
+    loss: the cross entropy. penalty: λ C. predictions: ĥ [S, k, d] at the right boundary of every block; of the last
+    alone, [S, 1, d], where the parts' were handed out.
     start_gradient: of loss + penalty + ⟨costate, ĥ⟩ with respect to the starts [S, k, d], if asked for.
     from_left: the left neighbour's ĥ [S, d] of boundary 0, where predictions were sent.
     """
@@ -54,6 +58,7 @@ def blocks_pass(
     neighbours: Neighbours | None = None,
     arrive: Callable[[], None] = nothing,
     before_last: Callable[[], None] = nothing,
+    each: Each | None = None,
 ) -> Pass:
     """Roll every block out from its start; score it; differentiate.
 
@@ -63,6 +68,8 @@ def blocks_pass(
 
     neighbours: send ĥ of the last block to the right as soon as it is known. arrive: fills boundary k of target and
     dual; called as late as possible. before_last: called before the backward pass that ends the θ-gradient.
+    each: takes every part's ĥ and gradient as soon as they are known; nothing is then kept over all blocks. It may
+    change target and dual at the part's starts once the part to the left has been handed out, too.
     """
     S, k, _ = start.shape
     if rolled is not None:
@@ -74,8 +81,8 @@ def blocks_pass(
         result = _rolled_pass(model, terms, window, start.shape, target, dual, costate, rolled, to_start, to_theta)
         result.from_left = from_left
         return result
-    predictions = torch.empty_like(start)
-    gradient = torch.zeros_like(start) if to_start else None
+    predictions = torch.empty_like(start if each is None else start[:, -1:])
+    gradient = torch.zeros_like(start) if to_start and each is None else None
     loss_sum = penalty_sum = start.new_zeros((), dtype=torch.float64)
 
     def roll(part: Part) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +90,7 @@ def blocks_pass(
         leaf = part.of(start).detach().clone().requires_grad_(to_start)
         with torch.set_grad_enabled(to_start or to_theta):
             h, prediction = model.unroll(part.tokens(window.inputs), leaf)
-        part.put(predictions, prediction.detach())
+        _note(part, prediction.detach(), predictions, k)
         return leaf, h, prediction
 
     def score(part: Part, leaf: Tensor, h: Tensor, prediction: Tensor) -> None:
@@ -97,12 +104,16 @@ def blocks_pass(
             total = loss + cost
             if costate is not None:
                 total = total + (part.right(costate) * prediction * coupled[:, None]).sum()
+        pulled = None
         if to_theta:
             total.backward()
-            if gradient is not None and leaf.grad is not None:
-                part.put(gradient, leaf.grad)
-        elif gradient is not None:
-            part.put(gradient, torch.autograd.grad(total, leaf)[0])
+            pulled = leaf.grad
+        elif to_start:
+            pulled = torch.autograd.grad(total, leaf)[0]
+        if each is not None:
+            each(part, prediction.detach(), pulled)
+        elif gradient is not None and pulled is not None:
+            part.put(gradient, pulled)
         loss_sum = loss_sum + loss.detach()
         penalty_sum = penalty_sum + cost.detach()
 
@@ -118,6 +129,14 @@ def blocks_pass(
     before_last()
     score(*opened[-1])
     return Pass(loss_sum, penalty_sum, predictions, gradient, from_left)
+
+
+def _note(part: Part, prediction: Tensor, into: Tensor, blocks: int) -> None:
+    """A part's ĥ [n, d] in its places of `into` [S, k, d], or the last block's in [S, 1, d]."""
+    if into.shape[1] == blocks:
+        part.put(into, prediction)
+    elif part.blocks.stop == blocks:
+        into[part.streams, 0] = part.shaped(prediction)[:, -1]
 
 
 def _edge_to_the_right(neighbours: Neighbours | None) -> Literal["last"] | None:
@@ -238,17 +257,28 @@ def predict(model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: i
 
 
 def predict_across(
-    model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: int, neighbours: Neighbours | None
+    model: LanguageModel,
+    inputs: Tensor,
+    start: Tensor,
+    chunk_blocks: int,
+    neighbours: Neighbours | None,
+    each: Each | None = None,
 ) -> tuple[Tensor, Arrival]:
-    """`predict`; the last block's is sent to the right as soon as it is known, and the left neighbour's arrives."""
-    predictions = torch.empty_like(start)
+    """`predict`; the last block's is sent to the right as soon as it is known, and the left neighbour's arrives.
+
+    each: as in `blocks_pass`; what is returned is then the last block's alone, [S, 1, d].
+    """
+    predictions = torch.empty_like(start if each is None else start[:, -1:])
     S, k, _ = start.shape
     first, others = cut(S, k, chunk_blocks, _edge_to_the_right(neighbours))
 
     def roll(parts: list[Part]) -> None:
         with torch.no_grad():
             for part in parts:
-                part.put(predictions, model.unroll(part.tokens(inputs), part.of(start))[1])
+                prediction = model.unroll(part.tokens(inputs), part.of(start))[1]
+                _note(part, prediction, predictions, k)
+                if each is not None:
+                    each(part, prediction, None)
 
     roll(first)
     from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing

@@ -34,6 +34,10 @@ class Part:
         """ids [B, S, k] -> [B, n]."""
         return ids[:, self.streams, self.blocks].flatten(1)
 
+    def shaped(self, values: Tensor) -> Tensor:
+        """values [n, d] by stream and block: [streams, blocks, d]."""
+        return values.view(-1, self.blocks.stop - self.blocks.start, values.shape[-1])
+
     def put(self, into: Tensor, values: Tensor) -> None:
         """values [n, d] in their places of `into` [S, k, d]."""
         place = into[self.streams, self.blocks]

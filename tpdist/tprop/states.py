@@ -42,6 +42,13 @@ class Boundaries:
         if self.u is not None and old_weight != new_weight:
             self.u *= old_weight / new_weight
 
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Another tensor in the place of that name of `tensors`."""
+        if name.startswith("h_moments."):
+            self.h_moments[name.removeprefix("h_moments.")] = tensor
+        else:
+            setattr(self, name, tensor)
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint holds of them, by name."""
         named = {"h": self.h, "u": self.u, "costate": self.costate}
@@ -67,7 +74,7 @@ def first_values(
     S, k, d = carried.shape[0], window.blocks, carried.shape[1]
     h = carried.new_zeros(S, k + 1, d)
     if neighbours.is_first:
-        h[:, 0] = _edge(model, plan, window, begin, boundaries, carried)
+        h[:, 0] = edge_state(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
 
         def roll(start: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ def first_values(
     return h
 
 
-def _edge(
+def edge_state(
     model: LanguageModel, plan: Plan, window: Window, begin: int, boundaries: Boundaries, carried: Tensor
 ) -> Tensor:
     """The state at the window's start: zero, carried, or the stored one rolled through the blocks before it."""

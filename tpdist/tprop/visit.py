@@ -11,43 +11,20 @@ first H → (H-step)* → (θ-step)* → duals. What the methods are made of:
 Shape letters: `window.py`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.costate import costate_sweeps
-from tpdist.tprop.h_steps import Targets, clip_rows, h_gradient, h_step
+from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_step
+from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_across
+from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window, nothing
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a visit leaves, as tensors on the device: reading one waits for the device.
-
-    loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
-    penalty: λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual:
-    λ² Σ ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's
-    last prediction. states: those that the last pass read, as in `BlowUpError`.
-    """
-
-    loss: Tensor
-    penalty: Tensor
-    gaps: Tensor
-    dual: Tensor
-    carry: Tensor
-    states: dict[str, Tensor] | None = None
-
-    @property
-    def primal(self) -> Tensor:
-        return self.gaps.sum()
 
 
 def visit(
@@ -62,8 +39,10 @@ def visit(
 ) -> Outcome:
     """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
 
-    Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were.
+    Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
+    if works_in_place(plan, theta, window, begin, boundaries):
+        return visit_in_place(model, plan, theta, window, boundaries, carried, neighbours)
     k, held = window.blocks, plan.held
     values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
     dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)
@@ -150,25 +129,6 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
     return values
 
 
-def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
-    """Send h of boundary 0 to the left, and u if the method has duals; what is returned fills boundary k.
-
-    Where λ = 0 the objective does not read them; the primal residual does.
-    """
-    if not window.constrained:
-        return nothing
-    values = (h, dual) if plan.keep_duals or plan.dual else (h,)
-    arrival = neighbours.to_left(torch.stack([x[:, 0] for x in values]))
-
-    def arrive() -> None:
-        edges = arrival()
-        if edges is not None:
-            for x, edge in zip(values, edges, strict=True):
-                x[:, -1] = edge
-
-    return arrive
-
-
 def _step_duals(
     model: LanguageModel,
     plan: Plan,
@@ -199,16 +159,6 @@ def _gaps(
         own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
         gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
     return by_place(plan, gap.square().sum(-1) * weight, window.offset + (fresh is None))
-
-
-def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
-    """Sums over streams by place in the window: squares [S, m] of the boundaries from `first` on -> [bins] in float64.
-
-    Boundary 1 is the first place; neighbouring places share a bin where a window has more of them.
-    """
-    at = torch.arange(first - 1, first - 1 + squares.shape[1], device=squares.device).clamp(0, plan.places - 1)
-    sums = squares.new_zeros(plan.bins, dtype=torch.float64)
-    return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
 
 
 def _change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:

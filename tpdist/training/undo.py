@@ -35,7 +35,9 @@ class Undo:
             optimizer.state[p] = state
         own.h_moments = {name: t for name, t in own.h_moments.items() if f"h_moments.{name}" in self._states}
         for name, tensor in own.tensors().items():
-            tensor[:, self._slice] = self._states[name]
+            was = tensor.clone()  # what the update left is looked at yet
+            was[:, self._slice] = self._states[name]
+            own.put(name, was)
         own.h_counts = self._counts
         trainer.carried = self._carried
 

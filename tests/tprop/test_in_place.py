@@ -1,0 +1,60 @@
+"""A visit in place, against `visit` with tensors of its own. `test_workers.py` holds it to one worker's on many."""
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from problems import experiment, make_stream, windows_of
+
+from tpdist.models import build_model
+from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
+from tpdist.tprop.in_place import works_in_place
+
+visits = importlib.import_module("tpdist.tprop.visit")  # the package's `visit` is the function
+TYPES, B, K, UPDATES = 6, 2, 7, 4
+METHODS: dict[str, dict[str, Any]] = {
+    "pm": {"name": "pm"},
+    "admm": {"name": "admm", "dual": {"clip": 0.05}},
+    "admm-adam": {"name": "admm", "relaxation": 2, "h_optimizer": {"name": "adam", "lr": 0.05, "clip": 0.01}},
+    "admm-adagrad": {"name": "admm", "relaxation": 0, "h_optimizer": {"name": "adagrad", "lr": 0.1}},
+    "edge-free": {"name": "admm", "edge_free": True, "starts": "tied"},
+}
+
+
+@pytest.mark.parametrize("starts", ["tied", "held"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("S", "chunk_blocks"), [(2, 4), (3, 2), (1, 3)])
+def test_it_leaves_what_a_visit_leaves(
+    method: str, starts: str, S: int, chunk_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"first": "persistent", "starts": starts, **METHODS[method]}
+    if settings["starts"] == "held" and settings.get("relaxation") == 0:
+        settings["relaxation"] = 1
+    config = experiment(
+        model={"cell": "lstm", "hidden": 3, "init": 0.5},
+        objective={"block": B, "weight": 0.6},
+        method=settings,
+        batching={"streams": S, "blocks": K, "chunk_tokens": B * chunk_blocks},
+        optimizer={"name": "adagrad", "lr": 0.1},
+    )
+    window = windows_of(make_stream(S, K * B, TYPES), B, K, edge_free=config.method.edge_free)[0]
+    plan = plan_epoch(config, 1, K)
+    logs = []
+    for in_place in (True, False):
+        monkeypatch.setattr(visits, "works_in_place", works_in_place if in_place else lambda *_: False)
+        model = build_model(config.model, config.run, TYPES)
+        theta, boundaries = Theta(model, config.optimizer), Boundaries.for_plan(plan, S, K, model)
+        assert works_in_place(plan, theta, window, 0, boundaries)
+        log = []
+        for _ in range(UPDATES):
+            out = visit(model, plan, theta, window, 0, boundaries, model.zero_state(S), Alone())
+            log += [out.loss, out.penalty, out.gaps, out.dual, out.carry]
+            log += [p.detach().clone() for p in model.parameters()]
+            log += [tensor.clone() for tensor in boundaries.tensors().values()]
+        logs.append((log, dict(boundaries.h_counts)))
+    (ours, counts), (plain, plain_counts) = logs
+    assert counts == plain_counts
+    assert len(ours) == len(plain)
+    for got, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-10, atol=1e-12)

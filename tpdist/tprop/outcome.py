@@ -1,0 +1,40 @@
+"""What a visit leaves. Shape letters: `window.py`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tpdist.tprop.plan import Plan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a visit leaves, as tensors on the device: reading one waits for the device.
+
+    loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
+    penalty: λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual:
+    λ² Σ ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's
+    last prediction. states: those that the last pass read, as in `BlowUpError`.
+    """
+
+    loss: Tensor
+    penalty: Tensor
+    gaps: Tensor
+    dual: Tensor
+    carry: Tensor
+    states: dict[str, Tensor] | None = None
+
+    @property
+    def primal(self) -> Tensor:
+        return self.gaps.sum()
+
+
+def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
+    """Sums over streams by place in the window: squares [S, m] of the boundaries from `first` on -> [bins] in float64.
+
+    Boundary 1 is the first place; neighbouring places share a bin where a window has more of them.
+    """
+    at = torch.arange(first - 1, first - 1 + squares.shape[1], device=squares.device).clamp(0, plan.places - 1)
+    sums = squares.new_zeros(plan.bins, dtype=torch.float64)
+    return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
