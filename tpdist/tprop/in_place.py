@@ -76,16 +76,14 @@ def visit_in_place(
         before_last=theta.last_pass, each=compare,
     )  # fmt: skip
     states = {"start": start, "target": target, "dual": dual} | ({"first": h} if plan.held else {})
-    old = copy.deepcopy(model) if plan.held and plan.dual is not None else None
+    before = copy.deepcopy(model) if first is None else first
     try:
         theta.step(window.tokens)
     except BlowUpError as error:
         error.states = states
         raise
     if plan.dual is not None:
-        primal, change = _dual_step(
-            model, plan, plan.dual, window, start, target, dual, old if first is None else first, neighbours
-        )
+        primal, change = _dual_step(model, plan, plan.dual, window, start, target, dual, before, neighbours)
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0
