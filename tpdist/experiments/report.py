@@ -123,9 +123,9 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
                 f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",
                 "λ": f"{config.objective.weight:g}",
                 "seed": str(config.run.seed),
-                "best validation perplexity": f"{best['valid_perplexity']:.2f}",
+                "valid ppl": f"{best['valid_perplexity']:.2f}",
                 "of epoch": f"{best['epoch']} of {rows[-1]['epoch']}",
-                "test perplexity": "" if test is None else f"{test:.2f}",
+                "test ppl": "" if test is None else f"{test:.2f}",
                 "tokens/s": f"{rows[-1]['tokens_per_second']:,.0f}",
                 "time": clock(rows[-1]["seconds"]),
             }
