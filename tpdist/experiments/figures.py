@@ -51,9 +51,8 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
             name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
     for name, (title, key) in WORKERS.items():
-        last = {run: list(enumerate(rows[-1][key])) for run, rows in epochs.items() if key in rows[-1]}
-        if last:
-            found[name] = bars(title, "rank", last)
+        last = {run: list(enumerate(rows[-1].get(key, []))) for run, rows in epochs.items()}
+        found[name] = bars(title, "rank", last)
     return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}
 
 
