@@ -1,44 +1,22 @@
 """What the README says works: its Python runs, its commands parse, the keys it sets exist."""
 
-import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks, commands, files
 
 from tpdist.cli import build_parser, main
 from tpdist.config import load_config
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md", "ARCHITECTURE.md")
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # makes any configuration small enough for a test
 SMALL = ["model.hidden=8", "run.epochs=1", "batching.streams=32"]
-
-
-def blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    return [body for kind, body in FENCE.findall(text) if kind == language]
 
 
 def python_block(with_text: str) -> str:
     (block,) = [block for block in blocks("README.md", "python") if with_text in block]
     return block
-
-
-def commands(document: str) -> list[list[str]]:
-    """Every `tpdist …` in the document's shell blocks, as arguments; comments and variables before it dropped."""
-    found = []
-    for block in blocks(document, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            while "tpdist" in words:
-                rest = words[words.index("tpdist") + 1 :]
-                end = next((i for i, word in enumerate(rest) if word in ("&&", ";", "|")), len(rest))
-                found.append(rest[:end])
-                words = rest[end:]
-    return found
 
 
 EVERY_COMMAND = [(document, words) for document in DOCUMENTS for words in commands(document)]
@@ -75,18 +53,39 @@ def test_the_python_example_runs(elsewhere: Path, capsys: pytest.CaptureFixture[
 
     real = tpdist.load_config
     monkeypatch.setattr(tpdist, "load_config", lambda path, overrides=(): real(path, _replaced(overrides)))
-    exec(compile(python_block("tpdist.train("), "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(python_block("runs/first"), "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
     assert (elsewhere / "runs" / "first" / "result.json").is_file()
 
 
-def test_the_own_cell_trains(elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
-    (elsewhere / "my_cells.py").write_text(python_block("Cell)"), encoding="utf-8")
+@pytest.mark.parametrize("module", sorted(files("README.md")))
+def test_own_code_trains(module: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file as it stands, and the command below it on a smaller model."""
+    code = files("README.md")[module]
+    assert len(code.splitlines()) < 30
+    (elsewhere / f"{module}.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(elsewhere))
-    (words,) = [words for words in commands("README.md") if any("my_cells" in word for word in words)]
+    (words,) = [words for words in commands("README.md") if any(module in word for word in words)]
     options = build_parser().parse_args(words)
     assert main(["train", options.config, "--run-dir", "runs/own", "--set", *_replaced(options.set)]) == 0
     assert (elsewhere / "runs" / "own" / "result.json").is_file()
+
+
+def test_the_own_corpus_trains(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    import tpdist
+
+    text = "".join(f"the {n} of {n * n % 7} and {n % 5}\n" for n in range(2000))
+    (elsewhere / "my.txt").write_text(text, encoding="utf-8")
+    code = python_block("my.txt")
+    assert len(code.splitlines()) < 30
+    real = tpdist.load_config
+    monkeypatch.setattr(tpdist, "load_config", lambda path, overrides=(): real(path, _replaced(overrides)))
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert " against " in capsys.readouterr().out
+    stored = "".join(
+        (elsewhere / f"my.{split}.txt").read_text(encoding="utf-8") for split in ("train", "valid", "test")
+    )
+    assert stored == text
 
 
 def _replaced(overrides: list[str] | tuple[str, ...]) -> list[str]:

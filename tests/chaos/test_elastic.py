@@ -1,6 +1,7 @@
 """A run goes on with fewer workers while there is no room, takes more in when there is, and computes the same."""
 
 import os
+import re
 import time
 from pathlib import Path
 from signal import SIGKILL
@@ -44,7 +45,8 @@ def test_fewer_and_more(chaos: Chaos, tmp_path: Path) -> None:
     elastic = {"workers": {"min": 2, "max": WORKERS}, "mesh": None, "rejoin_s": 0.0}
     result, listener = run_trial(SLOW, chaos.home, chaos.store, run, EPOCHS, Squatter(chaos.home), **elastic)
     assert result.recoveries == 1, listener.text
-    assert "died: 0 new, 2 kept, 2 workers went on from step" in listener.text
+    # a survivor that hangs in a message is replaced too, in its own room
+    assert re.search(r"died.*, 2 workers went on from step", listener.text), listener.text
     assert "the cluster has room for more: 1 new, 2 kept, 3 workers went on from step" in listener.text
     assert result.workers == WORKERS
     wanted = load_file(reference / "models/last.safetensors")

@@ -44,6 +44,7 @@ FIXED: dict[str, st.SearchStrategy[Any]] = {
     "penalty": st.sampled_from(["l2", "l2+kl"]),
     "weight": st.floats(1e-6, 1e6),
     "run.name": NAME,
+    "visit": st.none(),
     "method.name": st.sampled_from(["bptt", "pm", "admm", "alm", "costate"]),
     "sweep": st.none()
     | st.fixed_dictionaries(

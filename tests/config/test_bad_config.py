@@ -140,6 +140,35 @@ BAD_FILES = [
         ],
     ),
     (
+        "objective:\n  penalty: l3",
+        ["a.yaml:2: objective.penalty: unknown penalty 'l3'; choose l2, kl, l2+kl or package.module:function"],
+    ),
+    (
+        "method: {name: pm}\nobjective:\n  penalty: mine:huber",
+        [
+            "a.yaml:3: objective.penalty: 'mine:huber' is not in a package that objective.allow_penalties_from lists; "
+            "add 'mine' to it"
+        ],
+    ),
+    (
+        "objective:\n  penalty: mine:huber\n  allow_penalties_from: [mine]",
+        [
+            "a.yaml:2: objective.penalty: mine:huber has no dual, and admm is made of duals; "
+            "write l2, l2+kl, or method.name: pm"
+        ],
+    ),
+    (
+        "method:\n  visit: mine:visit",
+        [
+            "a.yaml:2: method.visit: 'mine:visit' is not in a package that method.allow_visits_from lists; "
+            "add 'mine' to it"
+        ],
+    ),
+    (
+        "method:\n  visit: mine\n  allow_visits_from: [mine]",
+        ["a.yaml:2: method.visit: 'mine' names no function; write package.module:function"],
+    ),
+    (
         "cluster: {workers: 3, mesh: [2, 2]}",
         ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal"],
     ),

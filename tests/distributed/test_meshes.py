@@ -1,10 +1,12 @@
 """One worker and many compute the same numbers: θ, H, U and the loss after some updates, in float64."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from documents import files
 from mesh_runs import Case, Parts, together, train_all
 from torch import Tensor
 
@@ -43,6 +45,16 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
         }
     }  # fmt: skip
     found["kl"] = {"objective": {"penalty": "kl"}, "method": METHODS["pm"]}
+    found["own penalty"] = {
+        "objective": {"penalty": "my_penalties:huber", "allow_penalties_from": ["my_penalties"]},
+        "method": METHODS["pm"],
+    }
+    found["own visit"] = {
+        "method": {
+            "name": "bptt", "first": "persistent", "relaxation": 0,
+            "visit": "my_methods:damped", "allow_visits_from": ["my_methods"],
+        }
+    }  # fmt: skip
     found["kept costates, loss on targets"] = {
         "objective": {"loss_on": "target"},
         "method": {"name": "costate", "sweeps": 1, "keep_costates": True},
@@ -70,6 +82,10 @@ ALL = [(mesh, name) for mesh in MESHES for name in settings(mesh)]
 def outcomes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Any, str], dict[str, Tensor]]:
     """Everything of `ALL`, and the same on one worker."""
     where = tmp_path_factory.mktemp("runs")
+    own = tmp_path_factory.mktemp("own")
+    for name, code in files("README.md").items():
+        (own / f"{name}.py").write_text(code, encoding="utf-8")
+    sys.path.append(str(own))  # which new processes take over
     cases: dict[tuple[Any, str], Case] = {}
     for mesh, name in ALL:
         for shape in (mesh, (1, 1)):

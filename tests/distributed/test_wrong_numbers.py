@@ -40,18 +40,18 @@ def on_a_rank(store: str, run: str, mode: str) -> dict[str, Any]:
     trainer._begin_epoch()
     batches = list(trainer.batches.epoch(1))
     for batch in batches[:2]:
-        trainer._update(batch, 0.0)
+        trainer.update(batch)
     assert trainer.boundaries.h is not None
     if dist.get_rank() == 1:  # of window 14 … 20, worker 1 owns 17, 18 (after 14, 15, 16)
         trainer.boundaries.h[1, trainer.batches.slots.index(18), 0] = torch.nan
     before = [p.detach().clone() for p in trainer.theta.parameters]
     found: dict[str, Any] = {}
     try:
-        trainer._update(batches[2], 0.0)
+        trainer.update(batches[2])
     except NonFiniteError as error:
         found["stopped"] = str(error)
     found["moved"] = not all(torch.equal(p, q) for p, q in zip(trainer.theta.parameters, before, strict=True))
-    trainer._update(batches[3], 0.0)
+    trainer.update(batches[3])
     compare_workers(workers, trainer.theta.parameters, trainer.state.step)
     if dist.get_rank() == 2:
         trainer.theta.parameters[1].data.view(torch.int64).flatten()[3] ^= 1

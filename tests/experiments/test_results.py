@@ -68,8 +68,10 @@ def test_a_ratio_waits_for_what_is_not_there():
     assert "| 0.900 | *not yet measured* | 0 |" in table({"rows": [found]})
 
 
-def test_results_md_shows_what_is_kept():
-    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", ["RESULTS.md", "README.md"])
+def test_documents_show_what_is_kept(document: str):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert "<!-- results: ptb_small_ratio -->" in text
     assert render(text, ROOT / "configs/paper/results") == text
 
 

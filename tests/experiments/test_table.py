@@ -9,11 +9,12 @@ import pytest
 from rich.console import Console
 
 from tpdist.experiments.table import Table, draw
-from tpdist.training.progress import Silent
+from tpdist.training.progress import Plain
 
 
-class Heard(Silent):
+class Heard(Plain):
     def __init__(self) -> None:
+        super().__init__()
         self.said: list[str] = []
 
     def say(self, text: str) -> None:

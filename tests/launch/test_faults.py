@@ -2,12 +2,16 @@
 
 import errno
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.errors import ConfigError
+from tpdist.launch.cluster import open_store
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.testing import run_ranks
 
@@ -33,6 +37,20 @@ def test_a_disk_that_fails_is_the_machines(number: int) -> None:
     error.__cause__ = OSError(number, "no luck")
     assert of_the_machine(error)
     assert not lost_neighbour(error)
+
+
+def test_who_waits_at_a_store_that_is_closed_has_lost_a_neighbour() -> None:
+    """So those that meet are called back when one of them dies on its way."""
+    store = open_store("127.0.0.1")
+    client = TCPStore("127.0.0.1", store.port, is_master=False)
+    with ThreadPoolExecutor() as waiting:
+        heard = waiting.submit(dist.ProcessGroupGloo, PrefixStore("gen1", client), 0, 2, timedelta(minutes=2))
+        with pytest.raises(TimeoutError):
+            heard.result(timeout=0.5)
+        del store
+        error = heard.exception(timeout=60)
+    assert error is not None
+    assert lost_neighbour(error)
 
 
 def _part_while_others(talk: str) -> tuple[bool, bool, str]:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from tpdist import __version__
 from tpdist.cli import experiments, inputs, machines, runs
 from tpdist.cli.examples import examples_of
+from tpdist.cli.options import settings
 from tpdist.errors import TpdistError
 
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete(parser)
     options = parser.parse_args(arguments)
     try:
+        if hasattr(options, "set"):
+            options.set = settings(options.set)
         code = options.command(options)
         sys.stdout.flush()
     except TpdistError as error:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import add_set
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
 from tpdist.errors import TpdistError
 
 BENCHES = {
@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
     )
     sweep.add_argument("--retry", action="store_true", help="run points again that have failed")
     sweep.add_argument("--test", action="store_true", help="then evaluate the best of every arm on the test split")
+    add_dry_run(sweep, "which points would run")
+    add_quiet(sweep, "the rows")
     add_set(sweep)
     sweep.set_defaults(command=_sweep)
 
@@ -38,10 +40,12 @@ def add(commands: Any) -> None:
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
     reproduce.add_argument("--budget", metavar="TIME", help="end after this time, such as 30m or 8h; goes on next time")
     reproduce.add_argument("--test", action="store_true", help="evaluate what was chosen on the test split")
-    reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and RESULTS.md")
+    reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and the documents")
     reproduce.add_argument(
         "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
     )
+    add_dry_run(reproduce, "which points would run")
+    add_quiet(reproduce, "the cells")
     add_set(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
@@ -89,27 +93,38 @@ def add(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from tpdist.experiments.sweep import sweep
-    from tpdist.training.progress import Plain
+    from tpdist.experiments.sweep import foresee, sweep
+    from tpdist.training.progress import Plain, Silent
 
-    sweep(options.config, options.set, options.dir, options.address, Plain(), options.retry, options.test)
+    if options.dry_run:
+        print("\n".join(foresee(options.config, options.set, options.dir)))
+        return
+    say = Silent() if options.quiet or options.json else Plain()
+    rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
+    if options.json:
+        print_json(rows)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tpdist.experiments.reproduce import reproduce
-    from tpdist.training.progress import Plain
+    from tpdist.experiments.reproduce import foresee, reproduce
+    from tpdist.training.progress import Plain, Silent
 
-    reproduce(
+    changes = above(options.set, [] if options.device is None else [f"run.device={options.device}"])
+    if options.dry_run:
+        print("\n".join(foresee(options.what, options.cells, options.budget, changes)))
+        return
+    kept = reproduce(
         options.what,
         options.cells,
-        options.device,
         options.budget,
         options.keep,
         options.test,
-        options.set,
+        changes,
         options.address,
-        Plain(),
+        Silent() if options.quiet or options.json else Plain(),
     )
+    if options.json:
+        print_json(kept)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -153,7 +168,8 @@ def _scaling(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from tpdist.config import load_config
 
-    overrides = [*options.set, *([f"cluster.workers={options.workers}"] if options.workers is not None else [])]
+    workers = [] if options.workers is None else [f"cluster.workers={options.workers}"]
+    overrides = above(options.set, workers)
     config = load_config(options.config, overrides)
     from tpdist.experiments import calibration
     from tpdist.experiments import plan as planner

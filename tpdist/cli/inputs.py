@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import add_set
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
 
 
 def add(commands: Any) -> None:
@@ -21,6 +21,8 @@ def add(commands: Any) -> None:
     prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
     prepare.add_argument("--max-tokens", metavar="N", help="keep the first N tokens of the training split")
     prepare.add_argument("--column", help="the text column of Parquet files; default text")
+    add_dry_run(prepare, "what would be read")
+    add_quiet(prepare, "the counts")
     add_set(prepare)
     prepare.set_defaults(command=_prepare)
     verify = data.add_parser("verify", help="read a store through and check it")
@@ -44,12 +46,21 @@ def _prepare(options: argparse.Namespace) -> None:
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     from tpdist.config import load_config
 
-    config = load_config(None, [*overrides, *options.set])
-    from tpdist.data import prepare
+    config = load_config(None, above(options.set, overrides))
+    from tpdist.data import foresee, prepare
     from tpdist.training.progress import DataBar
 
-    with DataBar() as bar:
+    if options.dry_run:
+        print("\n".join(foresee(config.data, Path(options.out))))
+        return
+    quiet = options.quiet or options.json
+    with DataBar(quiet) as bar:
         store = prepare(config.data, Path(options.out), bar)
+    if options.json:
+        tokens, unigram = store.manifest.tokens, store.manifest.unigram_perplexity
+        print_json({"store": options.out, "tokens": tokens, "types": len(store.vocabulary), "unigram": unigram})
+    if quiet:
+        return
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_set
+from tpdist.cli.options import add_dry_run, add_set
 
 
 def add(commands: Any) -> None:
@@ -15,6 +15,7 @@ def add(commands: Any) -> None:
     submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
     submit.add_argument("--fetch-to", default="runs/fetched", metavar="DIR", help="where result.json goes here")
     submit.add_argument("--no-follow", action="store_true", help="hand over and return")
+    add_dry_run(submit, "what would be sent and called")
     add_set(submit)
     submit.set_defaults(command=_submit)
 
@@ -43,6 +44,7 @@ def _submit(options: argparse.Namespace) -> None:
         follow=not options.no_follow,
         fetch_to=options.fetch_to,
         run_dir=options.run_dir,
+        dry_run=options.dry_run,
     )
 
 

@@ -1,8 +1,57 @@
-"""Options that many commands take."""
+"""Options that many commands take, and what lies above what."""
 
 import argparse
+import os
+import shlex
+import sys
+from typing import Any
+
+from tpdist.errors import TpdistError
+
+VARIABLE = "TPDIST_SET"
+
+
+class FromEnvironment(str):
+    """A setting of the variable, so that an error can say where it was written."""
+
+    written_in = VARIABLE
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set KEY=VALUE …`: what lies above the file."""
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override the file")
+
+
+def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:
+    """`--quiet` and `--json`. json: what it prints."""
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--json", action="store_true", help=f"print {json} as JSON, and nothing else")
+
+
+def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--dry-run`. what: what it says."""
+    parser.add_argument("--dry-run", action="store_true", help=f"check everything, say {what}, and do nothing")
+
+
+def settings(flags: list[str]) -> list[str]:
+    """Those of `TPDIST_SET`, words as a shell reads them, below those of `--set`."""
+    try:
+        words = shlex.split(os.environ.get(VARIABLE, ""))
+    except ValueError as error:
+        raise TpdistError(
+            f"{VARIABLE}: {error}; write key=value, such as {VARIABLE}='run.epochs=2 run.seed=1'"
+        ) from None
+    return above([FromEnvironment(word) for word in words], flags)
+
+
+def above(lower: list[str], upper: list[str]) -> list[str]:
+    """Both, without what the variable says of keys that `upper` sets."""
+    keys = {text.partition("=")[0].strip() for text in upper}
+    kept = [one for one in lower if not (isinstance(one, FromEnvironment) and one.partition("=")[0].strip() in keys)]
+    return [*kept, *upper]
+
+
+def print_json(value: Any) -> None:
+    from tpdist.training.files import json_text
+
+    sys.stdout.write(json_text(value))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_set
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
 from tpdist.errors import TpdistError
 
 
@@ -23,6 +23,8 @@ def add(commands: Any) -> None:
         action="store_true",
         help="write a timeline of 5 updates to the run's profile/, for ui.perfetto.dev",
     )
+    add_dry_run(train, "what the run would be")
+    add_quiet(train, "result.json")
     add_set(train)
     train.set_defaults(command=_train)
 
@@ -35,6 +37,7 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
     evaluate.add_argument("--model", choices=("best", "last"), default="best")
+    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     add_set(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
@@ -78,16 +81,23 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
     from tpdist.config import load_config
 
-    overrides = [*options.set, "run.profile=5"] if options.profile else options.set
+    overrides = above(options.set, ["run.profile=5"] if options.profile else [])
     config = load_config(options.config, overrides) if options.resume is None else None
-    from tpdist.launch.local import resume, train
+    from tpdist.launch.local import foresee, resume, train
     from tpdist.training.progress import DataBar, reporter
 
-    with DataBar() as bar:
+    if options.dry_run:
+        run = options.resume or options.run_dir
+        print("\n".join(foresee(config, run, overrides)))
+        return
+    quiet = options.quiet or options.json
+    with DataBar(quiet) as bar:
         if config is not None:
-            train(config, options.run_dir, reporter(), bar, options.address)
+            result = train(config, options.run_dir, reporter(quiet), bar, options.address)
         else:
-            resume(str(options.resume), overrides, reporter(), bar, options.address)
+            result = resume(str(options.resume), overrides, reporter(quiet), bar, options.address)
+    if options.json:
+        print_json(result.to_json())
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -102,6 +112,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         which=options.model,
         overrides=options.set,
     )
+    if options.json:
+        figures = {"split": options.split, "perplexity": result.perplexity, **vars(result)}
+        print_json({name: value for name, value in figures.items() if value is not None})
+        return
     print(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
     for position, value in enumerate(result.by_position or []):
         print(f"  position {position:>3}  {value:.2f}")

@@ -12,6 +12,7 @@ from tpdist.config.sweep import Sweep
 from tpdist.errors import ConfigError
 
 BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
+BUILT_IN_PENALTIES = ("l2", "kl", "l2+kl")
 DUAL_METHODS = ("admm", "alm")
 
 
@@ -117,13 +118,7 @@ def _fix_what_the_method_fixes(parts: dict[str, Any]) -> dict[str, Any]:
 def _check_model(config: Experiment) -> Iterator[ConfigError]:
     model = config.model
     if ":" in model.cell:
-        package = model.cell.split(":")[0]
-        if not any(package == name or package.startswith(name + ".") for name in model.allow_cells_from):
-            yield ConfigError(
-                f"{model.cell!r} is not in a package that model.allow_cells_from lists; "
-                f"add {package.split('.')[0]!r} to it",
-                "model.cell",
-            )
+        yield from _check_own(model.cell, model.allow_cells_from, "model.cell", "model.allow_cells_from")
     elif model.cell not in BUILT_IN_CELLS:
         yield ConfigError(
             f"unknown cell {model.cell!r}; choose {', '.join(BUILT_IN_CELLS)} or package.module:Class", "model.cell"
@@ -134,11 +129,32 @@ def _check_model(config: Experiment) -> Iterator[ConfigError]:
         yield ConfigError(f"tied needs embedding = hidden, got {model.embedding} and {model.hidden}", "model.embedding")
 
 
+def _check_own(path: str, allowed: tuple[str, ...], key: str, allow: str) -> Iterator[ConfigError]:
+    """What is imported is run, so an import path has to lie in a package that the configuration lists."""
+    package, colon, _ = path.partition(":")
+    if not colon:
+        yield ConfigError(f"{path!r} names no function; write package.module:function", key)
+    elif not any(package == name or package.startswith(name + ".") for name in allowed):
+        yield ConfigError(f"{path!r} is not in a package that {allow} lists; add {package.split('.')[0]!r} to it", key)
+
+
 def _check_method(config: Experiment) -> Iterator[ConfigError]:
     method, objective = config.method, config.objective
-    if method.name in DUAL_METHODS and objective.penalty == "kl":
+    penalty, allow = objective.penalty, "objective.allow_penalties_from"
+    if ":" in penalty:
+        yield from _check_own(penalty, objective.allow_penalties_from, "objective.penalty", allow)
+    elif penalty not in BUILT_IN_PENALTIES:
         yield ConfigError(
-            f"kl has no dual, and {method.name} is made of duals; write l2, l2+kl, or method.name: pm",
+            f"unknown penalty {penalty!r}; choose {', '.join(BUILT_IN_PENALTIES)} or package.module:function",
+            "objective.penalty",
+        )
+    if method.visit is not None:
+        yield from _check_own(method.visit, method.allow_visits_from, "method.visit", "method.allow_visits_from")
+        if method.name == "als":
+            yield ConfigError("als has a visit of its own; write another method.name beside yours", "method.visit")
+    if method.name in DUAL_METHODS and (penalty == "kl" or ":" in penalty):
+        yield ConfigError(
+            f"{penalty} has no dual, and {method.name} is made of duals; write l2, l2+kl, or method.name: pm",
             "objective.penalty",
         )
     if method.name in (*DUAL_METHODS, "pm", "als") and objective.weight == 0:
@@ -153,7 +169,7 @@ def _check_method(config: Experiment) -> Iterator[ConfigError]:
         )
     unmoved = method.starts == "held" or (method.h_steps == 0 and method.name not in ("alm", "als"))
     handed_on = config.batching.order == "shuffled" and config.batching.blocks == 1
-    if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on:
+    if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on and not method.visit:
         yield ConfigError(
             "persistent states that neither H-steps (starts: tied) nor relaxation moves stay 0 for ever; "
             "write 1 or more",

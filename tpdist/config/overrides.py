@@ -23,7 +23,7 @@ def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Overri
     """The overrides that can be read; what is wrong with the others goes to `problems`."""
     read_so_far: dict[str, Override] = {}
     for rank, text in enumerate(texts, 1):
-        place = Place(rank, None, OVERRIDE)
+        place = Place(rank, None, getattr(text, "written_in", OVERRIDE))
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
             what = "has no '='" if not equals else "has no key"

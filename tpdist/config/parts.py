@@ -93,13 +93,16 @@ class Objective(Part):
     """Eq. 6-8, summed over a window, in nats."""
 
     block: PositiveInt = Field(default=20, description="B, steps in a block")
-    penalty: Literal["l2", "kl", "l2+kl"] = Field(default="l2", description="C of Eq. 6")
+    penalty: Text = Field(
+        default="l2", description="C of Eq. 6: l2, kl, l2+kl, or an own one as package.module:function"
+    )
     weight: NonNegativeFloat = Field(default=0.1, description="λ, in the units of Eq. 7")
     kl_weight: NonNegativeFloat | None = Field(default=None, description="weight of the kl term; default: weight")
     weight_growth: PositiveFloat = Field(default=1.0, description="λ is multiplied by this after every epoch")
     loss_on: Literal["prediction", "target"] = Field(
         default="prediction", description="the loss at a boundary sits on ĥ (Eq. 6-7) or on h (Eq. 8)"
     )
+    allow_penalties_from: Packages = Field(default=(), description="packages that an own penalty may be imported from")
 
 
 class HOptimizer(Part):
@@ -158,6 +161,10 @@ class Method(Part):
     bounded: bool = Field(default=False, description="optimise z of h = tanh(z) in place of h")
     h_optimizer: HOptimizer = Field(default=HOptimizer(), description="how an H-step moves the targets")
     dual: Dual = Field(default=Dual(), description="the dual step (admm, alm)")
+    visit: Text | None = Field(
+        default=None, description="an own visit as package.module:function, in place of the built-in one"
+    )
+    allow_visits_from: Packages = Field(default=(), description="packages that an own visit may be imported from")
 
 
 class Batching(Part):

@@ -1,8 +1,8 @@
 """Text -> vocabulary -> Arrow store (IPC, memory-mapped) -> one worker's blocks. Imports neither torch nor ray."""
 
 from tpdist.data.manifest import Manifest, Split
-from tpdist.data.opening import check_options, open_or_prepare
-from tpdist.data.prepare import Progress, prepare
+from tpdist.data.opening import check_options, is_missing, open_or_prepare
+from tpdist.data.prepare import Progress, foresee, prepare
 from tpdist.data.recipes import default_store
 from tpdist.data.store import ArrayTokens, ArrowTokens, Store, Tokens
 from tpdist.data.streams import Blocks, StreamLayout, read_blocks
@@ -23,6 +23,8 @@ __all__ = [
     "Vocabulary",
     "check_options",
     "default_store",
+    "foresee",
+    "is_missing",
     "open_or_prepare",
     "prepare",
     "read_blocks",

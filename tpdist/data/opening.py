@@ -19,12 +19,7 @@ def open_or_prepare(data: Data, progress: Report | None = None) -> Store:
     Raises DataError: no store and no text (with the command to run), a damaged store, a store made otherwise.
     """
     directory = recipes.default_store(data)
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        if missing := recipes.missing_source(data):
-            raise DataError(
-                f"{directory}: no such store; run `{recipes.prepare_command(data)}`, or give {missing} "
-                f"in the configuration"
-            )
+    if is_missing(data):
         try:
             return prepare(data, directory, progress)
         except DataError:
@@ -34,6 +29,18 @@ def open_or_prepare(data: Data, progress: Report | None = None) -> Store:
     check_options(store, data)
     store.verify()
     return store
+
+
+def is_missing(data: Data) -> bool:
+    """Whether the store has to be made first. Raises DataError where the configuration does not say from what."""
+    directory = recipes.default_store(data)
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        return False
+    if missing := recipes.missing_source(data):
+        raise DataError(
+            f"{directory}: no such store; run `{recipes.prepare_command(data)}`, or give {missing} in the configuration"
+        )
+    return True
 
 
 def check_options(store: Store, data: Data) -> None:

@@ -58,6 +58,18 @@ def prepare(data: Data, out: Path | str, progress: Report | None = None) -> Stor
     return Store.open(out)
 
 
+def foresee(data: Data, out: Path | str) -> list[str]:
+    """What `prepare` would read and write, a line each, without doing it. Raises as it does, as far as can be seen."""
+    refuse_existing(Path(out))
+    if data.recipe == "synthetic":
+        _check_synthetic(data)
+        made = [f"train: {data.synthetic.tokens:,} tokens, drawn from a source of {data.synthetic.types} types"]
+    else:
+        texts = recipes.corpus(data).texts
+        made = [f"{split}: {text.name}, {text.size:,} bytes" for split, text in texts.items()]
+    return [*made, f"level {data.level}; would write {out}"]
+
+
 def _prepare_text(data: Data, out: Path, report: Report) -> None:
     corpus = recipes.corpus(data)
     texts, level = corpus.texts, data.level
@@ -105,9 +117,13 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
         )
 
 
-def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
+def _check_synthetic(data: Data) -> None:
     if data.level != "word":
         raise ConfigError("recipe synthetic has words only", "data.level")
+
+
+def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
+    _check_synthetic(data)
     for name, has in (("max_types", "types"), ("min_count", "types"), ("max_tokens", "tokens")):
         if getattr(data, name) is not None:
             raise ConfigError(f"recipe synthetic has exactly data.synthetic.{has} {has}", f"data.{name}")

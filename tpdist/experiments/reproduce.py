@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
+from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.results import ratio_row, render, summarise, table
-from tpdist.experiments.sweep import sweep
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
-RESULTS = Path("RESULTS.md")
+DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from what is kept
 CONTEST = {5: "small/b5", 10: "small/b10", 20: "small/b20"}
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
@@ -24,7 +24,6 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600}
 def reproduce(
     what: str,
     cells: Sequence[str],
-    device: str | None,
     budget: str | None,
     keep: bool,
     test: bool,
@@ -35,18 +34,12 @@ def reproduce(
     """Run the cells that have not been run, print the table, and write it with its JSON to `runs/reproduce-WHAT`.
 
     cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
-    keep: write the JSON to configs/paper/results, too, and the tables of RESULTS.md anew. test: evaluate the settings
+    keep: write the JSON to configs/paper/results, too, and the documents' tables anew. test: evaluate the settings
     chosen on validation on the test split.
     """
-    file = HOME / f"{what}.yaml"
-    if not file.is_file():
-        there = sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.yaml"))
-        known = f"there is {', '.join(there)}" if there else f"{HOME} is not here: run it in a clone of the repository"
-        raise TpdistError(f"reproduce: no {file}; {known}")
+    file, home = _sweep_of(what)
     limit_s = None if budget is None else _seconds(budget)
-    changes = [*overrides, *([] if device is None else [f"run.device={device}"])]
-    home = Path("runs") / f"reproduce-{what.replace('/', '-')}"
-    rows = sweep(file, changes, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+    rows = sweeps.sweep(file, overrides, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
     paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
     kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
@@ -58,8 +51,25 @@ def reproduce(
     return kept
 
 
+def foresee(what: str, cells: Sequence[str], budget: str | None, overrides: Sequence[str]) -> list[str]:
+    """The points that `reproduce` would run, a line each."""
+    file, home = _sweep_of(what)
+    within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
+    return [*sweeps.foresee(file, overrides, home, cells), *within]
+
+
+def _sweep_of(what: str) -> tuple[Path, Path]:
+    """Its file, and where it goes."""
+    file = HOME / f"{what}.yaml"
+    if not file.is_file():
+        there = sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.yaml"))
+        known = f"there is {', '.join(there)}" if there else f"{HOME} is not here: run it in a clone of the repository"
+        raise TpdistError(f"reproduce: no {file}; {known}")
+    return file, Path("runs") / f"reproduce-{what.replace('/', '-')}"
+
+
 def keep_result(what: str, kept: dict[str, Any]) -> None:
-    """Into configs/paper/results, without wall times, which mean little on another machine; RESULTS.md follows."""
+    """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow."""
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
@@ -72,9 +82,9 @@ def keep_result(what: str, kept: dict[str, Any]) -> None:
         ratios = {"command": "; ".join(f"tpdist reproduce {name} --keep" for name in CONTEST.values())}
         ratios |= {"versions": kept["versions"], "rows": [row for row in found if row is not None]}
         write_atomic(results / "ptb_small_ratio.json", lambda path: write_json(path, ratios))
-    if RESULTS.is_file():
-        text = render(RESULTS.read_text(encoding="utf-8"), results)
-        write_atomic(RESULTS, lambda path: _write(path, text))
+    for document in filter(Path.is_file, DOCUMENTS):
+        text = render(document.read_text(encoding="utf-8"), results)
+        write_atomic(document, lambda path, text=text: _write(path, text))
 
 
 def _seconds(budget: str) -> float:

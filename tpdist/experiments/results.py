@@ -195,14 +195,14 @@ def _spread(value: float, half: float | None, digits: int) -> str:
 
 
 def render(text: str, results: Path) -> str:
-    """RESULTS.md with every marked table made anew from `results`/NAME.json. Raises TpdistError for a missing one."""
+    """A document with every marked table made anew from `results`/NAME.json. Raises TpdistError for a missing one."""
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
         try:
             kept = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         except OSError as error:
-            raise TpdistError(f"RESULTS.md: {results / name}.json: cannot be read: {error.strerror}") from error
+            raise TpdistError(f"a marked table: {results / name}.json: cannot be read: {error.strerror}") from error
         return f"<!-- results: {name} -->\n{table(kept)}\n<!-- end -->"
 
     return MARKED.sub(fill, text)

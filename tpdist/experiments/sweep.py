@@ -21,7 +21,7 @@ import torch
 
 from tpdist import __version__
 from tpdist.experiments.points import Point, expand, load_sweep
-from tpdist.experiments.table import Table
+from tpdist.experiments.table import Table, describe
 from tpdist.launch.local import evaluate
 from tpdist.launch.tasks import Task, run_tasks
 from tpdist.training.files import write_atomic, write_json
@@ -87,7 +87,7 @@ def sweep(
     Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
-    home = Sweeping(Path(directory or f"runs/{points[0].config.run.name}-sweep"))
+    home = _home(points, directory)
     home.path.mkdir(parents=True, exist_ok=True)
     if retry:
         for point in points:
@@ -106,6 +106,26 @@ def sweep(
     for line in summary(rows):
         reporter.say(line)
     return rows
+
+
+def foresee(
+    path: str | Path, overrides: Sequence[str], directory: str | Path | None, arms: Sequence[str] = ()
+) -> list[str]:
+    """The points that `sweep` would run, a line each, and what it would write. Runs and writes nothing."""
+    points, section = expand(path, overrides, arms), load_sweep(path, overrides)
+    home = _home(points, directory)
+    tuning = section.seeds[: section.tuning_seeds]
+    rows = [home.row(point) for point in points if point.seed in tuning]
+    count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
+    lines = [describe(row) for row in rows if row["state"] == "waiting"]
+    lines.append(f"{home.path}: {count['waiting']} points to run, {count['done']} done, {count['failed']} failed")
+    if more := len(section.seeds) - len(tuning):
+        lines.append(f"then the best of every arm with {more} more seed{'s' if more > 1 else ''}")
+    return lines
+
+
+def _home(points: Sequence[Point], directory: str | Path | None) -> Sweeping:
+    return Sweeping(Path(directory or f"runs/{points[0].config.run.name}-sweep"))
 
 
 def _run_missing(

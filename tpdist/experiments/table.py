@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from tpdist.training.progress import Reporter
+from tpdist.training.progress import Reporter, Silent
 
 Row = dict[str, Any]
 MOST_ROWS = 30  # of a table that fits on a screen
@@ -29,7 +29,7 @@ class Table:
 
     def show(self, rows: Sequence[Row], runs: Sequence[Path]) -> None:
         """Draw anew, on a terminal; in a pipe say once what there is to do."""
-        if not sys.stdout.isatty():
+        if not sys.stdout.isatty() or isinstance(self._reporter, Silent):
             if not self._said:
                 self._reporter.say(f"{sum(row['state'] == 'waiting' for row in rows)} of {len(rows)} points to run")
                 self._said = True

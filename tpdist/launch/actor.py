@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from tpdist.config import load_config
 from tpdist.data import Store
 from tpdist.launch.faults import lost_neighbour, of_the_machine
+from tpdist.launch.metrics import Metrics
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
 from tpdist.training.depots import has_checkpoints
@@ -29,6 +30,7 @@ from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.worker import run_worker
 
 LOOK_EVERY_S = 1.0
+STORE_LIMIT_S = 5.0
 LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
 
 
@@ -126,7 +128,7 @@ class SpanActor:
 
     def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         """The run on this worker, from its newest checkpoint on, until it ends or a neighbour is lost."""
-        self.stop_signal, self.reporter = StopSignal(), Recorder()
+        self.stop_signal, self.reporter = StopSignal(), Recorder(Metrics(job.run, rank))
         self.generation = rendezvous.generation
         try:
             return self._train(job, rank, rendezvous)
@@ -155,7 +157,9 @@ class SpanActor:
             torch.cuda.set_device(device)
         os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[rank].host)
         limit = timedelta(seconds=config.cluster.exchange_s)
-        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False)
+        # where the store is closed already, another worker was lost meanwhile
+        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timedelta(seconds=STORE_LIMIT_S))
+        store.set_timeout(limit)
         dist.init_process_group(
             choose_backend([place.gpu for place in places]),
             timeout=limit,
@@ -189,9 +193,10 @@ class SpanActor:
 
 
 class Recorder:
-    """Keeps what a worker reports until the controller asks."""
+    """Keeps what a worker reports until the controller asks; its figures go to Ray, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self.began: int | None = None
         self._lock = threading.Lock()
         self._status: Status | None = None
@@ -206,6 +211,8 @@ class Recorder:
         if self.began is None:
             self.began = status.step - 1
         self._status = status
+        if self._metrics is not None:
+            self._metrics.tell(status)
 
     def close(self) -> None: ...
 

@@ -231,7 +231,12 @@ class Controller:
                 self.reporter.step(status)
 
     def _call_back(self) -> None:
-        """Have all come back from `train`, for as long as one that is not stuck may take."""
+        """Have all come back from `train`, for as long as one that is not stuck may take.
+
+        Who still waits at the store for one that will not come hears that the store is closed; the next generation
+        meets at a new one.
+        """
+        self._store = open_store(self._at)
         deadline = time.monotonic() + RETURN_LIMIT_S
         self._tell_to_stop()
         while time.monotonic() < deadline and any(one.working for one in self.hosted):

@@ -88,11 +88,13 @@ def submit(
     run_dir: str | None = None,
     limit_mib: float = PACK_LIMIT_MIB,
     command: str = "tpdist train",
+    dry_run: bool = False,
 ) -> JobOutcome:
     """Train `config_path` on the cluster whose dashboard is at `address`; see the module.
 
     follow: pass the job's log to `say` until it ends. fetch_to: a directory here for `result.json`. run_dir: the run's
     directory on the cluster; default `$TPDIST_SHARED/runs/<job>`. command: what is called in place of `tpdist train`.
+    dry_run: say what would be sent and called, and ask nobody.
 
     Raises ConfigError before anything is sent, JobError where the cluster cannot take the job, JobFailedError where it
     ended badly, Interrupted where the user stopped following.
@@ -113,6 +115,11 @@ def submit(
         sets.append(f"data.store=$TPDIST_SHARED/{default_store(config.data).as_posix()}")
     entrypoint = entrypoint_of(inside.as_posix(), sets, run, command)
 
+    if dry_run:
+        size = sum((root / name).stat().st_size for name in files)
+        say(f"would send {len(files)} files of {root}, {size / 2**20:.1f} MiB, to {address_of(address)}")
+        say(f"would call there: {entrypoint}")
+        return JobOutcome(job, "DRY_RUN", run)
     client = connect(address)
     with _translated(client), tempfile.TemporaryDirectory() as directory:
         package = Path(directory) / "working_dir.zip"
@@ -165,13 +172,7 @@ def stop(job: str, address: str | None = None) -> bool:
 
 def connect(address: str | None = None) -> JobSubmissionClient:
     """A client of the dashboard at `address`. Raises JobError within seconds where that is none that can be used."""
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
-    if "://" not in address:
-        address = f"http://{address}"
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise JobError(f"--address {address}: must be the dashboard's, such as {DEFAULT_ADDRESS}")
-    address = address.rstrip("/")
+    address = address_of(address)
     headers = token_header()
     try:
         answer = requests.get(f"{address}/api/version", headers=headers, timeout=ANSWER_LIMIT_S)
@@ -183,6 +184,17 @@ def connect(address: str | None = None) -> JobSubmissionClient:
     _check_answer(address, answer, bool(headers))
     with _without_ray_address():
         return JobSubmissionClient(address, headers=headers)
+
+
+def address_of(address: str | None) -> str:
+    """The dashboard's URL: as given, else $RAY_API_SERVER_ADDRESS, else Ray's default."""
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+    if "://" not in address:
+        address = f"http://{address}"
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise JobError(f"--address {address}: must be the dashboard's, such as {DEFAULT_ADDRESS}")
+    return address.rstrip("/")
 
 
 def token_header() -> dict[str, str]:

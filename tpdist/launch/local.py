@@ -9,7 +9,8 @@ from typing import get_args
 import torch
 
 from tpdist.config import Experiment, with_place
-from tpdist.data import Split, Store, open_or_prepare
+from tpdist.data import Split, Store, default_store, is_missing, open_or_prepare
+from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
@@ -22,7 +23,8 @@ from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
-from tpdist.training.worker import run_worker
+from tpdist.training.trainer import Trainer
+from tpdist.training.worker import introduction, run_worker
 
 MODELS = ("best", "last")
 
@@ -46,6 +48,33 @@ def train(
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
         return _run(config, store, run, reporter or Silent(), None, address)
+
+
+def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Sequence[str] = ()) -> list[str]:
+    """What a run would be: the lines that it begins with. Everything is checked as for the run; nothing is written.
+
+    config: None for the run in `run_dir`, which goes on with `overrides`.
+    """
+    run = RunDirectory(Path(run_dir or "runs/NAME-TIME")) if config else RunDirectory.open(str(run_dir))
+    if config is None:
+        config = run.load_config(overrides)
+    elif run_dir is not None:
+        run.refuse_existing()
+    with _at_work(config, None):
+        if is_missing(config.data):
+            store = foresee_store(config.data, default_store(config.data))
+            return ["the store is missing and would be prepared first:", *store]
+        trainer = Trainer(config, open_or_prepare(config.data), run, Silent())
+        lines = introduction(trainer)
+        fewest, most = config.cluster.limits
+        if most > 1:
+            mesh = " x ".join(map(str, config.mesh()))
+            lines.append(f"{fewest if fewest == most else f'{fewest} to {most}'} workers, (stream, time) {mesh}")
+        saved = depot_for(config, run).names()
+        lines += [f"would go on from {saved[-1]}"] if saved else []
+        epochs = config.run.epochs
+        updates = f"{epochs * len(trainer.batches):,} updates in {epochs} epoch{'s' if epochs > 1 else ''}"
+        return [*lines, updates]
 
 
 def resume(

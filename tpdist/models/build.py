@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,12 +46,17 @@ def build_cell(model: Model, inputs: int) -> Cell:
             return _own_cell(path, inputs, model.hidden)
 
 
-def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
+def imported(path: str, key: str) -> Any:
+    """What the user's `package.module:name` names. Raises ConfigError about `key` where it cannot be loaded."""
     module_name, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot load {path!r}: {error}", "model.cell") from error
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
+        raise ConfigError(f"cannot load {path!r}: {error}", key) from error
+
+
+def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
+    found = imported(path, "model.cell")
     if not (inspect.isclass(found) and issubclass(found, Cell)):
         raise ConfigError(f"{path!r} is not a subclass of tpdist.models.Cell", "model.cell")
     if found.step is Cell.step and found.forward is Cell.forward:

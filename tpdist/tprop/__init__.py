@@ -1,8 +1,9 @@
 """The method: objective, penalties, free states, H-steps, duals, costates. Tensors in, tensors out."""
 
 from tpdist.tprop.als import als_visit
-from tpdist.tprop.plan import Plan, plan_epoch
-from tpdist.tprop.states import Boundaries
+from tpdist.tprop.objective import at_boundaries, blocks_pass
+from tpdist.tprop.plan import Plan, own_function, plan_epoch
+from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.visit import Outcome, visit
 from tpdist.tprop.window import Alone, Neighbours, Window, make_window
@@ -17,7 +18,12 @@ __all__ = [
     "Theta",
     "Window",
     "als_visit",
+    "at_boundaries",
+    "blocks_pass",
+    "first_values",
+    "keep",
     "make_window",
+    "own_function",
     "plan_epoch",
     "visit",
 ]

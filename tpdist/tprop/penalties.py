@@ -6,6 +6,7 @@ Shape letters: `window.py`; here n boundaries at once.
 from torch import Tensor
 from torch.nn import functional
 
+from tpdist.errors import ConfigError
 from tpdist.models import IGNORED, LanguageModel
 from tpdist.tprop.plan import Terms
 
@@ -30,8 +31,19 @@ def penalty(
 ) -> Tensor:
     """λ C(ĥ, h) summed over n boundaries, in nats.
 
-    `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual.
+    `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual. An own penalty
+    gives C(h, ĥ) of every boundary, [n]; it has no dual either.
     """
+    if terms.own is not None:
+        cost = terms.own(target, prediction)
+        if not isinstance(cost, Tensor) or cost.shape != coupled.shape:
+            got = f"a tensor {list(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
+            raise ConfigError(
+                f"{terms.penalty!r} must return a number for each of the {len(coupled)} boundaries it is given, "
+                f"a tensor [{len(coupled)}]; it returned {got}",
+                "objective.penalty",
+            )
+        return terms.weight * (cost * coupled).sum()
     if terms.penalty == "l2":
         return terms.weight * l2(target, prediction, dual, coupled)
     divergence = terms.kl_weight * kl(model, target, prediction, coupled)

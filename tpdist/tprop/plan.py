@@ -1,21 +1,27 @@
 """What one visit of a window does: the configuration, resolved for one epoch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from tpdist.config import Experiment
+from tpdist.errors import ConfigError
+from tpdist.models import imported
 
 BINS = 64  # of residuals by place in the window, at most: a picture shows no more
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The constants of the objective (Eq. 6-8). `weight` is λ, in Eq. 7's units."""
+    """The constants of the objective (Eq. 6-8). `weight` is λ, in Eq. 7's units. own: the user's penalty, if any."""
 
     penalty: str
     weight: float
     kl_weight: float
     loss_on: str
+    own: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def couples(self) -> bool:
@@ -97,8 +103,21 @@ class Plan:
         return self.first == "persistent" or self.shuffled
 
 
+def own_function(path: str | None, key: str) -> Callable[..., Any] | None:
+    """The user's function at `package.module:function`; None where the path is that of none."""
+    if path is None or ":" not in path:
+        return None
+    found = imported(path, key)
+    if not callable(found):
+        raise ConfigError(f"{path!r} is not a function", key)
+    return found
+
+
 def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
-    """The plan of epoch 1, 2, … for windows of at most `blocks` blocks."""
+    """The plan of epoch 1, 2, … for windows of at most `blocks` blocks.
+
+    Raises ConfigError with the key where an own penalty cannot be loaded.
+    """
     method, objective = config.method, config.objective
     growth = objective.weight_growth ** (epoch - 1)
     weight = objective.weight * growth
@@ -113,7 +132,13 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         sweeps = blocks - 1 if method.sweeps is None else method.sweeps
     default_lr = 1 / weight if weight else 1.0
     return Plan(
-        terms=Terms(objective.penalty, weight, kl_weight, objective.loss_on),
+        terms=Terms(
+            objective.penalty,
+            weight,
+            kl_weight,
+            objective.loss_on,
+            own_function(objective.penalty, "objective.penalty"),
+        ),
         first=method.first,
         relaxation=method.relaxation,
         shuffled=config.batching.order == "shuffled",

@@ -115,8 +115,10 @@ class Live:
         self._progress.stop()
 
 
-def reporter() -> Reporter:
-    """`Live` on a terminal, else `Plain`."""
+def reporter(quiet: bool = False) -> Reporter:
+    """`Live` on a terminal, else `Plain`; `Silent` where nobody wants to hear."""
+    if quiet:
+        return Silent()
     return Live() if sys.stdout.isatty() else Plain()
 
 
@@ -155,9 +157,10 @@ def clock(seconds: float) -> str:
 
 
 class DataBar:
-    """Progress of a preparation: a bar on a terminal, a line every 10 s in a pipe."""
+    """Progress of a preparation: a bar on a terminal, a line every 10 s in a pipe; nothing where it is to be quiet."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._last = time.monotonic()
@@ -170,6 +173,8 @@ class DataBar:
             self._bar.stop()
 
     def __call__(self, at: Preparation) -> None:
+        if self._quiet:
+            return
         text = f"{at.phase} {at.split}"
         if sys.stdout.isatty():
             if self._bar is None:

@@ -12,16 +12,28 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Split, Store
-from tpdist.errors import Interrupted, NonFiniteError
+from tpdist.errors import Interrupted
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
-from tpdist.tprop import Alone, BlowUpError, Boundaries, Neighbours, Outcome, Theta, als_visit, plan_epoch, visit
+from tpdist.tprop import (
+    Alone,
+    BlowUpError,
+    Boundaries,
+    Neighbours,
+    Outcome,
+    Theta,
+    als_visit,
+    own_function,
+    plan_epoch,
+    visit,
+)
 from tpdist.training.batches import Batch, Batches
+from tpdist.training.blow_up import blown_up, stop_non_finite
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
-from tpdist.training.diagnosis import compare_workers, first_cause, locate
+from tpdist.training.diagnosis import compare_workers
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.profiling import Timeline
 from tpdist.training.progress import Reporter, Status
@@ -75,6 +87,7 @@ class Trainer:
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
         self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
+        self.one_visit = own_function(config.method.visit, "method.visit") or visit
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
@@ -154,7 +167,7 @@ class Trainer:
             self.carried = outcome.carry
             self._count(batch, outcome, began)
         except BlowUpError as error:
-            self._blown_up(batch, error, undo)
+            blown_up(self, batch, error, undo)
 
     def _visit(self, batch: Batch) -> Outcome:
         if batch.window is None:
@@ -162,7 +175,7 @@ class Trainer:
         where = (batch.window, batch.begin, self.boundaries, self.carried, self._neighbours(batch))
         if self.plan.als:
             return als_visit(self.model, self.plan, *where, self.workers.sum_all)
-        return visit(self.model, self.plan, self.theta, *where)
+        return self.one_visit(self.model, self.plan, self.theta, *where)
 
     def _neighbours(self, batch: Batch) -> Neighbours:
         if self.workers.neighbours is None or self.batches.own_windows:
@@ -205,49 +218,6 @@ class Trainer:
         sums.tokens += batch.tokens
         sums.seconds += seconds
 
-    def _blown_up(self, batch: Batch, error: BlowUpError, undo: Undo | None) -> None:
-        """Say which worker's block it was; then stop, or put back what the update changed and leave it out.
-
-        All workers come here at once: what is not finite is a sum over them.
-        """
-        state, run, own = self.state, self.config.run, None
-        if undo is not None:
-            undo.restore()
-        if batch.window is not None and error.states:
-            own = locate(self.model, self.plan, batch.window, error.states)
-        if own is not None:
-            stream, block, what = own
-            own = self.batches.streams[stream], self.batches.slots[batch.begin + block], what
-        said = f"step {state.step + 1} (epoch {state.epoch}, window {state.position + 1}): {error}"
-        found = self.workers.gather(own)
-        rank = first_cause(found)
-        if rank is not None:
-            stream, block, what = found[rank]
-            said += f"; {self.workers.name(rank)}, block {block} of stream {stream}: {what} is not finite"
-        if undo is None:
-            self._stop_non_finite(said)
-        state.step, state.position = state.step + 1, state.position + 1
-        state.skipped, state.skipped_in_row = state.skipped + 1, state.skipped_in_row + 1
-        if state.skipped_in_row > run.skip_in_row:
-            self._stop_non_finite(f"{said}; the {run.skip_in_row} updates before it were skipped")
-        self.reporter.say(f"{said}; this update is skipped, {state.skipped} so far")
-
-    def _stop_non_finite(self, what: str) -> None:
-        sums, optimizer = self.state.sums, self.config.optimizer
-        last = "none in this epoch"
-        if sums.tokens:
-            last = f"a mean loss of {sums.loss / sums.tokens:.4g} over the epoch until then"
-        self.writer.wait()
-        saved = self.writer.depot.names()
-        where = self.writer.depot.where
-        kept = f"The checkpoint {where}/{saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
-        tries = [f"a lower optimizer.lr (now {self.theta.lr:g})", f"a lower optimizer.clip (now {optimizer.clip})"]
-        if self.plan.moves_targets:
-            tries.append(f"a lower method.h_optimizer.lr (now {self.plan.h.lr:g})")
-        if self.plan.dual:
-            tries.append(f"a lower method.dual.lr (now {self.plan.dual.lr:g})")
-        raise NonFiniteError(f"{what}; the last finite values: {last}. {kept}. Try {', '.join(tries)}")
-
     def _evaluate(self, split: Split, stop: StopSignal) -> Evaluation:
         """By the leader; the others wait for its figure."""
 
@@ -263,7 +233,7 @@ class Trainer:
         self._leave_if(loss < 0)
         if not math.isfinite(loss):
             where = f"after step {self.state.step} (epoch {self.state.epoch})"
-            self._stop_non_finite(f"{where}: the {split} loss is {loss}")
+            stop_non_finite(self, f"{where}: the {split} loss is {loss}")
         return Evaluation(loss, len(tokens) - 1)
 
     def _end_epoch(self, valid: Evaluation, tracker: Tracker | None) -> None:
@@ -397,7 +367,7 @@ class Trainer:
         if self.workers.any(wrong is not None):
             seen = [(rank, name) for rank, name in enumerate(self.workers.gather(wrong)) if name is not None]
             which = f"{seen[0][1]} of {self.workers.name(seen[0][0])}"
-            self._stop_non_finite(f"after step {self.state.step}: a parameter or a state is not finite, {which}")
+            stop_non_finite(self, f"after step {self.state.step}: a parameter or a state is not finite, {which}")
         compare_workers(self.workers, self.theta.parameters, self.state.step)
         state = self.state
         name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")

@@ -63,7 +63,10 @@ def run_worker(
             if resume and workers.leads:
                 run.save_config(config)
             if announce:
-                _announce(trainer, reporter, resume)
+                for line in introduction(trainer):
+                    reporter.say(line)
+                if resume:
+                    reporter.say(f"resumed at step {trainer.state.step}, epoch {trainer.state.epoch}")
             fit = trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
@@ -146,25 +149,23 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
     )
 
 
-def _announce(trainer: Trainer, reporter: Reporter, resume: bool) -> None:
-    config, layout = trainer.config, trainer.batches.layout
+def introduction(trainer: Trainer) -> list[str]:
+    """The lines that a run begins with."""
+    config, layout, place = trainer.config, trainer.batches.layout, trainer.workers.place
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    reporter.say(f"run {trainer.run.path}")
-    reporter.say(
+    lines = [
+        f"run {trainer.run.path}",
         f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}, "
-        f"{parameters:,} parameters, {trainer.device.type}, {config.run.dtype}"
-    )
-    reporter.say(
-        f"{config.method.name}: B={config.objective.block}, S={layout.streams}, K={trainer.batches.per_window}, "
-        f"{len(trainer.batches)} windows an epoch; lambda {trainer.plan.terms.weight:g}, "
-        f"{trainer.plan.h_steps} H-steps ({config.method.starts} starts), {trainer.plan.theta_steps} θ-steps"
-        + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else "")
-    )
-    place = trainer.workers.place
+        f"{parameters:,} parameters, {trainer.device.type}, {config.run.dtype}",
+        f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
+        f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; "
+        f"lambda {trainer.plan.terms.weight:g}, {trainer.plan.h_steps} H-steps ({config.method.starts} starts), "
+        f"{trainer.plan.theta_steps} θ-steps"
+        + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else ""),
+    ]
     if trainer.workers.count > 1:
-        reporter.say(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
-    if resume:
-        reporter.say(f"resumed at step {trainer.state.step}, epoch {trainer.state.epoch}")
+        lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
+    return lines
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:

@@ -1,0 +1,33 @@
+"""What the documents show: their code blocks, the files in them, the commands. Helpers of the tests."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"A file\s+`(\w+)\.py`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+def files(document: str) -> dict[str, str]:
+    """The modules that the document shows, such as `my_cells`, by name."""
+    return dict(FILE.findall((ROOT / document).read_text(encoding="utf-8")))
+
+
+def commands(document: str) -> list[list[str]]:
+    """Every `tpdist …` in the document's shell blocks, as arguments; comments and variables before it dropped."""
+    found = []
+    for block in blocks(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while "tpdist" in words:
+                rest = words[words.index("tpdist") + 1 :]
+                end = next((i for i, word in enumerate(rest) if word in ("&&", ";", "|", ">")), len(rest))
+                found.append(rest[:end])
+                words = rest[end:]
+    return found

@@ -1,0 +1,74 @@
+"""A penalty of one's own: the built-in one written again gives the same numbers."""
+
+import sys
+import types
+
+import pytest
+import torch
+from problems import experiment, make_stream, windows_of
+from torch import Tensor
+
+from tpdist.errors import ConfigError
+from tpdist.models import build_model
+from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
+
+TYPES, B, S, K = 6, 2, 2, 3
+
+
+def half_square(target: Tensor, prediction: Tensor) -> Tensor:
+    return 0.5 * (target - prediction).square().sum(-1)
+
+
+def sum_of_all(target: Tensor, prediction: Tensor) -> Tensor:
+    return half_square(target, prediction).sum()
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = types.ModuleType("own_penalties_for_test")
+    vars(module).update(half_square=half_square, sum_of_all=sum_of_all, number=3)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+def train(penalty: str, allowed: str, method: dict) -> dict[str, Tensor]:
+    """Four updates over two windows; everything that they left."""
+    config = experiment(
+        model={"cell": "lstm", "hidden": 3, "init": 0.5},
+        objective={"block": B, "weight": 0.6, "penalty": penalty, "allow_penalties_from": [allowed]},
+        method={"first": "persistent", **method},
+        batching={"streams": S, "blocks": K, "chunk_tokens": 5},
+        optimizer={"name": "adagrad", "lr": 0.1},
+    )
+    windows = windows_of(make_stream(S, 2 * K * B, TYPES), B, K, edge_free=False, closing=False)
+    model = build_model(config.model, config.run, TYPES)
+    plan, theta = plan_epoch(config, 1, K), Theta(model, config.optimizer)
+    boundaries, carried = Boundaries.for_plan(plan, S, 2 * K, model), model.zero_state(S)
+    costs = []
+    for update in range(4):
+        outcome = visit(model, plan, theta, windows[update % 2], update % 2 * K, boundaries, carried, Alone())
+        carried = outcome.carry
+        costs.append(outcome.penalty)
+    return {**dict(model.named_parameters()), **boundaries.tensors(), "costs": torch.stack(costs)}
+
+
+@pytest.mark.parametrize("starts", ["tied", "held"])
+@pytest.mark.parametrize(
+    "method", [{"name": "pm", "h_steps": 2}, {"name": "costate", "sweeps": 1}], ids=["pm", "costate"]
+)
+def test_l2_written_again(own: str, method: dict, starts: str) -> None:
+    got = train(f"{own}:half_square", own, {**method, "starts": starts})
+    wanted = train("l2", own, {**method, "starts": starts})
+    assert got.keys() == wanted.keys()
+    assert float(wanted["costs"].detach().min()) > 0
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("sum_of_all", r"a tensor \[\d\]; it returned a tensor \[\]"), ("number", "is not a function")]
+)
+def test_what_is_no_penalty_names_the_key(own: str, name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        train(f"{own}:{name}", own, {"name": "pm"})
+    assert caught.value.key == "objective.penalty"
