@@ -390,7 +390,7 @@ def test_a_job_runs_is_followed_and_brings_its_result(
     assert json.loads((tmp_path / "fetched" / "result.json").read_text()) == outcome.result
     listed = {line.job: line for line in jobs.jobs(server[0])}[outcome.job]
     assert listed.status == "SUCCEEDED"
-    assert listed.command.endswith("small.yaml run.epochs=3")
+    assert listed.command.endswith("small.yaml --set run.epochs=3")
     assert listed.seconds is not None
     assert jobs.stop(outcome.job, server[0]) is False
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -48,6 +49,37 @@ def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.Ca
     assert json.loads((home / "results.json").read_text())["command"] == "tpdist reproduce table1"
 
 
+def test_quiet_and_json(clone: Path, capsys: pytest.CaptureFixture[str]):
+    cells = ["table1", "--set", "sweep.random.count=2", "--cells", "ptb-minibatch-bptt-block5"]
+    assert main(["reproduce", *cells, "--dry-run"]) == 0
+    assert "runs/reproduce-table1: 2 points to run, 0 done" in capsys.readouterr().out
+    assert main(["reproduce", *cells, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["reproduce", *cells, "--json"]) == 0
+    (arm,) = json.loads(capsys.readouterr().out)["arms"]
+    assert (arm["arm"], arm["mean"]) == ("ptb-minibatch-bptt-block5", 106.0)
+    file = "configs/paper/table1.yaml"
+    where = ["--dir", "runs/reproduce-table1"]
+    assert main(["sweep", file, *where, "--set", "sweep.random.count=1", "sweep.seeds=[0]", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["state"] for row in rows} == {"done"}
+    assert main(["sweep", file, *where, "--set", "sweep.random.count=1", "sweep.seeds=[0]", "--dry-run"]) == 0
+    assert "0 points to run" in capsys.readouterr().out
+
+
+def test_a_figure_is_drawn_beside_its_table(clone: Path):
+    few = ["--set", "sweep.random.count=1", "sweep.cells={model.hidden: [50, 100]}"]
+    assert main(["reproduce", "figure3", *few, "--device", "cpu"]) == 0
+    drawn = ElementTree.parse(clone / "runs/reproduce-figure3/figure.svg").getroot()
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"btprop", "bptt", "ours", "hidden", "50", "100"} <= set(words)
+    curves = [line.get("points", "").split() for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(points) for points in curves] == [2, 2, 2]
+    # a run reaches 100 + 10 + its seed, so the curves are flat, and at the middle of seeds 0, 1, 2
+    assert len({point.split(",")[1] for points in curves for point in points}) == 1
+    assert "111" in words
+
+
 def test_papers_figures_belong_to_cells():
     paper = json.loads((ROOT / "configs/paper/paper.json").read_text())
     for what in ("table1", "table2"):
@@ -57,7 +89,7 @@ def test_papers_figures_belong_to_cells():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, small/ablation, "),
+        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, long-memory, small/ablation, "),
         ("table1 --cells nothing", "no arm is like nothing; there are ptb-batch-h1-block5, "),
         ("table1 --budget soon", "--budget: must be a number with s, m or h, such as 30m or 8h; got 'soon'"),
     ],

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tpdist.config import Sweep
 from tpdist.errors import TpdistError
 from tpdist.experiments import sweep as sweeps
+from tpdist.experiments.longmemory import long_memory
+from tpdist.experiments.points import load_sweep
 from tpdist.experiments.results import ratio_row, render, summarise, table
+from tpdist.experiments.svg import chart
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
@@ -33,21 +37,29 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run the cells that have not been run, print the table, and write it with its JSON to `runs/reproduce-WHAT`.
 
+    A figure is drawn beside its table, as figure.svg.
+
     cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
     keep: write the JSON to configs/paper/results, too, and the documents' tables anew. test: evaluate the settings
     chosen on validation on the test split.
     """
     file, home = _sweep_of(what)
     limit_s = None if budget is None else _seconds(budget)
-    rows = sweeps.sweep(file, overrides, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
-    paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
-    kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
+    if what == "long-memory":
+        kept = long_memory(file, overrides, cells, home, reporter, limit_s)
+    else:
+        rows = sweeps.sweep(file, overrides, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+        paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
+        kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
     write_atomic(home / "table.md", lambda path: _write(path, table(kept) + "\n"))
+    drawn = figure(what, load_sweep(file, overrides), kept) if what.startswith("figure") else None
+    if drawn:
+        write_atomic(home / "figure.svg", lambda path: _write(path, drawn))
     for line in table(kept).splitlines():
         reporter.say(line)
     if keep:
-        keep_result(what, kept)
+        keep_result(what, kept, drawn)
     return kept
 
 
@@ -68,13 +80,32 @@ def _sweep_of(what: str) -> tuple[Path, Path]:
     return file, Path("runs") / f"reproduce-{what.replace('/', '-')}"
 
 
-def keep_result(what: str, kept: dict[str, Any]) -> None:
+def figure(what: str, section: Sweep, kept: dict[str, Any]) -> str:
+    """Validation perplexity across the one key of `cells`, a curve an arm, as SVG; the paper's where known."""
+    ((key, values),) = section.cells.items()
+    label = key.split(".")[-1]
+    by_name = {arm["arm"]: arm for arm in kept["arms"]}
+
+    def curve(arm: str, figure: str) -> list[tuple[float, float]]:
+        found = [(value, by_name.get(f"{arm}-{label}{value}", {}).get(figure)) for value in values]
+        return [(x, y) for x, y in found if y is not None]
+
+    curves = {arm: curve(arm, "mean") for arm in section.arms}
+    curves |= {f"{arm}, paper": curve(arm, "paper") for arm in section.arms}
+    return chart(what, label, {name: points for name, points in curves.items() if points})
+
+
+def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> None:
     """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow."""
     results = HOME / "results"
     results.mkdir(exist_ok=True)
-    arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+    if drawn:
+        write_atomic(results / f"{what}.svg", lambda path: _write(path, drawn))
     own = results / f"{what.replace('/', '_')}.json"
-    write_atomic(own, lambda path: write_json(path, {**kept, "arms": arms}))
+    if "arms" in kept:
+        arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+        kept = {**kept, "arms": arms}
+    write_atomic(own, lambda path: write_json(path, kept))
     contest = {block: results / f"{name.replace('/', '_')}.json" for block, name in CONTEST.items()}
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in contest.items() if path.is_file()}
     found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]

@@ -161,6 +161,23 @@ def table(kept: Kept) -> str:
             cells = ["" if value is None else _spread(statistics.fmean(value), interval(value), 4) for value in values]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
+    if "theta_steps" in kept:
+        arms = kept["theta_steps"]
+        steps = list(next(iter(arms.values()))["losses"])
+        lines = ["| θ-steps | " + " | ".join([*steps, "seeds"]) + " |", "| --- |" + " --- |" * (len(steps) + 1)]
+        for name, arm in arms.items():
+            cells = [_spread(statistics.fmean(arm["losses"][step]), interval(arm["losses"][step]), 3) for step in steps]
+            lines.append("| " + " | ".join([name, *cells, ", ".join(map(str, arm["seeds"]))]) + " |")
+        return "\n".join(lines)
+    if "adding" in kept:
+        lines = ["| arm | solved | seeds | error | updates | seconds of a core |", "| --- |" + " --- |" * 5]
+        for arm, runs in kept["adding"].items():
+            columns = ("seed", "error", "updates", "seconds")
+            seeds, errors, updates, seconds = ([run[name] for run in runs] for name in columns)
+            cells = [arm, f"{sum(run['solved'] for run in runs)} of {len(runs)}", ", ".join(map(str, seeds))]
+            cells += [", ".join(f"{value:.4f}" for value in errors), ", ".join(map(str, updates))]
+            lines.append("| " + " | ".join([*cells, ", ".join(f"{value:.0f}" for value in seconds)]) + " |")
+        return "\n".join(lines)
     return _arms_table(kept)
 
 

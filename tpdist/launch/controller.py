@@ -224,11 +224,11 @@ class Controller:
     def _show(self, answers: list[tuple[Status | None, list[str]] | None]) -> None:
         """What the leader said; the figures of all, as far as they have told them."""
         for _, said in [answer for answer in answers[:1] if answer]:
-            for line in said:
-                self.reporter.say(line)
             status = together([one.status for one in self.hosted])
             if status is not None:
-                self.reporter.step(status)
+                self.reporter.step(status)  # before what comes with it: what is said last is then read last
+            for line in said:
+                self.reporter.say(line)
 
     def _call_back(self) -> None:
         """Have all come back from `train`, for as long as one that is not stuck may take.
@@ -243,8 +243,8 @@ class Controller:
             self._look()
 
     def _hear_out(self) -> None:
-        for answer in self.hosted[0].last_words():
-            self._show([answer])
+        answers = self.hosted[0].last_words()
+        self._show([(status, [line for _, said in answers for line in said]) for status, _ in answers[-1:]])
 
     def _tell_to_stop(self) -> None:
         for one in self.hosted:

@@ -110,7 +110,7 @@ def submit(
         raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
     job = f"{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run = run_dir or f"$TPDIST_SHARED/runs/{job}"
-    sets = list(overrides)
+    sets, set_by_hand = list(overrides), ["--set", *overrides] if overrides else []
     if config.data.store is None:
         sets.append(f"data.store=$TPDIST_SHARED/{default_store(config.data).as_posix()}")
     entrypoint = entrypoint_of(inside.as_posix(), sets, run, command)
@@ -129,7 +129,7 @@ def submit(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env={"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
-            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), inside.as_posix(), *overrides])},
+            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), inside.as_posix(), *set_by_hand])},
         )
     say(f"job {job} at {client.get_address()}")
     if not follow:

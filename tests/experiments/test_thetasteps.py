@@ -1,0 +1,46 @@
+"""Training loss against θ-steps, from logs that are written out here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tpdist.errors import TpdistError
+from tpdist.experiments.results import table
+from tpdist.experiments.thetasteps import losses, theta_steps
+
+ROWS = [  # running means of an epoch: 4.0 for the first hundred updates, then 3.0, then 2.0; 1.0 in the second epoch
+    {"kind": "step", "epoch": 1, "step": 100, "loss": 4.0},
+    {"kind": "step", "epoch": 1, "step": 200, "loss": 3.5},
+    {"kind": "epoch", "epoch": 1, "step": 250, "loss": 3.2},
+    {"kind": "step", "epoch": 2, "step": 300, "loss": 1.0},
+    {"kind": "workers", "step": 300},
+    {"kind": "step", "epoch": 2, "step": 400, "loss": 1.0},
+]
+
+
+def test_losses_are_those_since_the_row_before():
+    assert losses(ROWS) == pytest.approx({100: 4.0, 200: 3.0, 250: 2.0, 300: 1.0, 400: 1.0})
+
+
+def test_seeds_of_an_arm_stand_together_and_runs_that_go_on_are_left_out(tmp_path: Path):
+    for name, ended in (("h1-seed0-ab12", True), ("h1-seed1-cd34", True), ("h1-seed2-ef56", False)):
+        run = tmp_path / "points" / name
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        if ended:
+            (run / "result.json").write_text("{}")
+    found = theta_steps(tmp_path, [100, 400])
+    assert found["theta_steps"] == {"h1": {"seeds": [0, 1], "losses": {"100": [4.0, 4.0], "400": [1.0, 1.0]}}}
+    assert table(found).splitlines() == [
+        "| θ-steps | 100 | 400 | seeds |",
+        "| --- | --- | --- | --- |",
+        "| h1 | 4.000 ± 0.000 | 1.000 ± 0.000 | 0, 1 |",
+    ]
+    with pytest.raises(TpdistError, match="logged no loss at θ-step 150; choose 100, 200"):
+        theta_steps(tmp_path, [150])
+
+
+def test_a_directory_without_runs_is_refused(tmp_path: Path):
+    with pytest.raises(TpdistError, match="holds no run of a sweep that has ended"):
+        theta_steps(tmp_path)
