@@ -5,7 +5,7 @@ from tpdist.tprop.objective import at_boundaries, blocks_pass
 from tpdist.tprop.plan import Plan, own_function, plan_epoch
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import BlowUpError, Theta
-from tpdist.tprop.visit import Outcome, visit
+from tpdist.tprop.visit import Outcome, by_place, visit
 from tpdist.tprop.window import Alone, Neighbours, Window, make_window
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "als_visit",
     "at_boundaries",
     "blocks_pass",
+    "by_place",
     "first_values",
     "keep",
     "make_window",
