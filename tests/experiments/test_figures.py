@@ -66,6 +66,9 @@ def test_what_cannot_be_plotted_is_said(run: Path, tmp_path: Path, capsys: pytes
     taken = tmp_path / "taken"
     taken.write_text("mine", encoding="utf-8")
     assert f"--out {taken}: is a file; give a directory" in complaint(str(run), "--out", str(taken))
+    assert f"{taken}/in/validation.svg: cannot be written: Not a directory" in complaint(
+        str(run), "--out", f"{taken}/in"
+    )
     assert taken.read_text(encoding="utf-8") == "mine"
     begun = tmp_path / "begun"
     begun.mkdir()

@@ -48,3 +48,8 @@ def test_the_gradient_fades_with_the_distance(runs: list[Path]):
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no config.yaml, so it is no run directory" in capsys.readouterr().err
+
+
+def test_where_it_cannot_write_is_said(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(runs[0]), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}: cannot be written: " in capsys.readouterr().err

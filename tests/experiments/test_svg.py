@@ -29,7 +29,9 @@ def test_a_chart_of_one_value_has_it_in_the_middle(value: float):
 
 
 def test_bars_begin_at_0_and_stand_side_by_side():
-    drawing = bars("a", "rank", {"one": [(0, 10.0), (1, 20.0)], "two": [(0, 5.0)]})
+    drawing = bars("a", "rank", {"none": [], "one": [(0, 10.0), (1, 20.0)], "two": [(0, 5.0)]})
+    assert 'class="c0"' not in drawing
+    assert "none" not in drawing.replace('fill="none"', "")
     rects = [rect.attrib for rect in ElementTree.fromstring(drawing).iter(f"{SVG}rect")][:3]
     assert [float(r["height"]) for r in rects] == pytest.approx([99, 198, 49.5], abs=0.11)
     assert {round(float(r["y"]) + float(r["height"])) for r in rects} == {230}

@@ -111,8 +111,8 @@ def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path
     points = [p for p in expand(file) if p.arm == "bptt"]
     _done(home, points[0], 9.25)
     home.run(points[1]).mkdir(parents=True)
-    epoch = {"kind": "epoch", "epoch": 1, "valid_perplexity": 8.5}
-    (home.run(points[1]) / "metrics.jsonl").write_text(json.dumps(epoch) + '\n{"kind": "step"}\n')
+    epoch = {"kind": "epoch", "epoch": 1, "step": 40, "valid_perplexity": 8.5}
+    (home.run(points[1]) / "metrics.jsonl").write_text(json.dumps(epoch) + '\n{"kind": "step", "step": 50}\n')
     console = Console(width=100, record=True)
     console.print(draw([home.row(p) for p in points], [home.run(p) for p in points]))
     lines = [line.split() for line in console.export_text().splitlines() if "lr=" in line]

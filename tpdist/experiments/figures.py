@@ -27,17 +27,15 @@ WORKERS = {
 def plot(runs: Sequence[str], out: Path) -> list[Path]:
     """Write every figure of `runs` to `out`/<figure>.svg, over those of that name; the files.
 
-    Raises RunError for what is no run or has not ended an epoch.
+    Raises RunError for what is no run or has not ended an epoch, or where it cannot write.
     """
     drawn = figures(read_runs(runs))
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out}: is a file; give a directory")
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, drawing in drawn.items():
-        files.append(out / f"{name}.svg")
-        write_atomic(files[-1], lambda path, drawing=drawing: _write(path, standalone(drawing)))
-    return files
+    files = {out / f"{name}.svg": standalone(drawing) for name, drawing in drawn.items()}
+    for file, text in files.items():
+        save(file, text)
+    return list(files)
 
 
 def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
@@ -53,9 +51,8 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
             name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
     for name, (title, key) in WORKERS.items():
-        last = {run: list(enumerate(rows[-1][key])) for run, rows in epochs.items() if key in rows[-1]}
-        if last:
-            found[name] = bars(title, "rank", last)
+        last = {run: list(enumerate(rows[-1].get(key, []))) for run, rows in epochs.items()}
+        found[name] = bars(title, "rank", last)
     return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}
 
 
@@ -79,6 +76,15 @@ def _epochs(run: RunDirectory) -> list[Row]:
     if not rows:
         raise RunError(f"{run.path}: has not ended an epoch yet")
     return rows
+
+
+def save(file: Path, text: str) -> None:
+    """Write a file, whole or not at all. Raises RunError where the system refuses."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, lambda path: _write(path, text))
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,14 +15,13 @@ import torch
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
 from tpdist.experiments.angles import entered_windows, roll
-from tpdist.experiments.figures import Row, figures, read_runs
+from tpdist.experiments.figures import Row, figures, read_runs, save
 from tpdist.experiments.svg import chart, style
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
 from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.training.batches import Batches
-from tpdist.training.files import write_atomic
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import flat
@@ -57,7 +56,10 @@ figure { margin: 0 } svg { width: 100%; height: auto } figcaption { color: var(-
 
 
 def report(runs: Sequence[str], out: Path) -> None:
-    """Write the report of `runs` to `out`. Raises RunError for what is no run or has not ended an epoch."""
+    """Write the report of `runs` to `out`.
+
+    Raises RunError for what is no run or has not ended an epoch, or where it cannot write.
+    """
     epochs = read_runs(runs)
     configs = {name: RunDirectory.open(run).load_config() for name, run in zip(epochs, runs, strict=True)}
     reached = {name: list(enumerate(reach(run))) for name, run in zip(epochs, runs, strict=True)}
@@ -72,7 +74,7 @@ def report(runs: Sequence[str], out: Path) -> None:
     sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(body)}\n</body></html>\n'
-    write_atomic(out, lambda path: _write(path, page))
+    save(out, page)
 
 
 def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list[float]:
@@ -123,9 +125,9 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
                 f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",
                 "λ": f"{config.objective.weight:g}",
                 "seed": str(config.run.seed),
-                "best validation perplexity": f"{best['valid_perplexity']:.2f}",
+                "valid ppl": f"{best['valid_perplexity']:.2f}",
                 "of epoch": f"{best['epoch']} of {rows[-1]['epoch']}",
-                "test perplexity": "" if test is None else f"{test:.2f}",
+                "test ppl": "" if test is None else f"{test:.2f}",
                 "tokens/s": f"{rows[-1]['tokens_per_second']:,.0f}",
                 "time": clock(rows[-1]["seconds"]),
             }
@@ -153,7 +155,3 @@ def _rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f'<div class="wide"><table>{row("th", head)}{"".join(row("td", line) for line in lines)}</table></div>\n'
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -69,7 +69,7 @@ def chart(title: str, across: str, series: Series, log: bool = False) -> str:
 
 
 def bars(title: str, across: str, series: Series) -> str:
-    """Bars from 0 up, those of one x side by side, with a legend beneath."""
+    """Bars from 0 up, those of one x side by side, with a legend beneath. A series may be empty, to keep its colour."""
     every = [point for points in series.values() for point in points]
     if not every:
         return f"<p>{html.escape(title)}: nothing to show.</p>"
@@ -80,15 +80,17 @@ def bars(title: str, across: str, series: Series) -> str:
     for y in _round(0, top):
         parts += _grid(up(y), _number(y))
     parts += _across([(x + 0.5, _number(x)) for x in _round(x0, x1 - 1, whole=True)], right)
-    each = 0.8 / len(series)  # of the place of an x
-    for number, points in enumerate(series.values()):
+    shown = [name for name, points in series.items() if points]
+    each = 0.8 / len(shown)  # of the place of an x
+    numbers = {name: number for number, name in enumerate(series)}
+    for at, name in enumerate(shown):
         rects = "".join(
-            f'<rect x="{right(x + 0.1 + each * number):.1f}" y="{up(y):.1f}" width="{right(each) - right(0):.1f}" '
+            f'<rect x="{right(x + 0.1 + each * at):.1f}" y="{up(y):.1f}" width="{right(each) - right(0):.1f}" '
             f'height="{up(0) - up(y):.1f}"/>'
-            for x, y in points
+            for x, y in series[name]
         )
-        parts.append(f'<g class="c{number % len(LIGHT)}" fill="currentColor">{rects}</g>')
-    return _with_legend(parts, title, series, list(series))
+        parts.append(f'<g class="c{numbers[name] % len(LIGHT)}" fill="currentColor">{rects}</g>')
+    return _with_legend(parts, title, series, shown)
 
 
 def heat(title: str, across: str, cells: Cells) -> str:
@@ -131,7 +133,7 @@ def _ramp(low: str, high: str) -> str:
         for i in range(pieces)
     )
     ends = [(LEFT + 38, "end", low), (LEFT + 50 + width, "start", high)]
-    return rects + "".join(
+    return f'<g shape-rendering="crispEdges">{rects}</g>' + "".join(
         f'<text class="faint" x="{x}" y="{HEIGHT + 12}" text-anchor="{anchor}">{text}</text>'
         for x, anchor, text in ends
     )

@@ -168,6 +168,8 @@ def _run_missing(
         table.ended(home.row(point))
 
     try:
+        if next_tasks():
+            look()  # Ray takes a while to start
         run_tasks(next_tasks, address, reporter, ended, look, limit_s)
     finally:
         table.close()

@@ -25,10 +25,14 @@ class Table:
         self._console = console or Console(highlight=False)
         self._live: Live | None = None
         self._ended = 0
+        self._said = False
 
     def show(self, rows: Sequence[Row], runs: Sequence[Path]) -> None:
-        """Draw anew, on a terminal."""
+        """Draw anew, on a terminal; in a pipe say once what there is to do."""
         if not sys.stdout.isatty() or isinstance(self._reporter, Silent):
+            if not self._said:
+                self._reporter.say(f"{sum(row['state'] == 'waiting' for row in rows)} of {len(rows)} points to run")
+                self._said = True
             return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False)
@@ -52,16 +56,21 @@ def draw(rows: Sequence[Row], runs: Sequence[Path]) -> RichTable:
     """Points that run first, then those done, then those that wait; as many as fit on a screen."""
     count = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "waiting")}
     title = f"{count['done']} of {len(rows)} points done" + (f", {count['failed']} failed" if count["failed"] else "")
-    table = RichTable("point", "state", "epoch", "valid ppl", title=title, title_justify="left")
+    table = RichTable("point", "state", "update", "epoch", "valid ppl", title=title, title_justify="left")
     shown = []
     for row, run in zip(rows, runs, strict=True):
-        at = last_epoch(run) if row["state"] == "waiting" else None
         running = row["state"] == "waiting" and run.is_dir()
         state = "running" if running else row["state"]
-        value = row["valid_perplexity"] or (at or {}).get("valid_perplexity")
-        epoch = row["best_epoch"] or (at or {}).get("epoch")
+        newest, ended = last_rows(run) if running else ({}, {})
+        value = row["valid_perplexity"] or ended.get("valid_perplexity")
+        cells = (
+            describe(row),
+            state,
+            f"{newest['step']:,}" if newest else "",
+            str(row["best_epoch"] or ended.get("epoch") or ""),
+            "" if value is None else f"{value:.2f}",
+        )
         order = ("running", "done", "failed", "waiting").index(state)
-        cells = (describe(row), state, "" if epoch is None else str(epoch), "" if value is None else f"{value:.2f}")
         shown.append((order, cells))
     for _, cells in sorted(shown, key=lambda pair: pair[0])[:MOST_ROWS]:
         table.add_row(*cells)
@@ -74,11 +83,13 @@ def describe(row: Row) -> str:
     return "  ".join([row["arm"], *tried, f"seed {row['seed']}"])
 
 
-def last_epoch(run: Path) -> Row | None:
-    """The newest epoch's row of a run's metrics.jsonl."""
+def last_rows(run: Path) -> tuple[Row, Row]:
+    """The newest row of a run's metrics.jsonl, and the newest of an epoch that has ended; empty where there is none."""
+    newest: Row = {}
     with suppress(OSError, ValueError):
         for line in reversed((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
             row = json.loads(line)
+            newest = newest or row
             if row["kind"] == "epoch":
-                return row
-    return None
+                return newest, row
+    return newest, {}

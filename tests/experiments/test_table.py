@@ -1,0 +1,79 @@
+"""What a sweep shows: a table on a terminal, lines in a pipe."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tpdist.experiments.table import Table, draw
+from tpdist.training.progress import Plain
+
+
+class Heard(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def row(seed: int, state: str = "waiting", **figures: float | str | None) -> dict[str, Any]:
+    empty = {"valid_perplexity": None, "best_epoch": None, "error": None}
+    return {"arm": "ours", "seed": seed, "state": state, "set.optimizer.lr": 0.1} | empty | figures
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    rows = [row(0, "done", valid_perplexity=12.0, best_epoch=7), row(1), row(2), row(3, "failed", error="no")]
+    running = tmp_path / "1"
+    running.mkdir()
+    lines = [
+        {"kind": "epoch", "epoch": 1, "step": 900, "valid_perplexity": 34.5},
+        {"kind": "step", "epoch": 2, "step": 1040},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (running / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return rows, [tmp_path / str(number) for number in range(4)]
+
+
+def test_running_points_come_first_and_move(sweep: tuple[list[dict[str, Any]], list[Path]]):
+    out = io.StringIO()
+    Console(file=out, width=100).print(draw(*sweep))
+    title, *lines = [line for line in out.getvalue().splitlines() if "lr=0.1" in line or "points" in line]
+    assert title.strip() == "1 of 4 points done, 1 failed"
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    assert cells == [
+        ["ours  lr=0.1  seed 1", "running", "1,040", "1", "34.50"],
+        ["ours  lr=0.1  seed 0", "done", "", "7", "12.00"],
+        ["ours  lr=0.1  seed 3", "failed", "", "", ""],
+        ["ours  lr=0.1  seed 2", "waiting", "", "", ""],
+    ]
+
+
+def test_in_a_pipe_there_are_lines(sweep: tuple[list[dict[str, Any]], list[Path]]):
+    heard = Heard()
+    table = Table(heard, Console(file=io.StringIO()))
+    table.show(*sweep)
+    table.show(*sweep)
+    table.ended(sweep[0][0])
+    table.ended(sweep[0][3])
+    assert heard.said == [
+        "2 of 4 points to run",
+        "   1  ours  lr=0.1  seed 0  valid ppl 12.00",
+        "   2  ours  lr=0.1  seed 3  failed: no",
+    ]
+
+
+def test_on_a_terminal_it_is_drawn(sweep: tuple[list[dict[str, Any]], list[Path]], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    out, heard = io.StringIO(), Heard()
+    table = Table(heard, Console(file=out, force_terminal=True, width=100))
+    table.show(*sweep)
+    table.ended(sweep[0][0])
+    table.close()
+    assert "1 of 4 points done" in out.getvalue()
+    assert heard.said == []
