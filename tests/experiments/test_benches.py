@@ -88,7 +88,7 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         ),
         "head": (
             lambda: head.bench(said.append, types=50, hidden=8, many=2_000, rounds=1),
-            {"time", "time_640", "memory"},
+            {"time", "time_640", "floor", "floor_640", "memory"},
         ),
         "batch": (
             lambda: batch.bench(said.append, types=50, hidden=8, tokens=2_000, grown=(20_000, 200_000), rounds=1),

@@ -38,19 +38,23 @@ def losses() -> dict[str, Loss]:
 def bench(
     say: Say, device: str = "cpu", types: int = 10_000, hidden: int = 200, many: int = MANY, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Forward and backward at 20,000 tokens and at 640."""
+    """Forward and backward at 20,000 tokens and at 640; `floor` is the matrix products alone."""
     timings: dict[str, dict[str, list[float]]] = {}
     ratios: dict[str, float] = {}
     for tokens, mark in ((many, ""), (FEW, "_640")):
         leaves, labels = _inputs(tokens, types, hidden, device)
-        parts = {name: partial(_pass, loss, leaves, labels) for name, loss in losses().items()}
+        parts: dict[str, Callable[[], object]] = {
+            name: partial(_pass, loss, leaves, labels) for name, loss in losses().items()
+        }
+        parts["floor"] = partial(_products, *(leaf.detach() for leaf in leaves))
         say(f"{tokens:,} tokens")
         timings[str(tokens)] = in_turns(parts, rounds, device, EACH.get(tokens, 1))
         print_timings(timings[str(tokens)], say)
         time = medians(timings[str(tokens)])
         for name in parts:
-            if name != "plain":
+            if name not in ("plain", "floor"):
                 ratios["time" + mark + ("" if name == "head" else f"_{name}")] = time[name] / time["plain"]
+        ratios["floor" + mark] = time["floor"] / time["plain"]  # if only the matrix products took time
     peaks = {name: in_own_process(peak, name, many, types, hidden, device) for name in losses()}
     for name, value in peaks.items():
         say(f"{name}: {value / 2**20:,.1f} MiB beyond inputs, parameters and their gradients")
@@ -73,6 +77,15 @@ def peak(name: str, tokens: int, types: int, hidden: int, device: str) -> int:
     used = Peak(device)
     loss(*leaves, labels).backward()
     return used.bytes()
+
+
+def _products(h: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """The three matrix products of a pass, in chunks of 640 tokens, and nothing else."""
+    grad_weight = torch.zeros_like(weight)
+    for part in h.split(FEW):
+        logits = torch.addmm(bias, part, weight.t())
+        _ = logits @ weight
+        grad_weight.addmm_(logits.t(), part)
 
 
 def _inputs(tokens: int, types: int, hidden: int, device: str) -> tuple[list[Tensor], Tensor]:
