@@ -89,7 +89,7 @@ def test_papers_figures_belong_to_cells():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, long-memory, small/ablation, "),
+        ("table9", "reproduce: no configs/paper/table9.yaml; there is figure3, long-memory, ptb, "),
         ("table1 --cells nothing", "no arm is like nothing; there are ptb-batch-h1-block5, "),
         ("table1 --budget soon", "--budget: must be a number with s, m or h, such as 30m or 8h; got 'soon'"),
     ],

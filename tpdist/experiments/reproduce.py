@@ -21,7 +21,8 @@ from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
 DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from what is kept
-CONTEST = {5: "small/b5", 10: "small/b10", 20: "small/b20"}
+# ours over BPTT: the file of its ratios; by B the sweep with the runs, at B = 20 those of BPTT through the window too
+CONTESTS = {"ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"}, "ptb_ratio": {20: "ptb"}}
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -106,16 +107,22 @@ def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> No
         arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
         kept = {**kept, "arms": arms}
     write_atomic(own, lambda path: write_json(path, kept))
-    contest = {block: results / f"{name.replace('/', '_')}.json" for block, name in CONTEST.items()}
-    there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in contest.items() if path.is_file()}
-    found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{CONTEST[block]}.yaml") for block, one in there.items()]
-    if any(found):
-        ratios = {"command": "; ".join(f"tpdist reproduce {name} --keep" for name in CONTEST.values())}
-        ratios |= {"versions": kept["versions"], "rows": [row for row in found if row is not None]}
-        write_atomic(results / "ptb_small_ratio.json", lambda path: write_json(path, ratios))
+    for name, contest in CONTESTS.items():
+        if what in contest.values():
+            _keep_ratios(results, name, contest, kept["versions"])
     for document in filter(Path.is_file, DOCUMENTS):
         text = render(document.read_text(encoding="utf-8"), results)
         write_atomic(document, lambda path, text=text: _write(path, text))
+
+
+def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: dict[str, str]) -> None:
+    files = {block: results / f"{what.replace('/', '_')}.json" for block, what in contest.items()}
+    there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in files.items() if path.is_file()}
+    found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{contest[block]}.yaml") for block, one in there.items()]
+    if any(found):
+        ratios = {"command": "; ".join(f"tpdist reproduce {what} --keep" for what in contest.values())}
+        ratios |= {"versions": versions, "rows": [row for row in found if row is not None]}
+        write_atomic(results / f"{name}.json", lambda path: write_json(path, ratios))
 
 
 def _seconds(budget: str) -> float:
