@@ -14,6 +14,7 @@ import tpdist
 from tpdist import NonFiniteError
 from tpdist.data import Store
 from tpdist.tprop import BlowUpError
+from tpdist.tprop.in_place import works_in_place
 from tpdist.training.diagnosis import fingerprint
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
@@ -127,6 +128,31 @@ def test_skip_leaves_all_as_it_was(name: str, done: int, small_corpus: Path, tmp
     )
     next_update(trainer)
     assert trainer.state.skipped_in_row == 0
+
+
+@pytest.mark.parametrize("starts", ["tied", "held"])
+def test_skip_puts_back_what_was_changed_in_place(starts: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+    method = {**TIED, "starts": starts, "relaxation": 1, "h_steps": 1}
+    batching = {"mode": "batch", "chunk_tokens": 40}
+    run = {"on_non_finite": "skip"}
+    trainer = begun(small_corpus, tmp_path / "run", 1, method=method, batching=batching, run=run)
+    (batch,) = trainer.batches.epoch(1)
+    assert batch.window is not None
+    assert works_in_place(trainer.plan, trainer.theta, batch.window, 0, trainer.boundaries)
+    before = everything(trainer)
+    visit = Trainer._visit
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_visit", lambda self, batch: replace(visit(self, batch), loss=torch.tensor(math.nan)))
+        trainer.update(batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "get_total_norm", lambda _: torch.tensor(math.inf))
+        trainer.update(batch)
+    assert trainer.state.skipped == 2
+    after = everything(trainer)
+    assert before.keys() == after.keys()
+    for what, value in before.items():
+        same = torch.equal(value, after[what]) if isinstance(value, torch.Tensor) else value == after[what]
+        assert same, what
 
 
 def test_skipping_ends(small_corpus: Path, tmp_path: Path, monkeypatch):
