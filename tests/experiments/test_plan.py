@@ -61,7 +61,9 @@ def test_operations_of_a_batch_update_are_those_counted() -> None:
     update.load()
     with CountProducts() as count:
         update()
-    assert count.operations == pytest.approx(update.operations(), rel=0.01)
+    # in place the first ĥ is made once more from θ as it was: an update could do without
+    again = 20_000 * 2 * 3 * 16 * (16 + 16)
+    assert count.operations == pytest.approx(update.operations() + again, rel=0.001)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -134,7 +134,7 @@ READ = [
     ("data verify empty", "empty: not a store (no manifest.json); prepare it again (tpdist data prepare) into another directory"),
     ("config show --set model.hiden=3", "--set: model.hiden: unknown key; did you mean model.hidden?"),
     ("", "the following arguments are required: COMMAND; see tpdist --help"),
-    ("tarin", "argument COMMAND: invalid choice: 'tarin' (choose from 'train', 'evaluate', 'sample', 'export', 'checkpoint', 'submit', 'jobs', 'stop', 'doctor', 'sweep', 'reproduce', 'report', 'bench', 'plan', 'data', 'config'); see tpdist --help"),
+    ("tarin", "argument COMMAND: invalid choice: 'tarin' (choose from 'train', 'evaluate', 'sample', 'export', 'checkpoint', 'submit', 'jobs', 'stop', 'doctor', 'sweep', 'reproduce', 'report', 'plot', 'bench', 'plan', 'data', 'config'); see tpdist --help"),
 ]  # fmt: skip
 
 
