@@ -7,7 +7,7 @@ from typing import Any
 
 from tpdist.errors import RunError
 from tpdist.experiments.svg import bars, chart, heat, standalone
-from tpdist.training.files import write_atomic
+from tpdist.training.files import write_text
 from tpdist.training.run_dir import RunDirectory
 
 Row = dict[str, Any]
@@ -82,10 +82,6 @@ def save(file: Path, text: str) -> None:
     """Write a file, whole or not at all. Raises RunError where the system refuses."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, lambda path: _write(path, text))
+        write_text(file, text)
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -6,7 +6,6 @@ All else is the package's own: `tprop.visit` on windows of numbers in place of t
 """
 
 import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tpdist.config import Experiment
 from tpdist.experiments.adding import SOLVED, STEPS, TRIVIAL, Adder, in_blocks, sequences
 from tpdist.experiments.points import expand
+from tpdist.experiments.results import versions
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
@@ -51,8 +51,7 @@ def long_memory(
             found.setdefault(point.arm, []).append(json.loads(path.read_text(encoding="utf-8")))
     finally:
         torch.set_num_threads(threads)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"command": "tpdist reproduce long-memory", "versions": versions, "trivial": TRIVIAL, "adding": found}
+    return {"command": "tpdist reproduce long-memory", "versions": versions(), "trivial": TRIVIAL, "adding": found}
 
 
 def learn(config: Experiment) -> dict[str, Any]:

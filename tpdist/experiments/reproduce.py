@@ -16,7 +16,7 @@ from tpdist.experiments.longmemory import long_memory
 from tpdist.experiments.points import load_sweep
 from tpdist.experiments.results import ratio_row, render, summarise, table
 from tpdist.experiments.svg import chart
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_atomic, write_json, write_text
 from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
@@ -53,10 +53,10 @@ def reproduce(
         paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
         kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
-    write_atomic(home / "table.md", lambda path: _write(path, table(kept) + "\n"))
+    write_text(home / "table.md", table(kept) + "\n")
     drawn = figure(what, load_sweep(file, overrides), kept) if what.startswith("figure") else None
     if drawn:
-        write_atomic(home / "figure.svg", lambda path: _write(path, drawn))
+        write_text(home / "figure.svg", drawn)
     for line in table(kept).splitlines():
         reporter.say(line)
     if keep:
@@ -101,7 +101,7 @@ def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> No
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     if drawn:
-        write_atomic(results / f"{what}.svg", lambda path: _write(path, drawn))
+        write_text(results / f"{what}.svg", drawn)
     own = results / f"{what.replace('/', '_')}.json"
     if "arms" in kept:
         arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
@@ -111,8 +111,7 @@ def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> No
         if what in contest.values():
             _keep_ratios(results, name, contest, kept["versions"])
     for document in filter(Path.is_file, DOCUMENTS):
-        text = render(document.read_text(encoding="utf-8"), results)
-        write_atomic(document, lambda path, text=text: _write(path, text))
+        write_text(document, render(document.read_text(encoding="utf-8"), results))
 
 
 def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: dict[str, str]) -> None:
@@ -130,7 +129,3 @@ def _seconds(budget: str) -> float:
     if match is None:
         raise TpdistError(f"--budget: must be a number with s, m or h, such as 30m or 8h; got {budget!r}")
     return float(match[1]) * UNITS_S[match[2]]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -62,8 +62,12 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
                 if group and name != entry["setting"]
             ]
         arms.append(entry)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"command": command, "versions": versions, "arms": arms}
+    return {"command": command, "versions": versions(), "arms": arms}
+
+
+def versions() -> dict[str, str]:
+    """Of what a figure depends on."""
+    return {"python": platform.python_version(), "torch": torch.__version__}
 
 
 def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:

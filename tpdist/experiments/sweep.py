@@ -7,7 +7,6 @@ DIR/results.parquet       a row for every point; follows from the files above
 """
 
 import json
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -17,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from tpdist import __version__
 from tpdist.experiments.points import Point, expand, load_sweep
+from tpdist.experiments.results import versions
 from tpdist.experiments.table import Table, describe
 from tpdist.launch.local import evaluate
 from tpdist.launch.tasks import Task, run_tasks
@@ -162,8 +161,8 @@ def _run_missing(
             what = {"error": error or "ended without a result"}
             write_atomic(home.failure(point), lambda file: write_json(file, what))
         else:
-            versions = {"python": platform.python_version(), "torch": torch.__version__, "tpdist": __version__}
-            write_atomic(task.run / "versions.json", lambda file: write_json(file, versions))
+            made_by = versions() | {"tpdist": __version__}
+            write_atomic(task.run / "versions.json", lambda file: write_json(file, made_by))
         home.write([home.row(point) for point in points])
         table.ended(home.row(point))
 

@@ -98,7 +98,7 @@ class Controller:
                 one.release()
 
     def _connect(self) -> State:
-        """As many workers as fit now, once that is enough; the store where all generations meet."""
+        """As many workers as fit now, once that is enough; the store where the first generation meets."""
         self.wanted = wait_for_room(self.sizes, *self._needs, self.reporter, self.cluster.wait_s)
         self._looked = self._grown = time.monotonic()
         self._at = ray.util.get_node_ip_address()

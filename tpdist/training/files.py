@@ -17,7 +17,7 @@ from torch import Tensor
 from tpdist.errors import RunError, first_line
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """`write` a file under another name, sync it, and put it in the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,6 +26,11 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text in UTF-8, whole or not at all."""
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def sweep(directory: Path) -> None:
