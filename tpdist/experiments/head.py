@@ -28,8 +28,16 @@ def chunked_by_torch(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) ->
     return functional.linear_cross_entropy(h, weight, labels, linear_bias=bias, reduction="sum", options=options)
 
 
+def plain_bfloat16(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """What torch's autocast makes of it: products in bfloat16, the cross entropy in float32."""
+    with torch.autocast(h.device.type, torch.bfloat16):
+        return plain(h, weight, bias, labels)
+
+
 def losses() -> dict[str, Loss]:
+    """By name; those in bfloat16 are `run.dtype: bfloat16` and its peer."""
     found: dict[str, Loss] = {"plain": plain, "head": cross_entropy}
+    found |= {"bfloat16": partial(cross_entropy, dtype=torch.bfloat16), "plain_bfloat16": plain_bfloat16}
     if hasattr(torch.nn, "LinearCrossEntropyOptions"):
         found["linear_cross_entropy"] = chunked_by_torch
     return found
