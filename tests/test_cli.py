@@ -19,7 +19,20 @@ from tpdist.config import to_yaml
 COMMANDS = [
     ([], ["train", "evaluate", "sample", "data", "config"]),
     (["train"], ["CONFIG", "--resume RUN", "--run-dir DIR", "--set KEY=VALUE"]),
-    (["evaluate"], ["RUN", "--split", "--h-steps N", "--h-lr LR", "--by-position", "--model", "--set"]),
+    (
+        ["evaluate"],
+        [
+            "RUN",
+            "--split",
+            "--h-steps N",
+            "--h-lr LR",
+            "--theta-steps N",
+            "--theta-lr LR",
+            "--by-position",
+            "--model",
+            "--set",
+        ],
+    ),
     (["sample"], ["RUN", "--prompt", "--tokens N", "--temperature", "--top-k K", "--seed", "--model", "--set"]),
     (["bench"], ["step", "head", "batch", "overlap", "checkpoint", "scaling", "timeparallel"]),
     (["bench", "step"], ["--device", "--json FILE"]),

@@ -113,6 +113,12 @@ READ = [
     ("evaluate torn_about", "torn_about/models/best.json: not what tpdist wrote; resume the run to write it again"),
     ("evaluate done --h-steps -1", "--h-steps: must be at least 0, got -1"),
     ("evaluate done --h-steps 1 --h-lr 0", "--h-lr: must be above 0, got 0.0"),
+    ("evaluate done --theta-steps -1", "--theta-steps: must be at least 0, got -1"),
+    ("evaluate done --theta-steps 1 --theta-lr inf", "--theta-lr: must be above 0, got inf"),
+    (
+        "evaluate done --h-steps 1 --theta-steps 2",
+        "--theta-steps: got 2 beside 1 --h-steps; give one of them",
+    ),
     ("evaluate done --h-steps many", "argument --h-steps: invalid int value: 'many'; see tpdist evaluate --help"),
     ("evaluate done --split dev", "argument --split: invalid choice: 'dev' (choose from 'train', 'valid', 'test'); see tpdist evaluate --help"),
     ("evaluate done --set model.layers=2", "done/models/best.safetensors: holds another model: parameter layers.1.rnn.bias_hh_l0 is absent there and (18,) in the configuration; use the configuration that it was trained with"),

@@ -50,6 +50,10 @@ def test_evaluate(both: Path, capsys):
     assert len(lines) == 4
     first = f"test perplexity {fitted.perplexity:.2f} over 19 tokens"
     assert capsys.readouterr().out.splitlines() == [first, *lines]
+    moved = tpdist.evaluate(run, "test", theta_steps=1, theta_lr=0.5)
+    assert main(["evaluate", str(run), "--split", "test", "--theta-steps", "1", "--theta-lr", "0.5"]) == 0
+    assert capsys.readouterr().out == f"test perplexity {moved.perplexity:.2f} over 19 tokens\n"
+    assert moved.loss != plain.loss
 
 
 def test_sample(both: Path, capsys):

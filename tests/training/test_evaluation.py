@@ -13,9 +13,10 @@ from tpdist.config import Data, Model, Run
 from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
-from tpdist.training.evaluation import TestTimeSteps, evaluate_tokens, perplexity
+from tpdist.training.evaluation import evaluate_tokens, perplexity
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.worker import run_worker
 
 TYPES = 7
@@ -54,7 +55,7 @@ def test_it_equals_a_plain_loop(cell, layers, count, block, piece, monkeypatch):
     assert evaluate_tokens(model, tokens, block).by_position is None
 
 
-def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTimeSteps) -> list[float]:
+def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTime) -> list[float]:
     """Summed loss after every block."""
     sums: list[float] = []
     whole = evaluate_tokens(model, tokens, block, test_time=steps)
@@ -65,9 +66,10 @@ def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: Test
     return sums
 
 
-def test_test_time_steps_use_past_tokens_only():
+@pytest.mark.parametrize("steps", [HSteps(3, 0.5, 0.1), ThetaSteps(2, 0.5)])
+def test_test_time_steps_use_past_tokens_only(steps: TestTime):
     """Other tokens from some place on change no loss before it."""
-    model, steps, block = make_model(), TestTimeSteps(3, 0.5, 0.1), 4
+    model, block = make_model(), 4
     tokens = make_tokens(41)
     before = piecewise(model, tokens, block, steps)
     for cut in (4, 17, 30):
@@ -84,15 +86,34 @@ def test_test_time_steps_lower_the_loss_on_repeated_text():
     model = make_model()
     tokens = ArrayTokens(np.array([1, 2, 3, 4] * 40, dtype=np.uint8))
     rolled = evaluate_tokens(model, tokens, 4).loss
-    assert evaluate_tokens(model, tokens, 4, test_time=TestTimeSteps(0, 0.5, 0.1)).loss == pytest.approx(rolled)
-    improved = [evaluate_tokens(model, tokens, 4, test_time=TestTimeSteps(n, 0.5, 0.01)).loss for n in (1, 5)]
+    assert evaluate_tokens(model, tokens, 4, test_time=HSteps(0, 0.5, 0.1)).loss == pytest.approx(rolled)
+    improved = [evaluate_tokens(model, tokens, 4, test_time=HSteps(n, 0.5, 0.01)).loss for n in (1, 5)]
     assert improved[1] < improved[0] < rolled
 
 
-def test_test_time_steps_leave_the_parameters_alone():
+def test_dynamic_evaluation_is_a_loop_of_blocks():
+    """Predict a block, then step on θ along the gradient of its mean loss; the state goes on as it was predicted."""
+    model, tokens, block, lr = make_model(), make_tokens(23), 4, 0.3
+    found = evaluate_tokens(model, tokens, block, test_time=ThetaSteps(1, lr))
+    ids, state, total = torch.from_numpy(tokens.ids.astype(np.int64)), model.zero_state(1), 0.0
+    for begin in range(0, len(ids) - 1, block):
+        inputs, labels = ids[begin : begin + block], ids[begin + 1 : begin + block + 1]
+        inputs = inputs[: len(labels)]
+        h, after = model.unroll(inputs[:, None], state)
+        loss = torch.nn.functional.cross_entropy(model.logits(h[:, 0]), labels)
+        total += loss.item() * len(labels)
+        model.zero_grad()
+        loss.backward()
+        torch.optim.SGD(model.parameters(), lr).step()
+        state = after.detach()
+    assert found.loss * found.tokens == pytest.approx(total)
+
+
+@pytest.mark.parametrize("steps", [HSteps(2, 0.5, 0.1), ThetaSteps(2, 0.5)])
+def test_test_time_steps_leave_the_parameters_alone(steps: TestTime):
     model = make_model()
     before = [p.detach().clone() for p in model.parameters()]
-    evaluate_tokens(model, make_tokens(20), 4, test_time=TestTimeSteps(2, 0.5, 0.1))
+    evaluate_tokens(model, make_tokens(20), 4, test_time=steps)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 

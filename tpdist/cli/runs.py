@@ -35,6 +35,10 @@ def add(commands: Any) -> None:
         "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
     )
     evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument(
+        "--theta-steps", type=int, default=0, metavar="N", help="steps on θ at test time instead: dynamic evaluation"
+    )
+    evaluate.add_argument("--theta-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
     evaluate.add_argument("--model", choices=("best", "last"), default="best")
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
@@ -108,6 +112,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.split,
         h_steps=options.h_steps,
         h_lr=options.h_lr,
+        theta_steps=options.theta_steps,
+        theta_lr=options.theta_lr,
         by_position=options.by_position,
         which=options.model,
         overrides=options.set,

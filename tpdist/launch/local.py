@@ -16,13 +16,14 @@ from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.training.checks import pick_device
 from tpdist.training.depots import depot_for
-from tpdist.training.evaluation import Evaluation, TestTimeSteps, evaluate_tokens
+from tpdist.training.evaluation import Evaluation, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
 from tpdist.training.interchange import export_model
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
+from tpdist.training.test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.trainer import Trainer
 from tpdist.training.worker import introduction, run_worker
 
@@ -102,23 +103,33 @@ def evaluate(
     *,
     h_steps: int = 0,
     h_lr: float = 0.1,
+    theta_steps: int = 0,
+    theta_lr: float = 0.1,
     by_position: bool = False,
     which: str = "best",
     overrides: Sequence[str] = (),
 ) -> Evaluation:
     """Perplexity of a run's `best` or `last` model on a split, rolled out exactly.
 
-    h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). by_position: perplexity at every
-    position of a block too. overrides: of the run's configuration, such as `data.store=DIR`, for this once.
+    h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). theta_steps: steps of size `theta_lr`
+    on θ instead, dynamic evaluation. by_position: perplexity at every position of a block too. overrides: of the run's
+    configuration, such as `data.store=DIR`, for this once.
     """
     if split not in get_args(Split):
         raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
-    if h_steps < 0:
-        raise TpdistError(f"--h-steps: must be at least 0, got {h_steps}")
-    if not 0 < h_lr < math.inf:
-        raise TpdistError(f"--h-lr: must be above 0, got {h_lr}")
+    for name, steps, lr in (("h", h_steps, h_lr), ("theta", theta_steps, theta_lr)):
+        if steps < 0:
+            raise TpdistError(f"--{name}-steps: must be at least 0, got {steps}")
+        if not 0 < lr < math.inf:
+            raise TpdistError(f"--{name}-lr: must be above 0, got {lr}")
+    if h_steps and theta_steps:
+        raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
     config, store, model = _load(run_dir, which, overrides)
-    test_time = TestTimeSteps(h_steps, h_lr, config.objective.weight) if h_steps else None
+    test_time: TestTime | None = None
+    if h_steps:
+        test_time = HSteps(h_steps, h_lr, config.objective.weight)
+    elif theta_steps:
+        test_time = ThetaSteps(theta_steps, theta_lr)
     return evaluate_tokens(
         model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
     )

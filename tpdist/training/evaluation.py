@@ -1,4 +1,4 @@
-"""Perplexity with θ frozen: the model rolled out over a whole split as one stream (Eq. 1)."""
+"""Perplexity of the model rolled out over a whole split as one stream (Eq. 1), θ frozen but where asked otherwise."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tpdist.data import Tokens
 from tpdist.models import LanguageModel, token_losses
-from tpdist.tprop.objective import frozen
+from tpdist.training.test_time import TestTime
 
 STEPS = 1024  # tokens rolled out between two looks at the clock
 
@@ -28,17 +27,6 @@ class Evaluation:
         return perplexity(self.loss)
 
 
-@dataclass(frozen=True)
-class TestTimeSteps:
-    """Optimise past h at test time (Section 4.1): steps, their size η, and the weight λ that ties h to ĥ."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of its name
-
-    steps: int
-    lr: float
-    weight: float
-
-
 def perplexity(mean_loss: float) -> float:
     """exp(mean nats per token); inf where that overflows."""
     return math.exp(mean_loss) if mean_loss < 700 else math.inf
@@ -50,13 +38,15 @@ def evaluate_tokens(
     block: int,
     *,
     by_position: bool = False,
-    test_time: TestTimeSteps | None = None,
+    test_time: TestTime | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Every token but the first, predicted from all tokens before it.
 
+    test_time: what to learn from every block once it has been predicted.
     tick: told (tokens done, all tokens) between pieces; what it raises ends the evaluation.
     """
+    model = model if test_time is None else test_time.model(model)
     device = model.bias.device
     pairs = len(tokens) - 1
     size = block if test_time else max(block, STEPS // block * block)
@@ -73,26 +63,9 @@ def evaluate_tokens(
         total += losses.sum()
         if by_position:
             sums.index_add_(0, torch.arange(len(losses), device=device) % block, losses)
-        state = after if test_time is None else _improved(model, test_time, inputs, labels, state)
+        state = after if test_time is None else test_time.learn(model, inputs, labels, state, after)
         if tick is not None:
             tick(end, pairs)
     counts = [len(range(p, pairs, block)) for p in range(block)]
     positions = [perplexity(s / n) for s, n in zip(sums.tolist(), counts, strict=True) if n] if by_position else None
     return Evaluation(float(total) / pairs, pairs, positions)
-
-
-def _improved(model: LanguageModel, options: TestTimeSteps, inputs: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-    """The state after a block, rolled out again from a start that was fitted to the block once its tokens were seen.
-
-    A step lowers CE(h) + λ/2 ‖h - ĥ‖². Only tokens already predicted are used. start [1, d] -> [1, d].
-    """
-    h = start
-    with frozen(model):
-        for _ in range(options.steps):
-            leaf = h.detach().requires_grad_()
-            outputs, _ = model.unroll(inputs, leaf)
-            cost = model.loss(outputs[:, 0], labels) + 0.5 * options.weight * (leaf - start).square().sum()
-            (gradient,) = torch.autograd.grad(cost, leaf)
-            h = leaf.detach() - options.lr * gradient
-    with torch.no_grad():
-        return model.unroll(inputs, h)[1]
