@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tpdist.config import Experiment
-from tpdist.experiments.adding import MARKED, STEPS, TRIVIAL, Adder, in_blocks, sequences
+from tpdist.experiments.adding import MARKED, TRIVIAL, Adder, in_blocks, sequences
 from tpdist.experiments.longmemory import error
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
-STREAMS = 3
+STEPS, STREAMS = 520, 3
 
 
 class StillTheta(Theta):
@@ -20,7 +20,7 @@ class StillTheta(Theta):
 
 
 def test_two_of_the_first_values_are_marked_and_the_trivial_answer_errs_by_a_sixth():
-    inputs, sums = sequences(20_000, torch.Generator().manual_seed(0))
+    inputs, sums = sequences(20_000, STEPS, torch.Generator().manual_seed(0))
     marked = inputs.imag
     assert inputs.shape == (STEPS, 20_000)
     assert (marked.sum(0) == 2).all()
@@ -30,14 +30,14 @@ def test_two_of_the_first_values_are_marked_and_the_trivial_answer_errs_by_a_six
 
 
 def test_a_head_of_nothing_gives_the_trivial_answer():
-    model = Adder(4)
+    model = Adder(4, STEPS)
     torch.nn.init.zeros_(model.weight)
-    inputs, sums = sequences(50, torch.Generator().manual_seed(1))
+    inputs, sums = sequences(50, STEPS, torch.Generator().manual_seed(1))
     assert error(model, inputs, sums) == pytest.approx(float((sums - 1).square().mean()), rel=1e-5)
 
 
 def test_blocks_are_the_sequence_cut_and_the_answer_is_wanted_once():
-    inputs, sums = sequences(STREAMS, torch.Generator().manual_seed(2))
+    inputs, sums = sequences(STREAMS, STEPS, torch.Generator().manual_seed(2))
     cut, labels = in_blocks(inputs, sums, 20)
     assert cut.shape == (20, STREAMS, STEPS // 20)
     assert torch.equal(cut[3, :, 2], inputs[43])
@@ -81,8 +81,8 @@ def _gradient(method: dict, block: int):
         }
     )
     torch.manual_seed(0)
-    model = Adder(5).double()
-    inputs, sums = sequences(STREAMS, torch.Generator().manual_seed(3))
+    model = Adder(5, STEPS).double()
+    inputs, sums = sequences(STREAMS, STEPS, torch.Generator().manual_seed(3))
     cut, labels = in_blocks(inputs.to(torch.complex128), sums.double(), block)
     window = make_window(cut, labels, torch.float64, tokens=STREAMS, opens=True)
     plan, theta = plan_epoch(config, 1, STEPS // block), StillTheta(model, config.optimizer)

@@ -22,16 +22,16 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_arms_run_once_and_are_kept(clone: Path, capsys: pytest.CaptureFixture[str]):
     (clone / "RESULTS.md").write_text("<!-- results: long-memory -->\n<!-- end -->\n", encoding="utf-8")
     short = ["--set", "run.epochs=1", "model.hidden=2", "sweep.seeds=[0]", "batching.streams=2"]
-    command = ["reproduce", "long-memory", "--cells", "bptt-20", "costate-kept", *short, "--keep"]
+    command = ["reproduce", "long-memory", "--cells", "bptt-20", "lag60-costate", *short, "--keep"]
     assert main(command) == 0
     first = capsys.readouterr().out
     assert "bptt-20, seed 0: not solved, error 0." in first
     kept = json.loads((clone / "configs/paper/results/long-memory.json").read_text())
     assert [run["updates"] for runs in kept["adding"].values() for run in runs] == [25, 25]
     rows = (clone / "RESULTS.md").read_text().splitlines()
-    assert [row.split(" | ")[:3] for row in rows if "of 1" in row] == [
-        ["| bptt-20", "0 of 1", "0"],
-        ["| costate-kept", "0 of 1", "0"],
+    assert [row.split(" | ")[:4] for row in rows if "of 1" in row] == [
+        ["| bptt-20", "500", "0 of 1", "0"],
+        ["| lag60-costate", "60", "0 of 1", "0"],
     ]
     assert main(command) == 0  # what is done is not done again
     assert "seed 0:" not in capsys.readouterr().out

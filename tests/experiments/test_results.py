@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tpdist.errors import TpdistError
-from tpdist.experiments.results import interval, ratio_row, render, summarise, table
+from tpdist.experiments.markdown import render, table
+from tpdist.experiments.results import interval, ratio_row, summarise
 
 ROOT = Path(__file__).parents[2]
 

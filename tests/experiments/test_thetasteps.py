@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.errors import TpdistError
-from tpdist.experiments.results import table
+from tpdist.experiments.markdown import table
 from tpdist.experiments.thetasteps import losses, theta_steps
 
 ROWS = [  # running means of an epoch: 4.0 for the first hundred updates, then 3.0, then 2.0; 1.0 in the second epoch

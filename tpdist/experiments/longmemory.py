@@ -1,7 +1,8 @@
-"""`tpdist reproduce long-memory`: the adding problem with a lag of 500 steps, by every arm of its configuration.
+"""`tpdist reproduce long-memory`: the adding problem, by every arm of its configuration.
 
 A method that keeps states from visit to visit is given one window, its training set, over and over (batch mode); any
-other gets new sequences at every update. `batching.streams` is the sequences of an update, an epoch is EPOCH updates.
+other gets new sequences at every update. A sequence is a window, `batching.blocks` blocks; `batching.streams` is the
+sequences of an update, an epoch is EPOCH updates.
 All else is the package's own: `tprop.visit` on windows of numbers in place of token ids.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tpdist.config import Experiment
-from tpdist.experiments.adding import SOLVED, STEPS, TRIVIAL, Adder, in_blocks, sequences
+from tpdist.experiments.adding import MARKED, SOLVED, TRIVIAL, Adder, in_blocks, sequences
 from tpdist.experiments.points import expand
 from tpdist.experiments.results import versions
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
@@ -57,41 +58,44 @@ def long_memory(
 def learn(config: Experiment) -> dict[str, Any]:
     """Train until the error on new sequences is SOLVED, for at most `run.epochs` epochs of EPOCH updates.
 
-    seconds: of processor time in the updates, which other programs on the machine do not change much.
+    seconds: of processor time in the updates, which other programs on the machine do not change much; wall: what a
+    clock says.
     """
     torch.manual_seed(config.run.seed)
-    model = Adder(config.model.hidden)
+    blocks, streams = config.batching.blocks, config.batching.streams
+    steps = config.objective.block * blocks
+    model = Adder(config.model.hidden, steps)
     theta = Theta(model, config.optimizer)
-    tested = sequences(TESTED, torch.Generator().manual_seed(TEST_SEED))
-    blocks, streams = STEPS // config.objective.block, config.batching.streams
+    tested = sequences(TESTED, steps, torch.Generator().manual_seed(TEST_SEED))
     plan = plan_epoch(config, 1, blocks)
     source = windows(config, torch.Generator().manual_seed(config.run.seed))
     window, boundaries = next(source), Boundaries.for_plan(plan, streams, blocks, model)
-    seconds, reached, updates = 0.0, error(model, *tested), 0
+    seconds, wall, reached, updates = 0.0, 0.0, error(model, *tested), 0
     for epoch in range(1, config.run.epochs + 1):
         plan = plan_epoch(config, epoch, blocks)
         for _ in range(EPOCH):
-            began = time.process_time()
+            began, clock = time.process_time(), time.perf_counter()
             visit(model, plan, theta, window, 0, boundaries, model.zero_state(streams), Alone())
-            seconds += time.process_time() - began
+            seconds, wall = seconds + time.process_time() - began, wall + time.perf_counter() - clock
             updates += 1
             window = window if plan.stores_states else next(source)
         reached = error(model, *tested)
         if reached <= SOLVED:
             break
-    return {"solved": reached <= SOLVED, "error": reached, "updates": updates, "seconds": round(seconds, 1)}
+    spent = {"seconds": round(seconds, 1), "wall": round(wall, 1)}
+    return {"lag": steps - MARKED, "solved": reached <= SOLVED, "error": reached, "updates": updates, **spent}
 
 
 def windows(config: Experiment, generator: torch.Generator) -> Iterator[Window]:
     """New sequences without end, `batching.streams` at a time, each from its first step to its last."""
-    streams = config.batching.streams
+    block, streams = config.objective.block, config.batching.streams
     while True:
-        inputs, labels = in_blocks(*sequences(streams, generator), config.objective.block)
+        inputs, labels = in_blocks(*sequences(streams, block * config.batching.blocks, generator), block)
         yield make_window(inputs, labels, torch.float32, tokens=streams, opens=True)
 
 
 def error(model: Adder, inputs: Tensor, sums: Tensor) -> float:
-    """Mean squared error of the answers: inputs [STEPS, n], sums [n]."""
+    """Mean squared error of the answers: inputs [steps, n], sums [n]."""
     with torch.no_grad():
         h, _ = model.unroll(inputs, model.zero_state(len(sums)))
         return float(model.loss(h[-1], sums)) / len(sums)

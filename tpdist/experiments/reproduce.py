@@ -13,8 +13,9 @@ from tpdist.config import Sweep
 from tpdist.errors import TpdistError
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.longmemory import long_memory
+from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import load_sweep
-from tpdist.experiments.results import ratio_row, render, summarise, table
+from tpdist.experiments.results import ratio_row, summarise
 from tpdist.experiments.svg import chart
 from tpdist.training.files import write_atomic, write_json, write_text
 from tpdist.training.progress import Reporter

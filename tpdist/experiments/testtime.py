@@ -1,0 +1,70 @@
+"""What is learnt at test time, by steps on past h (Section 4.1) or on θ (dynamic evaluation), arm by arm of a sweep.
+
+`python -m tpdist.experiments.testtime SWEEP`: every arm's best setting, on validation. Both kinds take STEPS gradient
+steps a block, and every arm may try as many sizes of them, chosen on its first seed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tpdist.errors import TpdistError
+from tpdist.experiments.results import best_runs, versions
+from tpdist.launch.local import evaluate
+from tpdist.training.files import write_json
+
+STEPS = 2
+SIZES = {"h": (0.02, 0.1, 0.3), "theta": (0.05, 0.2, 0.5)}
+
+
+def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Of every arm: seeds, and validation perplexities over seeds, plain and with either kind of step at its size."""
+    file = sweep / "results.parquet"
+    if not file.is_file():
+        raise TpdistError(f"{file}: is not there: run the sweep first")
+    runs = best_runs(pq.read_table(file).to_pylist())
+    missing = [arm for arm in arms if arm not in runs]
+    if missing:
+        raise TpdistError(f"{sweep}: no run of {missing[0]!r} has ended; choose from {', '.join(runs)}")
+    found: dict[str, Any] = {}
+    for arm in arms or runs:
+        points = [sweep / "points" / row["point"] for row in runs[arm]]
+        entry: dict[str, Any] = {"seeds": [row["seed"] for row in runs[arm]]}
+        entry["plain"] = [round(evaluate(point, overrides=overrides).perplexity, 3) for point in points]
+        for kind, sizes in SIZES.items():
+            tried = {size: _with(kind, size, points[0], overrides) for size in sizes}
+            size = min(tried, key=lambda one: tried[one])
+            values = [tried[size], *(_with(kind, size, point, overrides) for point in points[1:])]
+            entry[kind] = {"size": size, "valid": values, "tried": {str(one): value for one, value in tried.items()}}
+        found[arm] = entry
+    command = f"python -m tpdist.experiments.testtime {sweep}"
+    return {"command": command, "versions": versions(), "steps": STEPS, "test_time": found}
+
+
+def _with(kind: str, size: float, run: Path, overrides: Sequence[str]) -> float:
+    options: dict[str, Any] = {f"{kind}_steps": STEPS, f"{kind}_lr": size}
+    return round(evaluate(run, overrides=overrides, **options).perplexity, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.testtime", description=__doc__)
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-b20")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="default: all")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as data.store=DIR")
+    parser.add_argument("--json", metavar="FILE", help="write it here")
+    options = parser.parse_args()
+    found = at_test_time(Path(options.sweep), options.arms, options.set)
+    for arm, entry in found["test_time"].items():
+        for kind in ("plain", *SIZES):
+            values = entry[kind] if kind == "plain" else entry[kind]["valid"]
+            size = "" if kind == "plain" else f" of {entry[kind]['size']:g}"
+            print(f"{arm:<20} {kind + size:<14} " + "  ".join(f"{value:.2f}" for value in values))
+    if options.json:
+        write_json(Path(options.json), found)
+
+
+if __name__ == "__main__":
+    main()
