@@ -17,7 +17,7 @@ from tpdist.launch.local import evaluate
 from tpdist.training.files import write_json
 
 STEPS = 2
-SIZES = {"h": (0.02, 0.1, 0.3), "theta": (0.05, 0.2, 0.5)}
+SIZES = {"h": (0.02, 0.05, 0.1), "theta": (0.02, 0.05, 0.1)}
 
 
 def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
