@@ -13,10 +13,10 @@ from tpdist.config import Data, Model, Run
 from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
+from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.evaluation import evaluate_tokens, perplexity
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
-from tpdist.training.test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.worker import run_worker
 
 TYPES = 7

@@ -14,6 +14,7 @@ from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
+from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.checks import pick_device
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
@@ -23,7 +24,6 @@ from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
-from tpdist.training.test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.trainer import Trainer
 from tpdist.training.worker import introduction, run_worker
 

@@ -9,7 +9,7 @@ import torch
 
 from tpdist.data import Tokens
 from tpdist.models import LanguageModel, token_losses
-from tpdist.training.test_time import TestTime
+from tpdist.training.at_test_time import TestTime
 
 STEPS = 1024  # tokens rolled out between two looks at the clock
 
