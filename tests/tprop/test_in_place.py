@@ -45,7 +45,7 @@ def test_it_leaves_what_a_visit_leaves(
         monkeypatch.setattr(visits, "works_in_place", works_in_place if in_place else lambda *_: False)
         model = build_model(config.model, config.run, TYPES)
         theta, boundaries = Theta(model, config.optimizer), Boundaries.for_plan(plan, S, K, model)
-        assert works_in_place(plan, theta, window, 0, boundaries)
+        assert works_in_place(plan, window, 0, boundaries)
         log = []
         for _ in range(UPDATES):
             out = visit(model, plan, theta, window, 0, boundaries, model.zero_state(S), Alone())

@@ -138,7 +138,7 @@ def test_skip_puts_back_what_was_changed_in_place(starts: str, small_corpus: Pat
     trainer = begun(small_corpus, tmp_path / "run", 1, method=method, batching=batching, run=run)
     (batch,) = trainer.batches.epoch(1)
     assert batch.window is not None
-    assert works_in_place(trainer.plan, trainer.theta, batch.window, 0, trainer.boundaries)
+    assert works_in_place(trainer.plan, batch.window, 0, trainer.boundaries)
     before = everything(trainer)
     visit = Trainer._visit
     with monkeypatch.context() as patch:

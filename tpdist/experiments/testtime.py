@@ -33,7 +33,7 @@ def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()
     for arm in arms or runs:
         points = [sweep / "points" / row["point"] for row in runs[arm]]
         entry: dict[str, Any] = {"seeds": [row["seed"] for row in runs[arm]]}
-        entry["plain"] = [round(evaluate(point, overrides=overrides).perplexity, 3) for point in points]
+        entry["plain"] = [round(row["valid_perplexity"], 3) for row in runs[arm]]
         for kind, sizes in SIZES.items():
             tried = {size: _with(kind, size, points[0], overrides) for size in sizes}
             size = min(tried, key=lambda one: tried[one])

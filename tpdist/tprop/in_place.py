@@ -25,7 +25,7 @@ from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
-def works_in_place(plan: Plan, theta: Theta, window: Window, begin: int, boundaries: Boundaries) -> bool:
+def works_in_place(plan: Plan, window: Window, begin: int, boundaries: Boundaries) -> bool:
     """Whether this visit is one of those: more blocks than fit into a chunk, and Eq. 7 with one H-step and θ-step."""
     method = plan.h_steps == 1 and plan.theta_steps == 1 and not plan.joint and not plan.sweeps
     kept = plan.first == "persistent" and not plan.shuffled and not plan.h.bounded and not plan.closing

@@ -41,7 +41,7 @@ def visit(
 
     Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
-    if works_in_place(plan, theta, window, begin, boundaries):
+    if works_in_place(plan, window, begin, boundaries):
         return visit_in_place(model, plan, theta, window, boundaries, carried, neighbours)
     k, held = window.blocks, plan.held
     values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
