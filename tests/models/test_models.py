@@ -122,6 +122,19 @@ def test_head_does_not_overflow_and_bears_ignored_and_no_tokens() -> None:
     assert float(cross_entropy(h[:0], weight, bias, torch.zeros(0, dtype=torch.long)).detach()) == 0
 
 
+def test_head_keeps_its_gradients_for_another_backward_pass() -> None:
+    leaves = [x.requires_grad_() for x in (rand(4, H), rand(V, H), rand(V))]
+    loss = cross_entropy(*leaves, torch.arange(4))
+    first = [x.clone() for x in torch.autograd.grad(loss, leaves, retain_graph=True)]
+    loss.backward(retain_graph=True)
+    for leaf in leaves:
+        assert leaf.grad is not None
+        leaf.grad.zero_()  # as an optimiser may do to what it was given
+    loss.backward()
+    for leaf, wanted in zip(leaves, first, strict=True):
+        assert torch.equal(leaf.grad, wanted)  # type: ignore[arg-type]
+
+
 def test_head_refuses_second_derivatives() -> None:
     """The gradient is computed in the forward pass; a derivative of it would be silently wrong."""
     h, weight, bias = rand(4, H).requires_grad_(), rand(V, H), rand(V)

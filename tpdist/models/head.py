@@ -79,6 +79,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved = iter(ctx.saved_tensors)
-        grads = [next(saved) * upstream[0] if needed else None for needed in ctx.needs_input_grad[:3]]
+        scale, saved = upstream[0], iter(ctx.saved_tensors)
+        if scale.is_cpu and scale == 1:  # as in every update; on a GPU looking would wait for the device
+            grads = [next(saved) if needed else None for needed in ctx.needs_input_grad[:3]]
+        else:
+            grads = [next(saved) * scale if needed else None for needed in ctx.needs_input_grad[:3]]
         return (*grads, None, None)
