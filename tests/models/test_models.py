@@ -122,6 +122,19 @@ def test_head_does_not_overflow_and_bears_ignored_and_no_tokens() -> None:
     assert float(cross_entropy(h[:0], weight, bias, torch.zeros(0, dtype=torch.long)).detach()) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_head_scores_labels_whose_probability_vanishes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By either of the ways that a CPU and a GPU take."""
+    h, weight, bias = (x.to(dtype) for x in (rand(8, H), 100 * rand(V, H), rand(V)))
+    labels = (h @ weight.T + bias).argmin(1)
+    labels[0] = IGNORED
+    wanted = nn.functional.cross_entropy(h @ weight.T + bias, labels, ignore_index=IGNORED, reduction="sum")
+    assert wanted > 8 * 103  # exp(-103) is 0 in float32
+    torch.testing.assert_close(cross_entropy(h, weight, bias, labels), wanted)
+    monkeypatch.setattr(head_module, "_softmax_on_cpu", head_module._softmax)
+    torch.testing.assert_close(cross_entropy(h, weight, bias, labels), wanted)
+
+
 def test_head_keeps_its_gradients_for_another_backward_pass() -> None:
     leaves = [x.requires_grad_() for x in (rand(4, H), rand(V, H), rand(V))]
     loss = cross_entropy(*leaves, torch.arange(4))

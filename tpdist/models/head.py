@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 IGNORED = -1  # the label of a place that holds no token
+SMALL = 1e-30  # a probability that float32 still holds with all its digits
 ROWS = {"cpu": 640, "cuda": 8192}  # tokens whose logits exist at once; on a CPU they stay in the cache
 
 
@@ -36,6 +37,27 @@ def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Ten
     return torch.cat(losses)
 
 
+def _softmax(logits: Tensor, label: Tensor, *_: Tensor) -> Tensor:
+    """Logits [M, V] become probabilities, in place -> losses [M, 1] of label [M, 1].
+
+    log Σ exp(logits) = largest - log of the largest probability, which is at least 1/V.
+    """
+    chosen, largest = logits.gather(1, label), logits.amax(1, keepdim=True)
+    torch.softmax(logits, 1, out=logits)
+    return largest - logits.amax(1, keepdim=True).log() - chosen
+
+
+def _softmax_on_cpu(logits: Tensor, label: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same without the two passes that look for maxima; a GPU would have to wait to know which labels need more."""
+    probability = torch.softmax(logits, 1, out=logits).gather(1, label)
+    losses = -probability.log()
+    lost = (probability < SMALL)[:, 0]  # too small for the logarithm to be exact
+    if lost.any():
+        again = torch.addmm(bias, h[lost], weight.t()).to(logits.dtype)
+        losses[lost] = again.logsumexp(1, keepdim=True) - again.gather(1, label[lost])
+    return losses
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Per chunk: logits, softmax - one-hot in their place, three products whose small side lacks ignored tokens."""
 
@@ -55,10 +77,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part, label = h[here].to(dtype), labels[here, None]
             real, label = (label != IGNORED).to(h.dtype), label.clamp(min=0)
             logits = torch.addmm(low_bias, part, low_weight.t(), out=buffer[: len(part)]).to(h.dtype)
-            chosen, largest = logits.gather(1, label), logits.amax(1, keepdim=True)
-            torch.softmax(logits, 1, out=logits)
-            # log Σ exp(logits) = largest - log of the largest probability, which is at least 1/V
-            total += ((largest - logits.amax(1, keepdim=True).log() - chosen) * real).sum()
+            losses = _softmax_on_cpu if logits.is_cpu else _softmax
+            total += (losses(logits, label, part, low_weight, low_bias) * real).sum()
             if not (need_h or need_weight or need_bias):
                 continue
             logits.scatter_add_(1, label, logits.new_full((), -1).expand_as(label))
