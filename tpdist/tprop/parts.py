@@ -8,10 +8,13 @@ Shape letters: `window.py`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
+
+from tpdist.tprop.window import Window
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,18 @@ class Part:
         """values [n, d] by stream and block: [streams, blocks, d]."""
         return values.view(-1, self.blocks.stop - self.blocks.start, values.shape[-1])
 
+    def window(self, whole: Window) -> Window:
+        """The same blocks of a window as a window of their own, with the boundaries that they touch."""
+        cut, places = (slice(None), self.streams, self.blocks), slice(self.blocks.start, self.blocks.stop + 1)
+        return replace(
+            whole,
+            inputs=whole.inputs[cut],
+            labels=whole.labels[cut],
+            coupled=whole.coupled[self.streams, places],
+            movable=whole.movable[self.streams, places],
+            offset=whole.offset + self.blocks.start,
+        )
+
     def put(self, into: Tensor, values: Tensor) -> None:
         """values [n, d] in their places of `into` [S, k, d]."""
         place = into[self.streams, self.blocks]
@@ -55,6 +70,13 @@ def cut(streams: int, blocks: int, size: int, edge: Literal["first", "last"] | N
     at = 0 if edge == "first" else blocks - 1
     others = range(1, blocks) if edge == "first" else range(blocks - 1)
     return list(_parts(streams, range(at, at + 1), size)), list(_parts(streams, others, size))
+
+
+def from_right_to_left(streams: int, blocks: int, size: int, edges: tuple[bool, bool]) -> list[Part]:
+    """Parts of at most `size` blocks. edges: whether the first block and the last are parts of their own."""
+    inside = sorted({edge for edge, own in zip((1, blocks - 1), edges, strict=True) if own})
+    ranges = pairwise([0, *inside, blocks])
+    return [part for begin, end in ranges for part in _parts(streams, range(begin, end), size)][::-1]
 
 
 def _parts(streams: int, blocks: range, size: int) -> Iterator[Part]:

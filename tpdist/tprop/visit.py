@@ -18,6 +18,7 @@ from tpdist.models import LanguageModel
 from tpdist.tprop.costate import costate_sweeps
 from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_step
 from tpdist.tprop.in_place import visit_in_place, works_in_place
+from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_across
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.plan import DualStep, Plan
@@ -42,7 +43,8 @@ def visit(
     Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
     if works_in_place(plan, window, begin, boundaries):
-        return visit_in_place(model, plan, theta, window, boundaries, carried, neighbours)
+        in_place = visit_held_in_place if plan.held else visit_in_place
+        return in_place(model, plan, theta, window, boundaries, carried, neighbours)
     k, held = window.blocks, plan.held
     values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
     dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)

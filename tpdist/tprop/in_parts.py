@@ -1,0 +1,145 @@
+"""What visits in place are made of: relaxation, H's optimiser and the dual step, a part at a time.
+
+Shape letters: `window.py`.
+"""
+
+import torch
+from torch import Tensor
+
+from tpdist.models import LanguageModel
+from tpdist.tprop.h_steps import clip_rows
+from tpdist.tprop.objective import predict_across
+from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.outcome import by_place
+from tpdist.tprop.parts import Part
+from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.states import Boundaries
+from tpdist.tprop.window import Neighbours, Window
+
+
+def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For Σ ‖h - ĥ‖² by place, and Σ ‖Δĥ‖²."""
+    zero = torch.zeros(plan.bins, dtype=torch.float64, device=device)
+    return zero, zero.sum()
+
+
+def squares(gap: Tensor, coupled: Tensor) -> Tensor:
+    return gap.square().sum(-1) * coupled
+
+
+def relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
+    """`relaxation` sweeps h_i ← ĥ_i, [S, k+1, d]. A part's last ĥ waits until the part that starts there is rolled."""
+    k = window.blocks
+    count = k - 1 if neighbours.is_last else k  # nobody reads the prediction of the window's last block
+    rolled: set[tuple[int, int]] = set()
+    waiting: dict[tuple[int, int], Tensor] = {}
+
+    def write(part: Part, prediction: Tensor, _: Tensor | None) -> None:
+        stream, begin, end = part.streams.start, part.blocks.start, part.blocks.stop
+        values = part.shaped(prediction)
+        h[part.streams, begin + 1 : end] = values[:, :-1]
+        rolled.add((stream, begin))
+        if (stream, begin) in waiting:
+            h[part.streams, begin] = waiting.pop((stream, begin))
+        if (stream, end) in rolled:
+            h[part.streams, end] = values[:, -1]
+        elif end < k:
+            waiting[stream, end] = values[:, -1].clone()
+
+    for _ in range(plan.relaxation):
+        rolled.clear()
+        inputs = window.inputs[:, :, :count]
+        _, arrival = predict_across(model, inputs, h[:, :count], plan.chunk_blocks, neighbours, write)
+        for (stream, boundary), value in waiting.items():  # the last block's start, which no part was rolled out from
+            h[stream : stream + len(value), boundary] = value
+        waiting.clear()
+        from_left = arrival()
+        if from_left is not None:
+            h[:, 0] = from_left
+    h[:, k] = 0
+
+
+class Moments:
+    """H-steps on part after part of the targets, with the optimiser's moments where they are kept."""
+
+    def __init__(self, plan: Plan, window: Window, boundaries: Boundaries):
+        self._spec, self._own = plan.h, boundaries
+        self._weight, self._window = plan.terms.weight, window
+        self._before = boundaries.h_counts.get(0)
+        self._after: dict[str, float] = {}
+
+    def step(
+        self, target: Tensor, dual: Tensor, here: tuple[slice, slice], prediction: Tensor, as_start: Tensor
+    ) -> None:
+        """Move target[here], as `Targets.step`.
+
+        prediction: ĥ there. as_start: the gradient with respect to the starts there. [S, m, d] each.
+        """
+        residual = target[here] - prediction + dual[here]
+        gradient = self._weight * residual * self._window.coupled[here][..., None] + as_start
+        movable = self._window.movable[here][..., None]
+        own, values = self._own, target[here]
+        moved = torch.nn.Parameter(values.clone())
+        optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
+        state = optimizer.state[moved]
+        if self._before is not None:
+            state |= {name: torch.tensor(count) for name, count in self._before.items()}
+            state |= {name: moment[here] for name, moment in own.h_moments.items()}
+        moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
+        optimizer.step()
+        values.copy_(moved.detach().where(movable, values))
+        for name, value in optimizer.state[moved].items():
+            if isinstance(value, Tensor) and value.shape == moved.shape:
+                if name not in own.h_moments:
+                    own.h_moments[name] = torch.zeros_like(target)
+                kept = own.h_moments[name][here]
+                if kept.data_ptr() != value.data_ptr():
+                    kept.copy_(value)
+            elif value is not None:
+                self._after[name] = float(value)
+
+    def keep(self) -> None:
+        """Leave the scalars in the boundaries, for the next visit."""
+        self._own.h_counts[0] = self._after
+
+
+def dual_step(
+    model: LanguageModel,
+    plan: Plan,
+    step: DualStep,
+    window: Window,
+    start: Tensor,
+    target: Tensor,
+    dual: Tensor,
+    before: Tensor | LanguageModel,
+    neighbours: Neighbours,
+) -> tuple[Tensor, Tensor]:
+    """u ← u + α λ (h - ĥ) with a fresh ĥ, in place. -> Σ ‖h - ĥ‖² by place, Σ ‖Δĥ‖².
+
+    before: the visit's first ĥ [S, k, d], or the model as it was, which makes them again from starts that stayed.
+    """
+    gaps, change = sums(plan, start.device)
+    own = target.shape[1] - (0 if neighbours.is_last else 1)  # boundary k is the right neighbour's
+
+    def move(streams: slice, boundaries: slice, prediction: Tensor) -> None:
+        nonlocal gaps
+        here = (streams, slice(boundaries.start, min(boundaries.stop, own)))
+        coupled = window.coupled[here]
+        gap = target[here] - prediction[:, : coupled.shape[1]]
+        gaps += by_place(plan, squares(gap, coupled), window.offset + here[1].start)
+        dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)
+
+    def take(part: Part, prediction: Tensor, _: Tensor | None) -> None:
+        nonlocal change
+        if isinstance(before, Tensor):
+            was = part.of(before)
+        else:
+            was = before.unroll(part.tokens(window.inputs), part.of(start))[1]
+        change += squares(prediction - was, part.right(window.coupled)).sum()
+        move(part.streams, slice(part.blocks.start + 1, part.blocks.stop + 1), part.shaped(prediction))
+
+    _, arrival = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours, take)
+    from_left = arrival()
+    if from_left is not None:
+        move(slice(None), slice(0, 1), from_left[:, None])
+    return gaps, change
