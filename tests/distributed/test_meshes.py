@@ -66,6 +66,16 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
             "method": {"name": "costate", "sweeps": 1, "first": "persistent"},
             "batching": {"order": "shuffled", "blocks": 2},
         }
+    for name, recompute in (("held in place", False), ("held in place, recomputed", True)):
+        found[name] = {
+            "method": {
+                "name": "admm",
+                "first": "persistent",
+                "relaxation": 1,
+                "h_optimizer": {"name": "adagrad", "lr": 0.1},
+            },
+            "batching": {"mode": "batch", "chunk_tokens": 15, "recompute": recompute},
+        }
     found["als"] = {
         "model": ALS,
         "objective": {"block": 1, "loss_on": "target", "weight": 1.0},

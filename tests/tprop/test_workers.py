@@ -25,12 +25,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "h_optimizer": {"name": "adagrad", "lr": 0.1, "options": {}},
     },
     "admm-kept-adam": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.05}},
+    "admm-recomputed": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adagrad", "lr": 0.1}},
     "admm-late-duals": {"name": "admm", "first": "forward", "dual": {"start_epoch": 2}},
     "alm": {"name": "alm", "theta_steps": 2, "first": "forward", "starts": "tied"},
     "alm-late-duals": {"name": "alm", "theta_steps": 2, "first": "forward", "dual": {"start_epoch": 2}},
     "costate": {"name": "costate", "first": "persistent", "sweeps": 2},
     "costate-kept": {"name": "costate", "first": "persistent", "sweeps": 1, "keep_costates": True},
 }  # fmt: skip
+BATCHING: dict[str, dict[str, Any]] = {"admm-recomputed": {"mode": "batch", "recompute": True}}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "": {},
     "target": {"loss_on": "target"},
@@ -48,7 +50,7 @@ def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[lis
         model={"cell": "lstm", "hidden": 3, "init": 0.5},
         objective={"block": B, "weight": 0.6, **OBJECTIVES[objective]},
         method=METHODS[method],
-        batching={"streams": S, "blocks": K, "chunk_tokens": 4},
+        batching={"streams": S, "blocks": K, "chunk_tokens": 4, **BATCHING.get(method, {})},
         optimizer={"name": "adagrad", "lr": 0.1, "clip": 0.2},
     )
     stream = make_stream(S, K * B, TYPES)

@@ -85,7 +85,7 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _check_parts_against_each_other(self) -> "Experiment":
-        checks = (_check_model, _check_method, _check_als, _check_cluster)
+        checks = (_check_model, _check_method, _check_als, _check_recompute, _check_cluster)
         errors = [error for check in checks for error in check(self)]
         if errors:
             raise errors[0] if len(errors) == 1 else SeveralConfigErrors(errors)
@@ -202,6 +202,29 @@ def _check_als(config: Experiment) -> Iterator[ConfigError]:
     for key, value, fits, wants in wanted:
         if not fits:
             yield ConfigError(f"als alternates least squares and needs {wants}, got {value}", key)
+
+
+def _check_recompute(config: Experiment) -> Iterator[ConfigError]:
+    method, objective, batching = config.method, config.objective, config.batching
+    if not batching.recompute:
+        return
+    wanted = [
+        ("batching.mode", batching.mode, "batch"),
+        ("batching.order", batching.order, "sequential"),
+        ("objective.penalty", objective.penalty, "l2"),
+        ("objective.loss_on", objective.loss_on, "prediction"),
+        ("method.name", method.name, "admm"),
+        ("method.starts", method.starts, "held"),
+        ("method.first", method.first, "persistent"),
+        ("method.h_steps", method.h_steps, 1),
+        ("method.theta_steps", method.theta_steps, 1),
+        ("method.dual.order", method.dual.order, "after"),
+        ("method.closing", method.closing, False),
+        ("method.bounded", method.bounded, False),
+    ]
+    for key, value, wants in wanted:
+        if value != wants:
+            yield ConfigError(f"batching.recompute is for visits in place: it needs {wants}, got {value}", key)
 
 
 def _check_cluster(config: Experiment) -> Iterator[ConfigError]:

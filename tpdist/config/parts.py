@@ -179,6 +179,10 @@ class Batching(Part):
         default="sequential", description="windows in order, or in random order, each from its stored state"
     )
     chunk_tokens: PositiveInt = Field(default=16_384, description="tokens of a window worked on at once; bounds memory")
+    recompute: bool = Field(
+        default=False,
+        description="admm in batch mode: work the targets out again for the dual step, less memory, more time",
+    )
 
 
 class Decay(Part):

@@ -3,6 +3,8 @@
 Shape letters: `window.py`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -69,11 +71,18 @@ class Moments:
         self._after: dict[str, float] = {}
 
     def step(
-        self, target: Tensor, dual: Tensor, here: tuple[slice, slice], prediction: Tensor, as_start: Tensor
-    ) -> None:
-        """Move target[here], as `Targets.step`.
+        self,
+        target: Tensor,
+        dual: Tensor,
+        here: tuple[slice, slice],
+        prediction: Tensor,
+        as_start: Tensor,
+        remember: bool = True,
+    ) -> Tensor:
+        """target[here] moved, as `Targets.step` does: [S, m, d].
 
-        prediction: ĥ there. as_start: the gradient with respect to the starts there. [S, m, d] each.
+        prediction: ĥ there. as_start: the gradient with respect to the starts there. Both [S, m, d]. remember: whether
+        the moments change; if not, the same step can be taken again.
         """
         residual = target[here] - prediction + dual[here]
         gradient = self._weight * residual * self._window.coupled[here][..., None] + as_start
@@ -83,16 +92,21 @@ class Moments:
         optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
         state = optimizer.state[moved]
         if self._before is not None:
+            kept = {name: moment[here] for name, moment in own.h_moments.items()}
             state |= {name: torch.tensor(count) for name, count in self._before.items()}
-            state |= {name: moment[here] for name, moment in own.h_moments.items()}
+            state |= kept if remember else {name: moment.clone() for name, moment in kept.items()}
         moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
         optimizer.step()
-        values.copy_(moved.detach().where(movable, values))
-        for name, value in optimizer.state[moved].items():
-            if isinstance(value, Tensor) and value.shape == moved.shape:
-                if name not in own.h_moments:
-                    own.h_moments[name] = torch.zeros_like(target)
-                kept = own.h_moments[name][here]
+        if remember:
+            self._remember(optimizer.state[moved], here, target)
+        return moved.detach().where(movable, values)
+
+    def _remember(self, state: dict[str, Any], here: tuple[slice, slice], like: Tensor) -> None:
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == like[here].shape:
+                if name not in self._own.h_moments:
+                    self._own.h_moments[name] = torch.zeros_like(like)
+                kept = self._own.h_moments[name][here]
                 if kept.data_ptr() != value.data_ptr():
                     kept.copy_(value)
             elif value is not None:

@@ -115,7 +115,8 @@ def _h_step(
         """values, gradient [streams, blocks, d]: ĥ at the right boundaries, the gradient with respect to the starts."""
         left = edges.pop((part.streams.start, part.blocks.start))
         prediction = torch.cat([left[:, None], values[:, :-1]], 1)
-        moments.step(h, dual, (part.streams, part.blocks), prediction, gradient)
+        here = (part.streams, part.blocks)
+        h[here] = moments.step(h, dual, here, prediction, gradient)
 
     def take(part: Part, prediction: Tensor, gradient: Tensor | None) -> None:
         assert gradient is not None

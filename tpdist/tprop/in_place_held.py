@@ -8,8 +8,9 @@ With neighbours the block at either edge is a part of its own. That on the right
 ends last, when the right neighbour's moved target has come; that on the left has its H-step early, for the left
 neighbour.
 
-What is made over all boundaries is one tensor, the targets, which the dual step reads after θ has moved. The oracle is
-that of `visit` (tests/tprop/test_in_place.py). Shape letters: `window.py`.
+What is made over all boundaries is one tensor, the targets, which the dual step reads after θ has moved; with
+`batching.recompute` nothing is, and it works them out again. The oracle is that of `visit`
+(tests/tprop/test_in_place.py). Shape letters: `window.py`.
 """
 
 import copy
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import ask_right
+from tpdist.tprop.h_steps import ask_right, clip_rows
 from tpdist.tprop.in_parts import Moments, dual_step, relax, squares, sums
-from tpdist.tprop.objective import Pass, blocks_pass
+from tpdist.tprop.objective import Pass, blocks_pass, frozen, predict
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part, from_right_to_left
-from tpdist.tprop.plan import Plan
+from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, edge_state
 from tpdist.tprop.theta import BlowUpError, Theta
@@ -46,24 +47,25 @@ def visit_held_in_place(
     if neighbours.is_first:
         h[:, 0] = edge_state(model, plan, window, 0, boundaries, carried)
     relax(model, plan, window, h, neighbours)
-    target = h.clone()
     dual = h.new_zeros(()).expand_as(h) if boundaries.u is None else boundaries.u
+    target = torch.empty_like(h) if plan.dual and not plan.recompute else None
 
     moments = Moments(plan, window, boundaries)
     sweep = _Sweep(model, plan, window, h, target, dual, moments)
     sweep.run(theta, neighbours)
-    moments.keep()
-    states = {"first": h, "start": h[:, :k], "target": target, "dual": dual}
-    before = copy.deepcopy(model) if plan.dual else None
+    states = {"first": h, "start": h[:, :k], "dual": dual} | ({} if target is None else {"target": target})
+    before = copy.deepcopy(model) if plan.dual else model
     try:
         theta.step(window.tokens)
     except BlowUpError as error:
         error.states = states
         raise
     gaps, change = sweep.gaps, sums(plan, h.device)[1]  # without a dual step nothing moves that ĥ follows from
-    if plan.dual is not None:
-        assert before is not None
+    if plan.dual is not None and target is not None:
         gaps, change = dual_step(model, plan, plan.dual, window, h[:, :k], target, dual, before, neighbours)
+    elif plan.dual is not None:
+        gaps, change = sweep.dual_step(plan.dual, before, neighbours)
+    moments.keep()
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0
@@ -89,9 +91,9 @@ class _Opened:
 
 
 class _Sweep:
-    """The H-step and the θ-gradient of all parts; `target` [S, k+1, d] moves. loss, penalty, gaps: as `Outcome`'s.
+    """The H-step and the θ-gradient of all parts. loss, penalty, gaps: as `Outcome`'s. last: ĥ [S, d] at the end.
 
-    last: ĥ [S, d] of the last block.
+    target: [S, k+1, d], filled with the moved targets, or None where they are not kept.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class _Sweep:
         plan: Plan,
         window: Window,
         h: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         dual: Tensor,
         moments: Moments,
     ):
@@ -109,6 +111,8 @@ class _Sweep:
         self.gaps, _ = sums(plan, h.device)
         self._model, self._plan, self._window, self._h = model, plan, window, h
         self._target, self._dual, self._moments = target, dual, moments
+        self._ends = torch.zeros_like(h[:, :2])  # the targets of boundaries 0 and k
+        self._before_first = torch.zeros_like(h[:, 0])  # ĥ of boundary 0
         self._as_start: dict[
             tuple[int, int], Tensor
         ] = {}  # the gradient [S, 1, d] where a part begins, till it is read
@@ -130,8 +134,9 @@ class _Sweep:
             self._pull(opened)
         edge = from_left()
         if edge is not None:
-            self._move_first(edge)
-        arrive = ask_right(plan, window, self._target, self._dual, neighbours)
+            self._before_first = edge
+            self._move_first()
+        arrive = ask_right(plan, window, self._ends, self._dual, neighbours)
         theta.begin(window.inputs, window.tokens)
 
         def close(opened: _Opened, last: bool) -> None:
@@ -148,51 +153,97 @@ class _Sweep:
         for opened in right:
             close(opened, opened is right[-1])
         if neighbours.is_first:
-            self._move_first(torch.zeros_like(self.last))
+            self._move_first()
+        if self._target is not None:
+            self._target[:, 0] = self._ends[:, 0]
 
-    def _open(self, part: Part) -> _Opened:
+    def _open(self, part: Part, model: LanguageModel | None = None) -> _Opened:
         window, start = part.window(self._window), self._h[part.streams, part.blocks]
-        rolled = RollOut(self._model, self._plan.terms, window, start)
+        rolled = RollOut(model or self._model, self._plan.terms, window, start)
         opened = _Opened(part, window, rolled, rolled.prediction.detach().view(start.shape))
         if part.blocks.stop == self._window.blocks:
             self.last[part.streams] = opened.prediction[:, -1]
         return opened
 
     def _pass(self, opened: _Opened, target: Tensor, to_theta: bool) -> Pass:
-        streams, blocks = opened.part.streams, opened.part.blocks
-        touched = (streams, slice(blocks.start, blocks.stop + 1))
+        """target: [S, m+1, d] of the part."""
         return blocks_pass(
-            self._model, self._plan.terms, opened.window, self._h[streams, blocks], target[touched],
-            self._dual[touched], self._plan.chunk_blocks, to_start=not to_theta, to_theta=to_theta,
-            rolled=opened.rolled,
+            self._model, self._plan.terms, opened.window, opened.prediction, target, self._dual[opened.part.touched],
+            self._plan.chunk_blocks, to_start=not to_theta, to_theta=to_theta, rolled=opened.rolled,
         )  # fmt: skip
 
     def _pull(self, opened: _Opened) -> _Opened:
-        opened.gradient = self._pass(opened, self._h, to_theta=False).start_gradient
+        part = opened.part
+        opened.gradient = self._pass(opened, self._h[part.touched], to_theta=False).start_gradient
         assert opened.gradient is not None
-        self._as_start[opened.part.streams.start, opened.part.blocks.start] = opened.gradient[:, :1]
+        self._as_start[part.streams.start, part.blocks.start] = opened.gradient[:, :1]
         return opened
 
     def _close(self, opened: _Opened) -> None:
         """Move the targets at the blocks' right ends, then add to the θ-gradient."""
         part, gradient = opened.part, opened.gradient
         assert gradient is not None
+        target = self._h[part.touched].clone()
         after = self._as_start.pop((part.streams.start, part.blocks.stop), None)
-        gradient = gradient[:, 1:] if after is None else torch.cat([gradient[:, 1:], after], 1)
+        if after is None:  # the window's end, or another worker's
+            target[:, -1], gradient = self._ends[part.streams, 1], gradient[:, 1:]
+        else:
+            gradient = torch.cat([gradient[:, 1:], after], 1)
         if count := gradient.shape[1]:
             here = (part.streams, slice(part.blocks.start + 1, part.blocks.start + 1 + count))
-            self._moments.step(self._target, self._dual, here, opened.prediction[:, :count], gradient)
-        result = self._pass(opened, self._target, to_theta=True)
+            target[:, 1 : 1 + count] = self._step(here, opened.prediction[:, :count], gradient)
+        result = self._pass(opened, target, to_theta=True)
         self.loss, self.penalty = self.loss + result.loss, self.penalty + result.penalty
+        if self._target is not None:
+            self._target[part.streams, part.blocks.start + 1 : part.blocks.stop + 1] = target[:, 1:]
         if self._plan.dual is None:
-            right = (part.streams, slice(part.blocks.start + 1, part.blocks.stop + 1))
-            apart = squares(self._target[right] - opened.prediction, self._window.coupled[right])
-            self.gaps += by_place(self._plan, apart, self._window.offset + right[1].start)
+            apart = squares(target[:, 1:] - opened.prediction, opened.window.coupled[:, 1:])
+            self.gaps += by_place(self._plan, apart, opened.window.offset + 1)
 
-    def _move_first(self, prediction: Tensor) -> None:
-        """The H-step at boundary 0, whose ĥ [S, d] the left neighbour has."""
+    def _step(self, here: tuple[slice, slice], prediction: Tensor, as_start: Tensor) -> Tensor:
+        remember = self._target is not None or self._plan.dual is None
+        return self._moments.step(self._h, self._dual, here, prediction, as_start, remember)
+
+    def _move_first(self) -> None:
+        """The H-step at boundary 0, whose ĥ the left neighbour has."""
         for stream, boundary in list(self._as_start):
             if boundary == 0:
                 gradient = self._as_start.pop((stream, 0))
                 here = (slice(stream, stream + len(gradient)), slice(0, 1))
-                self._moments.step(self._target, self._dual, here, prediction[here[0], None], gradient)
+                self._ends[here] = self._step(here, self._before_first[here[0], None], gradient)
+
+    def dual_step(self, step: DualStep, before: LanguageModel, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
+        """As `in_parts.dual_step`, with the targets worked out once more from θ as it was, `before`.
+
+        From left to right, since the H-step of a part reads the dual at its right end. The moments change here.
+        """
+        S, k, plan, window, h = self._h.shape[0], self._window.blocks, self._plan, self._window, self._h
+        end = predict(self._model, window.inputs[:, :, -1:], h[:, k - 1 : k], plan.chunk_blocks)
+        arrival = neighbours.to_right(end[:, 0])
+        gaps, change = sums(plan, h.device)
+        arrived: Tensor | None = None
+        edges: dict[int, tuple[Tensor, Tensor]] = {}  # ĥ, before and now, where the next part of the streams begins
+        for part in reversed(from_right_to_left(S, k, plan.chunk_blocks, (False, False))):
+            with frozen(before):
+                opened = self._pull(self._open(part, before))
+            assert opened.gradient is not None
+            now = predict(self._model, opened.window.inputs, h[part.streams, part.blocks], plan.chunk_blocks)
+            change += squares(now - opened.prediction, opened.window.coupled[:, 1:]).sum()
+            if not part.blocks.start:
+                if not neighbours.is_first and arrived is None:
+                    arrived = arrival()
+                edge = self._before_first if arrived is None else arrived
+                edges[part.streams.start] = (self._before_first[part.streams], edge[part.streams])
+            here, streams = (part.streams, part.blocks), part.streams.start
+            left, left_now = edges[streams]
+            target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), opened.gradient)
+            gap, coupled = target - _shifted(left_now, now), window.coupled[here]
+            gaps += by_place(plan, squares(gap, coupled), window.offset + part.blocks.start)
+            self._dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)
+            edges[streams] = (opened.prediction[:, -1], now[:, -1])
+        return gaps, change
+
+
+def _shifted(left: Tensor, predictions: Tensor) -> Tensor:
+    """ĥ of blocks [S, m, d] as ĥ where the blocks begin; left [S, d]: that of the block before them."""
+    return torch.cat([left[:, None], predictions[:, :-1]], 1)

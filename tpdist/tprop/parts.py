@@ -24,6 +24,11 @@ class Part:
     streams: slice
     blocks: slice
 
+    @property
+    def touched(self) -> tuple[slice, slice]:
+        """Where the boundaries of its blocks lie, the one at its right end too."""
+        return self.streams, slice(self.blocks.start, self.blocks.stop + 1)
+
     def of(self, values: Tensor) -> Tensor:
         """values [S, k, d] or [S, k] -> [n, d] or [n]; a view where it can be one."""
         return values[self.streams, self.blocks].flatten(0, 1)
@@ -43,13 +48,13 @@ class Part:
 
     def window(self, whole: Window) -> Window:
         """The same blocks of a window as a window of their own, with the boundaries that they touch."""
-        cut, places = (slice(None), self.streams, self.blocks), slice(self.blocks.start, self.blocks.stop + 1)
+        cut = (slice(None), self.streams, self.blocks)
         return replace(
             whole,
             inputs=whole.inputs[cut],
             labels=whole.labels[cut],
-            coupled=whole.coupled[self.streams, places],
-            movable=whole.movable[self.streams, places],
+            coupled=whole.coupled[self.touched],
+            movable=whole.movable[self.touched],
             offset=whole.offset + self.blocks.start,
         )
 

@@ -71,6 +71,7 @@ class Plan:
     edge_free: bool
     closing: bool
     chunk_blocks: int
+    recompute: bool  # the targets, for the dual step of a visit in place
     blocks: int  # K, of a whole window
     als: bool  # `als_visit` in place of `visit`
 
@@ -164,6 +165,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         edge_free=method.edge_free,
         closing=method.closing,
         chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),
+        recompute=config.batching.recompute,
         blocks=blocks,
         als=method.name == "als",
     )
