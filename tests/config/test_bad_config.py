@@ -204,6 +204,10 @@ BAD_FILES = [
         ],
     ),
     (
+        "method: {starts: tied, first: persistent}\nbatching: {mode: batch, recompute: true}",
+        ["a.yaml:1: method.starts: batching.recompute is for visits in place: it needs held, got tied"],
+    ),
+    (
         "method: {name: admm}\nobjective:\n  penalty: kl\n  weight: 0",
         [
             "a.yaml:3: objective.penalty: kl has no dual, and admm is made of duals; "

@@ -92,7 +92,7 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         ),
         "batch": (
             lambda: batch.bench(said.append, types=50, hidden=8, tokens=2_000, grown=(20_000, 200_000), rounds=1),
-            {"batch_matmul_share", "memory_growth"},
+            {"batch_matmul_share", "recomputed_over_kept", "memory_growth", "memory_growth_kept"},
         ),
         "timeparallel": (
             lambda: timeparallel.bench(said.append, hidden=8, lengths=(256, 512), rounds=1),

@@ -130,10 +130,12 @@ def test_skip_leaves_all_as_it_was(name: str, done: int, small_corpus: Path, tmp
     assert trainer.state.skipped_in_row == 0
 
 
-@pytest.mark.parametrize("starts", ["tied", "held"])
-def test_skip_puts_back_what_was_changed_in_place(starts: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("starts", "recompute"), [("tied", False), ("held", False), ("held", True)])
+def test_skip_puts_back_what_was_changed_in_place(
+    starts: str, recompute: bool, small_corpus: Path, tmp_path: Path, monkeypatch
+):
     method = {**TIED, "starts": starts, "relaxation": 1, "h_steps": 1}
-    batching = {"mode": "batch", "chunk_tokens": 40}
+    batching = {"mode": "batch", "chunk_tokens": 40, "recompute": recompute}
     run = {"on_non_finite": "skip"}
     trainer = begun(small_corpus, tmp_path / "run", 1, method=method, batching=batching, run=run)
     (batch,) = trainer.batches.epoch(1)

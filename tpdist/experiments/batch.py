@@ -2,7 +2,8 @@
 
 One window holds the whole text, ADMM on persistent states updates it (Section 2.1 of the paper). The share counts the
 matrix products that such an update cannot do without. Memory is measured in processes of their own; what may grow
-with the text is what belongs to it: H, U, the state of H's optimiser, the token ids.
+with the text is what belongs to it: H, U, the state of H's optimiser, the token ids. `memory_growth` is that of
+`batching.recompute`, which keeps no more than these; what it costs in time is printed too.
 """
 
 from functools import partial
@@ -13,11 +14,12 @@ import torch
 from tpdist.config import Experiment
 from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
-from tpdist.experiments.planning import operations_per_token, shape_of
+from tpdist.experiments.planning import operations_per_token, rolled_once, shape_of
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
 TOKENS = {"cpu": 100_000, "cuda": 929_580}
+CHUNK = {"cpu": 4_096, "cuda": 16_384}  # tokens worked on at once; on a CPU more are no faster
 GROWN = {"cpu": (100_000, 1_000_000), "cuda": (1_000_000, 10_000_000)}
 FEW_TYPES = 1_000  # of the memory's part: what grows with the text does not depend on them
 BLOCK = 20
@@ -28,14 +30,19 @@ ROUNDS = 5
 class BatchUpdate:
     """An ADMM update over a text of random tokens in one window."""
 
-    def __init__(self, tokens: int, types: int, hidden: int, device: str):
+    def __init__(self, tokens: int, types: int, hidden: int, device: str, recompute: bool = False):
         self.blocks = tokens // BLOCK
         self.config = Experiment.model_validate(
             {
                 "model": {"hidden": hidden},
                 "objective": {"block": BLOCK},
                 "method": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adagrad", "lr": 0.1}},
-                "batching": {"mode": "batch", "streams": 1},
+                "batching": {
+                    "mode": "batch",
+                    "streams": 1,
+                    "chunk_tokens": CHUNK[device],
+                    "recompute": recompute,
+                },
             }
         )
         self.model = build_model(self.config.model, self.config.run, types).to(device)
@@ -55,8 +62,9 @@ class BatchUpdate:
 
     def operations(self) -> float:
         """Floating-point operations of the matrix products that an update cannot do without."""
-        fits = self.blocks <= self.plan.chunk_blocks
-        return self.blocks * BLOCK * operations_per_token(shape_of(self.config, self.types), self.plan, fits)
+        tokens = self.blocks * BLOCK
+        once = rolled_once(self.plan, tokens, self.config.batching.chunk_tokens)
+        return tokens * operations_per_token(shape_of(self.config, self.types), self.plan, once)
 
     def own_bytes(self) -> int:
         """Of H, U, the state of H's optimiser, token ids."""
@@ -73,31 +81,37 @@ def bench(
     grown: tuple[int, int] | None = None,
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
-    """The share from interleaved timings; the growth from two processes."""
+    """The share from interleaved timings; the growth from two processes, with `batching.recompute` and without."""
     tokens, grown = tokens or TOKENS[device], grown or GROWN[device]
     update = BatchUpdate(tokens, types, hidden, device)
+    leaner = BatchUpdate(tokens, types, hidden, device, recompute=True)
     update.load()
+    leaner.load()
     side = torch.randn(SIDE[device], SIDE[device], device=device)
-    timings = in_turns({"update": update, "matmul": partial(torch.mm, side, side)}, rounds, device, warm=1)
+    parts = {"update": update, "recomputed": leaner, "matmul": partial(torch.mm, side, side)}
+    timings = in_turns(parts, rounds, device, warm=1)
     print_timings(timings, say)
     time = medians(timings)
     rate = 2 * SIDE[device] ** 3 / time["matmul"]
     share = update.operations() / time["update"] / rate
     say(f"matrix products at {rate / 1e9:,.1f} GFLOP/s")
+    ratios = {"batch_matmul_share": share, "recomputed_over_kept": time["recomputed"] / time["update"]}
+    memory: dict[str, list[tuple[int, int]]] = {}
     say("tokens      peak MiB  of which H, U, optimiser, ids")
-    memory = [in_own_process(peak, size, FEW_TYPES, hidden, device) for size in grown]
-    for size, (most, own) in zip(grown, memory, strict=True):
-        say(f"{size:>10,}  {most / 2**20:>8.1f}  {own / 2**20:.1f}")
-    (small, small_own), (large, large_own) = memory
-    ratios = {"batch_matmul_share": share, "memory_growth": (large - small) / (large_own - small_own)}
+    for name, recompute in (("memory_growth", True), ("memory_growth_kept", False)):
+        memory[name] = [in_own_process(peak, size, FEW_TYPES, hidden, device, recompute) for size in grown]
+        for size, (most, own) in zip(grown, memory[name], strict=True):
+            say(f"{size:>10,}  {most / 2**20:>8.1f}  {own / 2**20:.1f}{'  recomputed' if recompute else ''}")
+        (small, small_own), (large, large_own) = memory[name]
+        ratios[name] = (large - small) / (large_own - small_own)
     config = update.config.model_dump(mode="json") | {"types": types, "tokens": tokens, "grown": list(grown)}
     return report("batch", device, config, timings, ratios, say) | {"memory": memory}
 
 
-def peak(tokens: int, types: int, hidden: int, device: str) -> tuple[int, int]:
+def peak(tokens: int, types: int, hidden: int, device: str, recompute: bool) -> tuple[int, int]:
     """Most bytes in use during two updates, beyond model and libraries; bytes of what belongs to the text."""
-    update = BatchUpdate(tokens, types, hidden, device)
-    warm = BatchUpdate(10 * BLOCK, types, hidden, device)
+    update = BatchUpdate(tokens, types, hidden, device, recompute)
+    warm = BatchUpdate(10 * BLOCK, types, hidden, device, recompute)
     warm.load()
     warm()
     used = Peak(device)

@@ -58,8 +58,8 @@ def plan(
     share = planning.share_of(config, tokens)
     own = plan_epoch(config, 1, share.blocks)
     shape = planning.shape_of(config, types)
-    fits = share.tokens <= config.batching.chunk_tokens
-    device = on_gpu(config, own, shape, fits, gpu, assumed) if gpu else calibrate(config, own, types, share)
+    once = planning.rolled_once(own, share.tokens, config.batching.chunk_tokens)
+    device = on_gpu(config, own, shape, once, gpu, assumed) if gpu else calibrate(config, own, types, share)
     parts = planning.seconds(config, own, shape, share, device, link)
     used = planning.memory(config, own, shape, share, device)
     workers = config.cluster.limits[1]
@@ -95,14 +95,14 @@ def plan(
     return found
 
 
-def on_gpu(config: Experiment, own: Plan, shape: Shape, fits: bool, name: str, assumed: Assumed) -> Device:
+def on_gpu(config: Experiment, own: Plan, shape: Shape, once: bool, name: str, assumed: Assumed) -> Device:
     """A named GPU: its peak in the run's precision times the assumed share; θ read and written once."""
     if name not in GPUS:
         raise TpdistError(f"--gpu: must be one of {', '.join(GPUS)}; got {name!r}")
     card = GPUS[name]
     peak = card.bfloat16 if config.run.dtype == "bfloat16" else card.tf32 if config.run.tf32 else card.float32
     touched = 7 * shape.parameters * planning.NUMBER  # θ, gradient, two moments read; three written
-    operations = planning.operations_per_token(shape, own, fits)
+    operations = planning.operations_per_token(shape, own, once)
     fixed = GPU_FIXED_S + touched / card.bandwidth
     return Device(name, fixed, operations / (peak * assumed.share), card.memory, "gpu")
 

@@ -22,7 +22,7 @@ THETA_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "na
 SLOWEST_STATES = 2  # of optimisers not named here
 NUMBER = 4  # bytes of a float32
 TOKEN = 2 * 8  # bytes of an input's and a label's id
-TEMPORARIES = 14  # tensors of a visit's size over all boundaries that live at once, from `tpdist bench batch`
+TEMPORARIES = 14  # tensors of a visit's size over all boundaries that live at once, where it is not in place
 KEPT = 8  # numbers of width H that a step's graph keeps, and as many in the backward pass
 HEAD_ROWS = {"cpu": 640, "gpu": 8192}  # `models/head.py`
 
@@ -94,10 +94,18 @@ def share_of(config: Experiment, tokens: int) -> Share:
     return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates)
 
 
-def operations_per_token(shape: Shape, plan: Plan, fits: bool) -> float:
+def rolled_once(plan: Plan, tokens: int, chunk_tokens: int) -> bool:
+    """Whether one roll-out serves all passes over a worker's `tokens` until θ moves (`tprop/rollout.py`)."""
+    held = plan.moves_targets and plan.held and plan.h_steps > 0
+    if tokens > chunk_tokens:
+        return held and plan.in_place
+    return held or plan.sweeps > 0
+
+
+def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     """Floating-point operations in the matrix products of an update, for each of its tokens.
 
-    fits: whether the blocks are worked on in one chunk, so that one roll-out serves the visit (`tprop/rollout.py`).
+    once: as `rolled_once` has it. Work that `batching.recompute` repeats is not counted.
     Raises ConfigError for `als`, which solves equations.
     """
     if plan.als:
@@ -111,7 +119,7 @@ def operations_per_token(shape: Shape, plan: Plan, fits: bool) -> float:
     theta = 3 * head + forward + full
     total = {"forward": 1, "one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0) * forward
     again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
-    if fits and (plan.sweeps or (plan.moves_targets and plan.held and plan.h_steps)):
+    if once:
         passes = plan.h_steps + (1 + again if plan.sweeps else 0)
         total += theta + passes * back
     else:
@@ -177,11 +185,14 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
     rows = min(chunk, HEAD_ROWS[device.kind])
+    temporaries = TEMPORARIES
+    if plan.in_place and share.tokens > chunk:
+        temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
     found: dict[str, float] = {
         "parameters": shape.parameters * NUMBER * (2 + slots),
         "states": own_slots * share.stored_blocks * state,
         "ids": share.tokens * TOKEN,
-        "visit": TEMPORARIES * share.blocks * state,
+        "visit": temporaries * share.blocks * state,
         "chunk": NUMBER * (2 * KEPT * chunk * shape.hidden * shape.layers + rows * shape.types)
         + shape.types * shape.hidden * NUMBER,
     }

@@ -26,14 +26,10 @@ from tpdist.tprop.window import Neighbours, Window
 
 
 def works_in_place(plan: Plan, window: Window, begin: int, boundaries: Boundaries) -> bool:
-    """Whether this visit is one of those: more blocks than fit into a chunk, and Eq. 7 with one H-step and θ-step."""
-    method = plan.h_steps == 1 and plan.theta_steps == 1 and not plan.joint and not plan.sweeps
-    kept = plan.first == "persistent" and not plan.shuffled and not plan.h.bounded and not plan.closing
-    duals = plan.dual is None or (boundaries.u is not None and not plan.dual.before_theta)
-    eq7 = plan.terms.penalty == "l2" and plan.terms.loss_on == "prediction" and window.constrained
+    """Whether this visit is one of those: of more blocks than fit into a chunk."""
     k, h = window.blocks, boundaries.h
     whole = h is not None and begin == 0 and 1 < k == h.shape[1] - 1 and window.earlier.shape[2] == 0
-    return method and kept and duals and eq7 and whole and window.inputs.shape[1] * k > plan.chunk_blocks
+    return plan.in_place and window.constrained and whole and window.inputs.shape[1] * k > plan.chunk_blocks
 
 
 def visit_in_place(

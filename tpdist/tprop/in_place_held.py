@@ -172,11 +172,15 @@ class _Sweep:
             self._plan.chunk_blocks, to_start=not to_theta, to_theta=to_theta, rolled=opened.rolled,
         )  # fmt: skip
 
+    def _gradient(self, opened: _Opened) -> Tensor:
+        """Of Eq. 7 with respect to the part's starts, [S, m, d], before the H-step."""
+        gradient = self._pass(opened, self._h[opened.part.touched], to_theta=False).start_gradient
+        assert gradient is not None
+        return gradient
+
     def _pull(self, opened: _Opened) -> _Opened:
-        part = opened.part
-        opened.gradient = self._pass(opened, self._h[part.touched], to_theta=False).start_gradient
-        assert opened.gradient is not None
-        self._as_start[part.streams.start, part.blocks.start] = opened.gradient[:, :1]
+        opened.gradient = gradient = self._gradient(opened)
+        self._as_start[opened.part.streams.start, opened.part.blocks.start] = gradient[:, :1].clone()
         return opened
 
     def _close(self, opened: _Opened) -> None:
@@ -225,8 +229,8 @@ class _Sweep:
         edges: dict[int, tuple[Tensor, Tensor]] = {}  # ĥ, before and now, where the next part of the streams begins
         for part in reversed(from_right_to_left(S, k, plan.chunk_blocks, (False, False))):
             with frozen(before):
-                opened = self._pull(self._open(part, before))
-            assert opened.gradient is not None
+                opened = self._open(part, before)
+                gradient = self._gradient(opened)
             now = predict(self._model, opened.window.inputs, h[part.streams, part.blocks], plan.chunk_blocks)
             change += squares(now - opened.prediction, opened.window.coupled[:, 1:]).sum()
             if not part.blocks.start:
@@ -236,7 +240,7 @@ class _Sweep:
                 edges[part.streams.start] = (self._before_first[part.streams], edge[part.streams])
             here, streams = (part.streams, part.blocks), part.streams.start
             left, left_now = edges[streams]
-            target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), opened.gradient)
+            target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), gradient)
             gap, coupled = target - _shifted(left_now, now), window.coupled[here]
             gaps += by_place(plan, squares(gap, coupled), window.offset + part.blocks.start)
             self._dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)

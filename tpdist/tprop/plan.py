@@ -80,6 +80,14 @@ class Plan:
         return self.joint or self.h_steps > 0
 
     @property
+    def in_place(self) -> bool:
+        """Whether a window that is all that a worker owns can be visited in place: Eq. 7, one H-step, one θ-step."""
+        method = self.h_steps == 1 and self.theta_steps == 1 and not self.joint and not self.sweeps
+        kept = self.first == "persistent" and not self.shuffled and not self.h.bounded and not self.closing
+        duals = self.dual is None or (self.keep_duals and not self.dual.before_theta)
+        return method and kept and duals and self.terms.penalty == "l2" and self.terms.loss_on == "prediction"
+
+    @property
     def places(self) -> int:
         """Constraints of a stream in a whole window, boundaries 1 … K-1 and a closing one; 1 where there is none."""
         return max(1, self.blocks - 1 + self.closing)

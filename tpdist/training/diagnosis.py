@@ -29,8 +29,9 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def locate(model: LanguageModel, plan: Plan, window: Window, states: dict[str, Tensor]) -> tuple[int, int, str] | None:
     """(stream, block, what): the first block of this worker's part of a window whose numbers are not finite.
 
-    states: start [S, k, d], and first values, target, dual, costate [S, k+1, d], as the pass read them. None where no
-    block's own numbers show it: their sum is too large, or θ itself is not finite.
+    states: start [S, k, d], and first values, target, dual, costate [S, k+1, d], as the pass read them
+    (`batching.recompute` keeps no target). None where no block's own numbers show it: their sum is too large, or θ
+    itself is not finite.
     """
     k = window.blocks
     for name in WORDS:
@@ -73,7 +74,7 @@ def _wrong(model: LanguageModel, plan: Plan, window: Window, states: dict[str, T
         h, prediction = model.unroll(window.inputs.flatten(1)[:, blocks], flat(states["start"]))
         loss = model.loss(h, window.labels.flatten(1)[:, blocks])
         cost = loss.new_zeros(())
-        if window.constrained and plan.terms.couples:
+        if window.constrained and plan.terms.couples and "target" in states:
             coupled = window.coupled[:, 1:].reshape(-1)[blocks]
             right = [flat(states[name][:, 1:]) for name in ("target", "dual")]
             cost = penalty(model, plan.terms, right[0], prediction, right[1], coupled)
