@@ -117,7 +117,7 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     forward, back = 2 * (into + within), 2 * (within + above)  # back: to the states alone
     full = back + 2 * (into - above) + 2 * (into + within)  # … to the inputs and the weights too
     theta = 3 * head + forward + full
-    total = {"forward": 1, "one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0) * forward
+    total = {"forward": 1 - 1 / plan.blocks, "one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0) * forward
     again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
     if once:
         passes = plan.h_steps + (1 + again if plan.sweeps else 0)

@@ -77,11 +77,13 @@ def first_values(
         h[:, 0] = edge_state(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
 
+        count = k - 1 if neighbours.is_last else k  # nobody reads the state at the window's end
+
         def roll(start: Tensor) -> Tensor:
             h[:, 0] = start
-            for block in range(k):
+            for block in range(count):
                 h[:, block + 1] = model.unroll(window.inputs[:, :, block], h[:, block])[1]
-            return h[:, k]
+            return h[:, count]
 
         with torch.no_grad():
             neighbours.relay(h[:, 0], roll)
