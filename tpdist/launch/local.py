@@ -14,6 +14,7 @@ from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
+from tpdist.parallel import Workers
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.checks import pick_device
 from tpdist.training.depots import depot_for
@@ -65,12 +66,14 @@ def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Se
         if is_missing(config.data):
             store = foresee_store(config.data, default_store(config.data))
             return ["the store is missing and would be prepared first:", *store]
-        trainer = Trainer(config, open_or_prepare(config.data), run, Silent())
+        first = Workers.first_of(
+            config.mesh()
+        )  # an update of windows of workers' own spans covers as many as there are
+        trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first)
         lines = introduction(trainer)
         fewest, most = config.cluster.limits
-        if most > 1:
-            mesh = " x ".join(map(str, config.mesh()))
-            lines.append(f"{fewest if fewest == most else f'{fewest} to {most}'} workers, (stream, time) {mesh}")
+        if fewest < most:
+            lines.append(f"{fewest} to {most} workers as they come and go")
         saved = depot_for(config, run).names()
         lines += [f"would go on from {saved[-1]}"] if saved else []
         epochs = config.run.epochs

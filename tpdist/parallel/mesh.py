@@ -29,6 +29,11 @@ class Workers:
         return cls(Place(), Traffic())
 
     @classmethod
+    def first_of(cls, shape: tuple[int, int]) -> "Workers":
+        """As the first worker of the mesh `shape` sees itself before any has met another: for a look at a run."""
+        return cls(Place(0, 0, *shape), Traffic())
+
+    @classmethod
     def join(cls, shape: tuple[int, int], device: torch.device, gradient_dtype: str | None = None) -> "Workers":
         """The mesh `shape` = (stream, time) over the default process group; neighbours in time have ranks side by side.
 
