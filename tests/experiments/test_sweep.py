@@ -11,7 +11,7 @@ from rich.console import Console
 import tpdist
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
-from tpdist.experiments.sweep import Sweeping, choose, sweep
+from tpdist.experiments.sweep import Sweeping, choose, summary, sweep
 from tpdist.experiments.table import draw
 from tpdist.training.progress import Silent
 
@@ -104,6 +104,16 @@ def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path, tmp_path: Path
     assert choose(home, points, (0, 1)) == {points[2].setting}
     assert choose(home, points, (1,)) == {points[0].setting}
     assert choose(home, expand(file), (0, 1)) == {points[2].setting}  # a setting that has not been run is out
+
+
+def test_an_arm_without_a_figure_says_why():
+    rows = [{"arm": arm, "state": state, "error": error} for arm, state, error in (
+        ("early", "waiting", None), ("bad", "failed", "too few tokens"), ("bad", "waiting", None)
+    )]  # fmt: skip
+    assert summary(rows) == [
+        "early: none is done; 1 points are waiting",
+        "bad: none is done; 1 of 2 points failed: too few tokens",
+    ]
 
 
 def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path: Path):

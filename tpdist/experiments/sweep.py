@@ -204,7 +204,9 @@ def summary(rows: Sequence[Row]) -> list[str]:
         done = {name: _values(group) for name, group in settings.items() if _values(group)}
         failed = sum(row["state"] == "failed" for row in own)
         if not done:
-            lines.append(f"{arm}: {failed} of {len(own)} points failed, none is done: {own[0]['error']}")
+            error = next((row["error"] for row in own if row["error"]), None)
+            why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
+            lines.append(f"{arm}: none is done; {why}")
             continue
         most = max(map(len, done.values()))
         name = min((name for name in done if len(done[name]) == most), key=lambda name: statistics.fmean(done[name]))
