@@ -1,4 +1,4 @@
-"""What visits in place are made of: relaxation, H's optimiser and the dual step, a part at a time.
+"""What visits in place are made of: first values, H's optimiser and the dual step, a part at a time.
 
 Shape letters: `window.py`.
 """
@@ -15,8 +15,25 @@ from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import DualStep, Plan
-from tpdist.tprop.states import Boundaries
+from tpdist.tprop.states import Boundaries, edge_state
 from tpdist.tprop.window import Neighbours, Window
+
+
+def begin(
+    model: LanguageModel,
+    plan: Plan,
+    window: Window,
+    boundaries: Boundaries,
+    carried: Tensor,
+    neighbours: Neighbours,
+) -> tuple[Tensor, Tensor]:
+    """h with its first values, and u or zeros; [S, k+1, d], where they are kept."""
+    h = boundaries.h
+    assert h is not None
+    if neighbours.is_first:
+        h[:, 0] = edge_state(model, plan, window, 0, boundaries, carried)
+    _relax(model, plan, window, h, neighbours)
+    return h, h.new_zeros(()).expand_as(h) if boundaries.u is None else boundaries.u
 
 
 def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -29,7 +46,7 @@ def squares(gap: Tensor, coupled: Tensor) -> Tensor:
     return gap.square().sum(-1) * coupled
 
 
-def relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
+def _relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
     """`relaxation` sweeps h_i ← ĥ_i, [S, k+1, d]. A part's last ĥ waits until the part that starts there is rolled."""
     k = window.blocks
     count = k - 1 if neighbours.is_last else k  # nobody reads the prediction of the window's last block

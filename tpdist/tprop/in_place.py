@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import ask_right
-from tpdist.tprop.in_parts import Moments, dual_step, relax, squares, sums
+from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import Plan
-from tpdist.tprop.states import Boundaries, edge_state
+from tpdist.tprop.states import Boundaries
 from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window
 
@@ -42,13 +42,9 @@ def visit_in_place(
     neighbours: Neighbours,
 ) -> Outcome:
     """As `visit`, with starts tied. After a BlowUpError H has moved and U has not."""
-    assert boundaries.h is not None
-    k, h = window.blocks, boundaries.h
-    if neighbours.is_first:
-        h[:, 0] = edge_state(model, plan, window, 0, boundaries, carried)
-    relax(model, plan, window, h, neighbours)
+    k = window.blocks
+    h, dual = begin(model, plan, window, boundaries, carried, neighbours)
     start = h[:, :k]
-    dual = h.new_zeros(()).expand_as(h) if boundaries.u is None else boundaries.u
     first = torch.empty_like(start)
 
     arrive = ask_right(plan, window, h, dual, neighbours)

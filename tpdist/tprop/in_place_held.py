@@ -21,13 +21,13 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import ask_right, clip_rows
-from tpdist.tprop.in_parts import Moments, dual_step, relax, squares, sums
+from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, predict
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part, from_right_to_left
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
-from tpdist.tprop.states import Boundaries, edge_state
+from tpdist.tprop.states import Boundaries
 from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window
 
@@ -42,12 +42,8 @@ def visit_held_in_place(
     neighbours: Neighbours,
 ) -> Outcome:
     """As `visit`. After a BlowUpError H has been relaxed and U has not moved."""
-    assert boundaries.h is not None
-    k, h = window.blocks, boundaries.h
-    if neighbours.is_first:
-        h[:, 0] = edge_state(model, plan, window, 0, boundaries, carried)
-    relax(model, plan, window, h, neighbours)
-    dual = h.new_zeros(()).expand_as(h) if boundaries.u is None else boundaries.u
+    k = window.blocks
+    h, dual = begin(model, plan, window, boundaries, carried, neighbours)
     target = torch.empty_like(h) if plan.dual and not plan.recompute else None
 
     moments = Moments(plan, window, boundaries)
@@ -113,9 +109,8 @@ class _Sweep:
         self._target, self._dual, self._moments = target, dual, moments
         self._ends = torch.zeros_like(h[:, :2])  # the targets of boundaries 0 and k
         self._before_first = torch.zeros_like(h[:, 0])  # ĥ of boundary 0
-        self._as_start: dict[
-            tuple[int, int], Tensor
-        ] = {}  # the gradient [S, 1, d] where a part begins, till it is read
+        # the gradient [S, 1, d] where a part begins, by stream and boundary, until the part to the left has read it
+        self._as_start: dict[tuple[int, int], Tensor] = {}
 
     def run(self, theta: Theta, neighbours: Neighbours) -> None:
         """Calls of neighbours and of the sum of gradients follow each other as in `visit`, which others may take."""
@@ -139,19 +134,22 @@ class _Sweep:
         arrive = ask_right(plan, window, self._ends, self._dual, neighbours)
         theta.begin(window.inputs, window.tokens)
 
-        def close(opened: _Opened, last: bool) -> None:
-            if last:
+        def close(opened: _Opened) -> None:
+            nonlocal unclosed
+            unclosed -= 1
+            if not unclosed:
                 theta.last_pass()
             self._close(opened)
 
-        inside = [part for part in parts if part not in apart and part not in ends]
-        for part in inside:
-            close(self._pull(self._open(part)), not left and not right and part is inside[-1])
+        unclosed = len(parts)
+        for part in parts:
+            if part not in apart and part not in ends:
+                close(self._pull(self._open(part)))
         for opened in left:
-            close(opened, not right and opened is left[-1])
+            close(opened)
         arrive()
         for opened in right:
-            close(opened, opened is right[-1])
+            close(opened)
         if neighbours.is_first:
             self._move_first()
         if self._target is not None:

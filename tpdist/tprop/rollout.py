@@ -25,7 +25,7 @@ def own_labels(terms: Terms, labels: Tensor, coupled: Tensor, constrained: bool)
 
 
 class RollOut:
-    """All blocks rolled out from `start` [S, k, d] with their graph kept: for windows that fit into one chunk.
+    """All blocks rolled out from `start` [S, k, d] with their graph kept; they fit into one chunk.
 
     prediction: ĥ [S k, d], with its graph. The head is passed when `loss` is first asked for: what is sent before is
     under way in the meantime.
