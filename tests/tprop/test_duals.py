@@ -182,6 +182,28 @@ def test_no_step_before_the_start_epoch() -> None:
     assert [plan_epoch(config, epoch, K).dual is not None for epoch in (1, 2, 3, 4)] == [False, False, True, True]
 
 
+@pytest.mark.parametrize(("steps", "same"), [(K - 1, True), (K - 2, False)])
+def test_held_steps_through_the_window_leave_duals_nothing_to_carry(steps: int, same: bool) -> None:
+    """Plain steps of 1/λ: a boundary's own dual cancels, t + u = ĥ - δ/λ, and δ comes from the right, step by step.
+
+    So a dual is read as the costate of the visit before, by boundaries that the steps have not reached.
+    """
+    learned = []
+    for name in ("pm", "admm"):
+        config = experiment(
+            objective={"block": B, "weight": 0.7},
+            method={"name": name, "h_steps": steps, "first": "persistent", "relaxation": 1, "starts": "held"},
+            batching={"streams": S, "blocks": K},
+            optimizer={"name": "sgd", "lr": 0.3},
+        )
+        plan, model = plan_epoch(config, 1, K), build_model(config.model, config.run, TYPES)
+        theta, boundaries = Theta(model, config.optimizer), Boundaries.for_plan(plan, S, K, model)
+        for _ in range(3):
+            visit(model, plan, theta, window(), 0, boundaries, model.zero_state(S), Alone())
+        learned.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*learned, rtol=1e-10, atol=1e-12) is same
+
+
 def test_a_new_weight_keeps_the_multiplier() -> None:
     """λ u is the multiplier: after a change of λ the gradient λ(r + u) at r = 0 is what it was."""
     config = experiment(method={"name": "admm"}, objective={"block": B, "weight": 0.5, "weight_growth": 1.6})
