@@ -23,17 +23,25 @@ METHODS: dict[str, dict[str, Any]] = {
     "admm": {"name": "admm", "h_steps": 1},
     "alm": {"name": "alm", "starts": "tied", "h_optimizer": {"name": "adagrad", "lr": 0.1}},
     "costate": {"name": "costate"},
+    **{name: {"name": "admm", "first": "persistent", "relaxation": 1} for name in ("in place", "in place, recomputed")},
+}
+BATCHING: dict[str, dict[str, Any]] = {  # parts of two blocks of three streams
+    "in place": {"mode": "batch", "chunk_tokens": 6 * BLOCK},
+    "in place, recomputed": {"mode": "batch", "chunk_tokens": 6 * BLOCK, "recompute": True},
 }
 
 
-def updates(device: str, model: dict[str, Any], method: dict[str, Any], count: int = 3) -> dict[str, Tensor]:
-    """θ, u and the loss after some updates in float64, on the CPU; gradients of the last are in θ's change."""
+def updates(device: str, model: dict[str, Any], method: str, count: int = 3) -> dict[str, Tensor]:
+    """θ, u and the loss after some updates in float64, on the CPU; gradients of the last are in θ's change.
+
+    method: a name in METHODS.
+    """
     config = Experiment.model_validate(
         {
             "model": {"hidden": 16, **model},
             "objective": {"block": BLOCK, "weight": 0.5},
-            "method": method,
-            "batching": {"streams": STREAMS, "blocks": BLOCKS},
+            "method": METHODS[method],
+            "batching": {"streams": STREAMS, "blocks": BLOCKS, **BATCHING.get(method, {})},
             "optimizer": {"name": "sgd", "lr": 0.5, "clip": None},
             "run": {"dtype": "float64"},
         }
