@@ -51,7 +51,7 @@ def test_two_actors_compute_what_one_worker_does(corpus: Path, tmp_path: Path) -
     theta = [load_file(tmp_path / run / "models/last.safetensors") for run in RUNS]
     for name, value in theta[0].items():
         torch.testing.assert_close(theta[1][name], value, rtol=1e-10, atol=1e-10)
-    assert "2 workers, (stream, time) 1 x 2" in heard.said
+    assert "2 workers: 1 along stream x 2 along time" in heard.said
     assert json.loads((tmp_path / "many/result.json").read_text())["workers"] == 2
     workers = heard.statuses[-1].workers
     assert [work.rank for work in workers] == [0, 1]

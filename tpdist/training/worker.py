@@ -164,7 +164,7 @@ def introduction(trainer: Trainer) -> list[str]:
         + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else ""),
     ]
     if trainer.workers.count > 1:
-        lines.append(f"{trainer.workers.count} workers, (stream, time) {place.streams} x {place.times}")
+        lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
     return lines
 
 
