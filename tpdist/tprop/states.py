@@ -76,7 +76,6 @@ def first_values(
     if neighbours.is_first:
         h[:, 0] = edge_state(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
-
         count = k - 1 if neighbours.is_last else k  # nobody reads the state at the window's end
 
         def roll(start: Tensor) -> Tensor:
