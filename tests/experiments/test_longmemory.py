@@ -56,3 +56,9 @@ def test_copying_arms_join_what_is_kept(clone: Path, capsys: pytest.CaptureFixtu
     assert list(kept["copying"]) == [f"copy-{name}" for name in wanted]
     rows = [row.split(" | ") for row in (clone / "RESULTS.md").read_text().splitlines() if "of 1" in row]
     assert [(row[1], row[4]) for row in rows] == [("60", "0.1667"), *[("197", "1.3863")] * 7]
+
+
+def test_a_run_that_diverged_ends_and_says_so(clone: Path, capsys: pytest.CaptureFixture[str]):
+    short = ["--set", "run.epochs=2", "model.hidden=2", "sweep.seeds=[0]", "batching.streams=2", "optimizer.lr=1e38"]
+    assert main(["reproduce", "long-memory", "--cells", "lag60-bptt-20", *short]) == 0
+    assert "| lag60-bptt-20 | 60 | 0 of 1 | 0 | 0.1667 | *diverged* | 25 |" in capsys.readouterr().out

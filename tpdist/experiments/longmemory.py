@@ -8,6 +8,7 @@ All else is the package's own: `tprop.visit` on windows that no store holds.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,10 +74,10 @@ def with_others(kept: Kept, before: Kept) -> Kept:
 
 
 def learn(problem: Problem, config: Experiment) -> dict[str, Any]:
-    """Train until the error on new sequences counts as solved, for at most `run.epochs` epochs of EPOCH updates.
+    """Train until the error on new sequences counts as solved, or is no number any more.
 
-    seconds: of processor time in the updates, which other programs on the machine do not change much; wall: what a
-    clock says.
+    It ends after `run.epochs` epochs of EPOCH updates at the latest. seconds: of processor time in the updates, which
+    other programs on the machine do not change much; wall: what a clock says.
     """
     torch.manual_seed(config.run.seed)
     blocks, streams = config.batching.blocks, config.batching.streams
@@ -97,7 +98,7 @@ def learn(problem: Problem, config: Experiment) -> dict[str, Any]:
             updates += 1
             window = window if plan.stores_states else next(source)
         reached = error(model, *tested)
-        if reached <= problem.solved:
+        if reached <= problem.solved or not math.isfinite(reached):
             break
     spent = {"seconds": round(seconds, 1), "wall": round(wall, 1)}
     solved = reached <= problem.solved

@@ -74,7 +74,7 @@ def _long_memory(kept: Kept) -> str:
         seeds, errors, updates, *times = ([run[name] for run in runs] for name in columns)
         solved = f"{sum(run['solved'] for run in runs)} of {len(runs)}"
         cells = [arm, f"{runs[0]['lag']:,}", solved, _listed(seeds), f"{kept['trivial'][problem]:.4f}"]
-        cells.append(_listed(f"{value:.4f}" for value in errors))
+        cells.append(_listed("*diverged*" if value is None else f"{value:.4f}" for value in errors))
         rows.append([*cells, _listed(updates), *(_listed(f"{value:.0f}" for value in spent) for spent in times)])
     columns = ["arm", "lag", "solved", "seeds", "trivial error", "error", "updates", "seconds of a core"]
     return _lines([*columns, "wall time, s"], rows)
