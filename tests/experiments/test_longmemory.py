@@ -36,3 +36,29 @@ def test_arms_run_once_and_are_kept(clone: Path, capsys: pytest.CaptureFixture[s
     assert main(command) == 0  # what is done is not done again
     assert "seed 0:" not in capsys.readouterr().out
     assert json.loads((clone / "configs/paper/results/long-memory.json").read_text()) == kept
+
+
+def test_copying_arms_join_what_is_kept(clone: Path, capsys: pytest.CaptureFixture[str]):
+    """Every method runs; arms that a command leaves out stay."""
+    (clone / "RESULTS.md").write_text("<!-- results: long-memory -->\n<!-- end -->\n", encoding="utf-8")
+    short = ["--set", "run.epochs=1", "model.hidden=2", "sweep.seeds=[0]", "batching.streams=2", "--keep"]
+    # an arm's own settings lie above these, so its epochs are shortened in the file
+    file = clone / "configs/paper/long-memory.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.unlink()
+    file.write_text(text.replace("run.epochs: 40", "run.epochs: 1"), encoding="utf-8")
+    for arms in (["lag60-bptt-20"], ["copy-bptt-*", "copy-costate*", "copy-admm", "copy-alm"]):
+        assert main(["reproduce", "long-memory", "--cells", *arms, *short]) == 0
+    assert "copy-costate, seed 0: not solved, error 1." in capsys.readouterr().out
+    kept = json.loads((clone / "configs/paper/results/long-memory.json").read_text())
+    assert list(kept["adding"]) == ["lag60-bptt-20"]
+    wanted = ["bptt-20", "bptt-200", "bptt-200-fixed", "costate", "costate-kept", "admm", "alm"]
+    assert list(kept["copying"]) == [f"copy-{name}" for name in wanted]
+    rows = [row.split(" | ") for row in (clone / "RESULTS.md").read_text().splitlines() if "of 1" in row]
+    assert [(row[1], row[4]) for row in rows] == [("60", "0.1667"), *[("197", "1.3863")] * 7]
+
+
+def test_a_run_that_diverged_ends_and_says_so(clone: Path, capsys: pytest.CaptureFixture[str]):
+    short = ["--set", "run.epochs=2", "model.hidden=2", "sweep.seeds=[0]", "batching.streams=2", "optimizer.lr=1e38"]
+    assert main(["reproduce", "long-memory", "--cells", "lag60-bptt-20", *short]) == 0
+    assert "| lag60-bptt-20 | 60 | 0 of 1 | 0 | 0.1667 | *diverged* | 25 |" in capsys.readouterr().out

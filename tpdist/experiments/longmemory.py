@@ -1,12 +1,14 @@
-"""`tpdist reproduce long-memory`: the adding problem, by every arm of its configuration.
+"""`tpdist reproduce long-memory`: the adding and the copying problem, by every arm of its configuration.
 
+An arm whose name begins with `copy` is about the copying problem, any other about the adding problem.
 A method that keeps states from visit to visit is given one window, its training set, over and over (batch mode); any
 other gets new sequences at every update. A sequence is a window, `batching.blocks` blocks; `batching.streams` is the
 sequences of an update, an epoch is EPOCH updates.
-All else is the package's own: `tprop.visit` on windows of numbers in place of token ids.
+All else is the package's own: `tprop.visit` on windows that no store holds.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,15 +18,19 @@ import torch
 from torch import Tensor
 
 from tpdist.config import Experiment
-from tpdist.experiments.adding import MARKED, SOLVED, TRIVIAL, Adder, in_blocks, sequences
+from tpdist.experiments.adding import ADDING
+from tpdist.experiments.copying import COPYING
+from tpdist.experiments.memory import Problem
 from tpdist.experiments.points import expand
-from tpdist.experiments.results import versions
+from tpdist.experiments.results import Kept, versions
+from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
 EPOCH = 25
 TESTED = 1000
+PROBLEMS = {"adding": ADDING, "copying": COPYING}
 TEST_SEED = 1_000_003  # its sequences are no seed's training sequences
 
 
@@ -34,41 +40,53 @@ def long_memory(
     """Run every arm with every seed, or what is missing of it in `home`/points, and return what is kept."""
     threads, began = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(1)
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in PROBLEMS}
     try:
         for point in sorted(expand(file, overrides, arms), key=lambda point: point.seed):
+            name = problem_of(point.arm)
             path = home / "points" / f"{point.name}.json"
             if not path.is_file():
                 if limit_s is not None and time.monotonic() - began > limit_s:
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
-                reached = {"seed": point.seed, **learn(point.config)}
+                reached = {"seed": point.seed, **learn(PROBLEMS[name], point.config)}
                 write_atomic(path, lambda file, reached=reached: write_json(file, reached))
                 end = "solved" if reached["solved"] else "not solved"
                 reporter.say(
                     f"{point.arm}, seed {point.seed}: {end}, error {reached['error']:.4f} after {reached['updates']} "
                     f"updates, {reached['seconds']:.0f} s"
                 )
-            found.setdefault(point.arm, []).append(json.loads(path.read_text(encoding="utf-8")))
+            found[name].setdefault(point.arm, []).append(json.loads(path.read_text(encoding="utf-8")))
     finally:
         torch.set_num_threads(threads)
-    return {"command": "tpdist reproduce long-memory", "versions": versions(), "trivial": TRIVIAL, "adding": found}
+    trivial = {name: problem.trivial for name, problem in PROBLEMS.items()}
+    return {"command": "tpdist reproduce long-memory", "versions": versions(), "trivial": trivial, **found}
 
 
-def learn(config: Experiment) -> dict[str, Any]:
-    """Train until the error on new sequences is SOLVED, for at most `run.epochs` epochs of EPOCH updates.
+def problem_of(arm: str) -> str:
+    """The name of the problem that an arm is about."""
+    return "copying" if arm.startswith("copy") else "adding"
 
-    seconds: of processor time in the updates, which other programs on the machine do not change much; wall: what a
-    clock says.
+
+def with_others(kept: Kept, before: Kept) -> Kept:
+    """`kept`, and the arms that were kept before and are not in it."""
+    return {**kept, **{name: {**before.get(name, {}), **kept[name]} for name in PROBLEMS}}
+
+
+def learn(problem: Problem, config: Experiment) -> dict[str, Any]:
+    """Train until the error on new sequences counts as solved, or is no number any more.
+
+    It ends after `run.epochs` epochs of EPOCH updates at the latest. seconds: of processor time in the updates, which
+    other programs on the machine do not change much; wall: what a clock says.
     """
     torch.manual_seed(config.run.seed)
     blocks, streams = config.batching.blocks, config.batching.streams
     steps = config.objective.block * blocks
-    model = Adder(config.model.hidden, steps)
+    model = problem.model(config.model.hidden, steps)
     theta = Theta(model, config.optimizer)
-    tested = sequences(TESTED, steps, torch.Generator().manual_seed(TEST_SEED))
+    tested = problem.sequences(TESTED, steps, torch.Generator().manual_seed(TEST_SEED))
     plan = plan_epoch(config, 1, blocks)
-    source = windows(config, torch.Generator().manual_seed(config.run.seed))
+    source = windows(problem, config, torch.Generator().manual_seed(config.run.seed))
     window, boundaries = next(source), Boundaries.for_plan(plan, streams, blocks, model)
     seconds, wall, reached, updates = 0.0, 0.0, error(model, *tested), 0
     for epoch in range(1, config.run.epochs + 1):
@@ -80,22 +98,24 @@ def learn(config: Experiment) -> dict[str, Any]:
             updates += 1
             window = window if plan.stores_states else next(source)
         reached = error(model, *tested)
-        if reached <= SOLVED:
+        if reached <= problem.solved or not math.isfinite(reached):
             break
     spent = {"seconds": round(seconds, 1), "wall": round(wall, 1)}
-    return {"lag": steps - MARKED, "solved": reached <= SOLVED, "error": reached, "updates": updates, **spent}
+    solved = reached <= problem.solved
+    return {"lag": steps - problem.within, "solved": solved, "error": reached, "updates": updates, **spent}
 
 
-def windows(config: Experiment, generator: torch.Generator) -> Iterator[Window]:
+def windows(problem: Problem, config: Experiment, generator: torch.Generator) -> Iterator[Window]:
     """New sequences without end, `batching.streams` at a time, each from its first step to its last."""
     block, streams = config.objective.block, config.batching.streams
     while True:
-        inputs, labels = in_blocks(*sequences(streams, block * config.batching.blocks, generator), block)
-        yield make_window(inputs, labels, torch.float32, tokens=streams, opens=True)
+        inputs, answers = problem.sequences(streams, block * config.batching.blocks, generator)
+        cut = problem.in_blocks(inputs, answers, block)
+        yield make_window(*cut, torch.float32, tokens=answers.numel(), opens=True)
 
 
-def error(model: Adder, inputs: Tensor, sums: Tensor) -> float:
-    """Mean squared error of the answers: inputs [steps, n], sums [n]."""
+def error(model: LanguageModel, inputs: Tensor, answers: Tensor) -> float:
+    """Mean loss of an answer: inputs [steps, n], answers [m, n]."""
     with torch.no_grad():
-        h, _ = model.unroll(inputs, model.zero_state(len(sums)))
-        return float(model.loss(h[-1], sums)) / len(sums)
+        h, _ = model.unroll(inputs, model.zero_state(inputs.shape[1]))
+        return float(model.loss(h[-len(answers) :], answers)) / answers.numel()

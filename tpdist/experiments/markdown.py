@@ -67,15 +67,17 @@ def _test_time(kept: Kept) -> str:
     return _lines(["", "frozen", f"{steps} H-steps a block", f"{steps} θ-steps a block", "seeds"], rows)
 
 
-def _adding(kept: Kept) -> str:
+def _long_memory(kept: Kept) -> str:
     rows = []
-    for arm, runs in kept["adding"].items():
+    for problem, arm, runs in ((name, *each) for name in kept["trivial"] for each in kept[name].items()):
         columns = ("seed", "error", "updates", "seconds", "wall")
         seeds, errors, updates, *times = ([run[name] for run in runs] for name in columns)
         solved = f"{sum(run['solved'] for run in runs)} of {len(runs)}"
-        cells = [arm, f"{runs[0]['lag']:,}", solved, _listed(seeds), _listed(f"{value:.4f}" for value in errors)]
+        cells = [arm, f"{runs[0]['lag']:,}", solved, _listed(seeds), f"{kept['trivial'][problem]:.4f}"]
+        cells.append(_listed("*diverged*" if value is None else f"{value:.4f}" for value in errors))
         rows.append([*cells, _listed(updates), *(_listed(f"{value:.0f}" for value in spent) for spent in times)])
-    return _lines(["arm", "lag", "solved", "seeds", "error", "updates", "seconds of a core", "wall time, s"], rows)
+    columns = ["arm", "lag", "solved", "seeds", "trivial error", "error", "updates", "seconds of a core"]
+    return _lines([*columns, "wall time, s"], rows)
 
 
 def _arms(kept: Kept) -> str:
@@ -108,7 +110,7 @@ KINDS: dict[str, Callable[[Kept], str]] = {
     "cosines": _cosines,
     "theta_steps": _theta_steps,
     "test_time": _test_time,
-    "adding": _adding,
+    "adding": _long_memory,
     "arms": _arms,
 }
 

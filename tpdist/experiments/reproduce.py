@@ -12,7 +12,7 @@ from typing import Any
 from tpdist.config import Sweep
 from tpdist.errors import TpdistError
 from tpdist.experiments import sweep as sweeps
-from tpdist.experiments.longmemory import long_memory
+from tpdist.experiments.longmemory import long_memory, with_others
 from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import load_sweep
 from tpdist.experiments.results import ratio_row, summarise
@@ -98,7 +98,10 @@ def figure(what: str, section: Sweep, kept: dict[str, Any]) -> str:
 
 
 def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> None:
-    """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow."""
+    """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow.
+
+    Of long-memory the arms that the command left out stay there.
+    """
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     if drawn:
@@ -107,6 +110,8 @@ def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> No
     if "arms" in kept:
         arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
         kept = {**kept, "arms": arms}
+    if what == "long-memory" and own.is_file():
+        kept = with_others(kept, json.loads(own.read_text(encoding="utf-8")))
     write_atomic(own, lambda path: write_json(path, kept))
     for name, contest in CONTESTS.items():
         if what in contest.values():
