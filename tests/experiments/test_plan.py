@@ -78,7 +78,7 @@ def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: in
     boundaries = Boundaries.for_plan(plan, S, K, model)
     with CountProducts() as count:
         visit(model, plan, Theta(model, config.optimizer), window, 0, boundaries, model.zero_state(S), Alone())
-    once = planning.rolled_once(plan, B * S * K, chunk_tokens)
+    once = planning.rolled_once(plan, B * S * K, chunk_tokens, whole=True)
     wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, once)
     assert count.operations == pytest.approx(wanted * B * S * K, rel=0.03)
 

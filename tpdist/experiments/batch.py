@@ -63,7 +63,7 @@ class BatchUpdate:
     def operations(self) -> float:
         """Floating-point operations of the matrix products that an update cannot do without."""
         tokens = self.blocks * BLOCK
-        once = rolled_once(self.plan, tokens, self.config.batching.chunk_tokens)
+        once = rolled_once(self.plan, tokens, self.config.batching.chunk_tokens, whole=True)
         return tokens * operations_per_token(shape_of(self.config, self.types), self.plan, once)
 
     def own_bytes(self) -> int:

@@ -58,7 +58,7 @@ def plan(
     share = planning.share_of(config, tokens)
     own = plan_epoch(config, 1, share.blocks)
     shape = planning.shape_of(config, types)
-    once = planning.rolled_once(own, share.tokens, config.batching.chunk_tokens)
+    once = planning.rolled_once(own, share.tokens, config.batching.chunk_tokens, share.updates == 1)
     device = on_gpu(config, own, shape, once, gpu, assumed) if gpu else calibrate(config, own, types, share)
     parts = planning.seconds(config, own, shape, share, device, link)
     used = planning.memory(config, own, shape, share, device)

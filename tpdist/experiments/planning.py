@@ -94,11 +94,14 @@ def share_of(config: Experiment, tokens: int) -> Share:
     return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates)
 
 
-def rolled_once(plan: Plan, tokens: int, chunk_tokens: int) -> bool:
-    """Whether one roll-out serves all passes over a worker's `tokens` until θ moves (`tprop/rollout.py`)."""
+def rolled_once(plan: Plan, tokens: int, chunk_tokens: int, whole: bool) -> bool:
+    """Whether one roll-out serves all passes over a worker's `tokens` until θ moves (`tprop/rollout.py`).
+
+    whole: whether the window is all that the worker owns, so that it may be visited in place.
+    """
     held = plan.moves_targets and plan.held and plan.h_steps > 0
     if tokens > chunk_tokens:
-        return held and plan.in_place
+        return held and plan.in_place and whole
     return held or plan.sweeps > 0
 
 
@@ -186,7 +189,7 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     chunk = min(share.tokens, config.batching.chunk_tokens)
     rows = min(chunk, HEAD_ROWS[device.kind])
     temporaries = TEMPORARIES
-    if plan.in_place and share.tokens > chunk:
+    if plan.in_place and share.updates == 1 and share.tokens > chunk:
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
     found: dict[str, float] = {
         "parameters": shape.parameters * NUMBER * (2 + slots),
