@@ -208,6 +208,17 @@ BAD_FILES = [
         ["a.yaml:1: method.starts: batching.recompute is for visits in place: it needs held, got tied"],
     ),
     (
+        "run: {cuda_graph: true, on_non_finite: skip}\nmethod:\n  first: persistent\n  relaxation: 1\n"
+        "  h_optimizer: {name: adagrad, lr: 0.1}\ncluster: {workers: 2}",
+        [
+            "a.yaml:1: run.on_non_finite: run.cuda_graph records whole updates: it needs stop, got skip",
+            "a.yaml:5: method.h_optimizer: run.cuda_graph records whole updates: it needs sgd without options, got "
+            "adagrad",
+            "a.yaml:6: cluster.workers: run.cuda_graph records whole updates: it needs 1, since messages are not "
+            "recorded, got 2",
+        ],
+    ),
+    (
         "method: {name: admm}\nobjective:\n  penalty: kl\n  weight: 0",
         [
             "a.yaml:3: objective.penalty: kl has no dual, and admm is made of duals; "

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tpdist.config import Experiment
 from tpdist.models import build_model
-from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+from tpdist.tprop import Alone, Boundaries, Captured, CudaGraphs, Theta, make_window, plan_epoch, visit
+from tpdist.tprop.captured import WARM
 
 TYPES, STREAMS, BLOCKS, BLOCK = 50, 3, 4, 5
 CELLS: dict[str, dict[str, Any]] = {
@@ -31,10 +32,19 @@ BATCHING: dict[str, dict[str, Any]] = {  # parts of two blocks of three streams
 }
 
 
-def updates(device: str, model: dict[str, Any], method: str, count: int = 3) -> dict[str, Tensor]:
-    """θ, u and the loss after some updates in float64, on the CPU; gradients of the last are in θ's change.
+CAPTURED = tuple(name for name in METHODS if name not in BATCHING)  # methods whose updates can be CUDA graphs
+COUNT = WARM + 3
+PLAIN: dict[str, Any] = {"name": "sgd", "lr": 0.5, "clip": None}  # gradients are in θ's change
+ADAM: dict[str, Any] = {"name": "adam", "lr": 0.01, "clip": 0.5}
 
-    method: a name in METHODS.
+
+def updates(
+    device: str, model: dict[str, Any], method: str, optimizer: dict[str, Any] = PLAIN, captured: bool = False
+) -> dict[str, Tensor]:
+    """θ, u and the loss after some updates in float64, on the CPU.
+
+    method: a name in METHODS. captured: the last of them are replayed from a CUDA graph; raises RuntimeError where
+    they cannot.
     """
     config = Experiment.model_validate(
         {
@@ -42,28 +52,33 @@ def updates(device: str, model: dict[str, Any], method: str, count: int = 3) -> 
             "objective": {"block": BLOCK, "weight": 0.5},
             "method": METHODS[method],
             "batching": {"streams": STREAMS, "blocks": BLOCKS, **BATCHING.get(method, {})},
-            "optimizer": {"name": "sgd", "lr": 0.5, "clip": None},
+            "optimizer": optimizer,
             "run": {"dtype": "float64"},
         }
     )
     language_model = build_model(config.model, config.run, TYPES).to(device)
     plan = plan_epoch(config, 1, BLOCKS)
-    theta = Theta(language_model, config.optimizer)
+    theta = Theta(language_model, config.optimizer, capturable=captured)
+    one_visit = Captured(CudaGraphs(torch.device(device)), refuse) if captured else visit
     tokens = torch.randint(TYPES, (BLOCK, STREAMS, BLOCKS + 1), generator=torch.Generator().manual_seed(0)).to(device)
     boundaries = Boundaries.for_plan(plan, STREAMS, BLOCKS, language_model)
     carried = language_model.zero_state(STREAMS)
     losses = []
-    for _ in range(count):
+    for _ in range(COUNT):
         window = make_window(
             tokens[:, :, :-1].contiguous(), tokens[:, :, 1:].contiguous(), torch.float64,
             tokens=BLOCK * STREAMS * BLOCKS, opens=False,
         )  # fmt: skip
-        outcome = visit(language_model, plan, theta, window, 0, boundaries, carried, Alone())
+        outcome = one_visit(language_model, plan, theta, window, 0, boundaries, carried, Alone())
         carried = outcome.carry
-        losses.append(outcome.loss)
+        losses.append(outcome.loss.clone())
     found = {name: p.detach().cpu() for name, p in language_model.named_parameters()}
     found |= {name: t.cpu() for name, t in boundaries.tensors().items()}
     return found | {"loss": torch.stack(losses).cpu()}
+
+
+def refuse(said: str) -> None:
+    raise RuntimeError(said)
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from problems_gpu import CELLS, METHODS, largest_difference, updates  # noqa: E402
+from problems_gpu import ADAM, CAPTURED, CELLS, METHODS, largest_difference, updates  # noqa: E402
 
 from tpdist.experiments.measure import machine  # noqa: E402
 
@@ -65,8 +65,13 @@ def checks(device: str, found: dict[str, Any]) -> None:
     """The device's float64 numbers against the CPU's."""
     for cell, model in CELLS.items():
         for method in METHODS:
-            error = largest_difference(updates("cpu", model, method), updates(device, model, method))
-            found["checks"][f"{cell}, {method}"] = error
+            cpu = updates("cpu", model, method)
+            found["checks"][f"{cell}, {method}"] = largest_difference(cpu, updates(device, model, method))
+            if device == "cuda" and method in CAPTURED:
+                graph = updates(device, model, method, ADAM, captured=True)
+                found["checks"][f"{cell}, {method}, as a graph"] = largest_difference(
+                    updates("cpu", model, method, ADAM), graph
+                )
     worst = max(found["checks"], key=found["checks"].get)
     print(f"{len(found['checks'])} checks against the CPU; largest difference {found['checks'][worst]:.1e} ({worst})")
 

@@ -85,7 +85,7 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _check_parts_against_each_other(self) -> "Experiment":
-        checks = (_check_model, _check_method, _check_als, _check_recompute, _check_cluster)
+        checks = (_check_model, _check_method, _check_als, _check_recompute, _check_cuda_graph, _check_cluster)
         errors = [error for check in checks for error in check(self)]
         if errors:
             raise errors[0] if len(errors) == 1 else SeveralConfigErrors(errors)
@@ -225,6 +225,24 @@ def _check_recompute(config: Experiment) -> Iterator[ConfigError]:
     for key, value, wants in wanted:
         if value != wants:
             yield ConfigError(f"batching.recompute is for visits in place: it needs {wants}, got {value}", key)
+
+
+def _check_cuda_graph(config: Experiment) -> Iterator[ConfigError]:
+    if not config.run.cuda_graph:
+        return
+    method, h = config.method, config.method.h_optimizer
+    stateless = h.name == "sgd" and not h.options
+    wanted = [
+        ("cluster.workers", config.cluster.workers, config.cluster.workers == 1, "1, since messages are not recorded"),
+        ("batching.mode", config.batching.mode, config.batching.mode == "minibatch", "minibatch"),
+        ("method.name", method.name, method.name != "als", "a method of gradient steps"),
+        ("method.visit", method.visit, method.visit is None, "none of your own"),
+        ("method.h_optimizer", h.name, stateless or method.first != "persistent", "sgd without options"),
+        ("run.on_non_finite", config.run.on_non_finite, config.run.on_non_finite == "stop", "stop"),
+    ]
+    for key, value, fits, wants in wanted:
+        if not fits:
+            yield ConfigError(f"run.cuda_graph records whole updates: it needs {wants}, got {value}", key)
 
 
 def _check_cluster(config: Experiment) -> Iterator[ConfigError]:

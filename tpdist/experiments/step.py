@@ -9,7 +9,8 @@ from tpdist.config import Experiment
 from tpdist.experiments.measure import Say, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import PlainLoop, Products, random_tokens
 from tpdist.models import build_model
-from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+from tpdist.tprop import Alone, Boundaries, Captured, CudaGraphs, Theta, make_window, plan_epoch, visit
+from tpdist.tprop.captured import WARM
 
 ROUNDS = 9
 EACH = {"cpu": 4, "cuda": 50}  # updates in one timing
@@ -24,11 +25,13 @@ def bench(
     parts: dict[str, Callable[[], object]] = {}
     for name, fused in (("plain", False), ("plain_fused", True)):
         parts[name] = _plain(PlainLoop(types, hidden, streams, device, fused=fused), types, device)
-    parts["bptt"] = updater(device, types, hidden, {"name": "bptt"}, streams, 1)
-    parts["admm"] = updater(device, types, hidden, {"name": "admm", "h_steps": 1}, STREAMS, BLOCKS)
-    parts["costate"] = updater(device, types, hidden, {"name": "costate"}, STREAMS, BLOCKS)
+    graphs = device == "cuda"
+    for name, shape in (("bptt", (streams, 1)), ("admm", (STREAMS, BLOCKS)), ("costate", (STREAMS, BLOCKS))):
+        parts[name] = updater(device, types, hidden, {"name": name}, *shape, say=say if graphs else None)
+        if graphs:
+            parts[f"{name}_by_kernel"] = updater(device, types, hidden, {"name": name}, *shape)
     parts["floor"] = Products(types, hidden, STEPS, streams, device)
-    timings = in_turns(parts, rounds, device, EACH[device], warm=2)
+    timings = in_turns(parts, rounds, device, EACH[device], warm=WARM + 1)
     print_timings(timings, say)
     time = medians(timings)
     ratios = {
@@ -38,6 +41,8 @@ def bench(
         "admm_over_plain": time["admm"] / time["plain"],  # time
         "costate_over_plain": time["costate"] / time["plain"],
     }
+    if graphs:  # what a CUDA graph brings
+        ratios |= {f"{name}_by_kernel": time[f"{name}_by_kernel"] / time[name] for name in ("bptt", "admm", "costate")}
     config = {"types": types, "hidden": hidden, "B": STEPS, "S": STREAMS, "K": BLOCKS, "updates a timing": EACH[device]}
     return report("step", device, config, timings, ratios, say)
 
@@ -51,8 +56,12 @@ def updater(
     blocks: int,
     steps: int = STEPS,
     first: str | None = None,
+    say: Say | None = None,
 ) -> Callable[[], None]:
-    """One visit of the same window of random tokens at every call, its state carried on."""
+    """One visit of the same window of random tokens at every call, its state carried on.
+
+    say: for updates as CUDA graphs; it is told if they cannot be recorded.
+    """
     if first is not None:
         method = {**method, "first": first}
     config = Experiment.model_validate(
@@ -64,14 +73,15 @@ def updater(
         }
     )
     model = build_model(config.model, config.run, types).to(device)
-    plan, theta = plan_epoch(config, 1, blocks), Theta(model, config.optimizer)
+    plan, theta = plan_epoch(config, 1, blocks), Theta(model, config.optimizer, capturable=say is not None)
+    one_visit = visit if say is None else Captured(CudaGraphs(model.bias.device), say)
     boundaries = Boundaries.for_plan(plan, streams, blocks, model)
     inputs, labels = random_tokens(types, 2, steps, streams, blocks, device=device)
     window = make_window(inputs, labels, torch.float32, tokens=inputs.numel(), opens=False)
     state = [model.zero_state(streams)]
 
     def update() -> None:
-        state[0] = visit(model, plan, theta, window, 0, boundaries, state[0], Alone()).carry
+        state[0] = one_visit(model, plan, theta, window, 0, boundaries, state[0], Alone()).carry
 
     return update
 

@@ -1,6 +1,7 @@
 """The method: objective, penalties, free states, H-steps, duals, costates. Tensors in, tensors out."""
 
 from tpdist.tprop.als import als_visit
+from tpdist.tprop.captured import Captured, CudaGraphs
 from tpdist.tprop.objective import at_boundaries, blocks_pass
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.plan import Plan, own_function, plan_epoch
@@ -13,6 +14,8 @@ __all__ = [
     "Alone",
     "BlowUpError",
     "Boundaries",
+    "Captured",
+    "CudaGraphs",
     "Neighbours",
     "Outcome",
     "Plan",

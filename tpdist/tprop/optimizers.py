@@ -25,11 +25,17 @@ FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the
 
 
 def build_optimizer(
-    spec: Optimizer | HStep, lr: float, parameters: list[torch.Tensor], key: str, fused: bool = False
+    spec: Optimizer | HStep,
+    lr: float,
+    parameters: list[torch.Tensor],
+    key: str,
+    fused: bool = False,
+    capturable: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser `spec.name` with `spec.options`. Raises ConfigError at the option it does not take.
 
-    fused: one kernel for the whole step where torch has it and the options do not ask for another way.
+    fused: one kernel for the whole step where torch has it and the options do not ask for another way. capturable: a
+    step in a CUDA graph, where torch's class has to be told.
     """
     cls = CLASSES[spec.name]
     known = [name for name in inspect.signature(cls).parameters if name not in ("params", "lr")]
@@ -41,6 +47,8 @@ def build_optimizer(
             )
     if fused and spec.name in FUSED and not {"foreach", "fused", "differentiable"} & options.keys():
         options["fused"] = True
+    if capturable and "capturable" in known:
+        options["capturable"] = True
     try:
         return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:

@@ -41,6 +41,7 @@ class Theta:
     """The parameters that require gradients, and their optimiser.
 
     gradient_sum: over all workers; the sum of undivided gradients is exact however unevenly the blocks are divided.
+    capturable: the steps are to be recorded in a CUDA graph.
     watch: look at the gradient's norm before every step, which waits for the device, and raise BlowUpError before θ
     moves. norm: of the last gradient, where it was computed.
     """
@@ -48,9 +49,15 @@ class Theta:
     watch = False
     norm: Tensor | None = None
 
-    def __init__(self, model: LanguageModel, spec: Optimizer, gradient_sum: GradientSum | None = None):
+    def __init__(
+        self,
+        model: LanguageModel,
+        spec: Optimizer,
+        gradient_sum: GradientSum | None = None,
+        capturable: bool = False,
+    ):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", fused=True)
+        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", True, capturable)
         self._clip = spec.clip
         fused = bool(self.optimizer.param_groups[0].get("fused"))
         self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)

@@ -66,7 +66,7 @@ def _kept_by(optimizer: torch.optim.Optimizer) -> dict[str, bool]:
     """What an optimiser of this class and options keeps of a parameter, and whether that has the parameter's shape."""
     number = torch.nn.Parameter(torch.zeros(2))
     number.grad = torch.zeros(2)
-    known = inspect.signature(type(optimizer)).parameters.keys() - {"params"}
+    known = inspect.signature(type(optimizer)).parameters.keys() - {"params", "capturable"}  # the probe is on a CPU
     options = {name: value for name, value in optimizer.param_groups[0].items() if name in known}
     probe = type(optimizer)([number], **options)
     probe.step()

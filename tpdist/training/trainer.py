@@ -20,6 +20,8 @@ from tpdist.tprop import (
     Alone,
     BlowUpError,
     Boundaries,
+    Captured,
+    CudaGraphs,
     Neighbours,
     Outcome,
     Theta,
@@ -78,7 +80,8 @@ class Trainer:
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
         gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
-        self.theta = Theta(self.model, config.optimizer, gradient_sum)
+        captured = config.run.cuda_graph and self.device.type == "cuda"
+        self.theta = Theta(self.model, config.optimizer, gradient_sum, captured)
         # reading the norm costs nothing on a CPU, and on a GPU the wait for it
         self.theta.watch = self.device.type == "cpu" or config.run.on_non_finite == "skip"
         tokens = store.tokens("train")
@@ -88,6 +91,8 @@ class Trainer:
         self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
         self.one_visit = own_function(config.method.visit, "method.visit") or visit
+        if captured:
+            self.one_visit = Captured(CudaGraphs(self.device), reporter.say)
         self.boundaries = Boundaries.for_plan(
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
