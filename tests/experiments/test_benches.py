@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tpdist.cli import main
-from tpdist.config import Experiment, Model, Run
+from tpdist.config import Experiment
 from tpdist.experiments import batch, checkpoint, head, measure, step, timeparallel
 from tpdist.experiments.plain import PlainLoop, random_tokens
 from tpdist.models import build_model
@@ -62,22 +62,6 @@ def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
     torch.testing.assert_close(loop.head.weight, model.weight, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gain", [1.0, 4.0])  # one forgets within a block, the other needs sweeps of whole blocks
-def test_the_parallel_gradient_is_that_of_bptt(gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeparallel, "TOLERANCE", 1e-9)
-    model = build_model(Model(hidden=12), Run(dtype="float64"), 30)
-    with torch.no_grad():
-        for p in model.layers.parameters():
-            p *= gain
-    ids, up = random_tokens(30, 24 * 8), torch.randn(24 * 8, 12, dtype=torch.float64)
-    costs = (timeparallel.Cost(), timeparallel.Cost())
-    got = timeparallel.in_parallel(model, ids, up, 8, *costs)
-    assert timeparallel.relative_error(got, timeparallel.sequential(model, ids, up)) < 1e-7
-    torchs = timeparallel.torchs(model, ids, up)
-    assert timeparallel.relative_error(got, torchs) < 1e-7
-    assert all(cost.sweeps >= 2 for cost in costs)
-
-
 @pytest.mark.parametrize("bench", ["step", "head", pytest.param("batch", marks=pytest.mark.slow), "timeparallel"])
 def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
     said: list[str] = []
@@ -96,7 +80,7 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         ),
         "timeparallel": (
             lambda: timeparallel.bench(said.append, hidden=8, lengths=(256, 512), rounds=1),
-            {"speedup_512", "error_512"},
+            {"speedup_512", "error_512", "strong_efficiency_2"},
         ),
     }[bench]
     report = json.loads(json.dumps(found()))
@@ -119,6 +103,12 @@ def test_the_command_writes_what_the_benchmark_found(tmp_path: Path, monkeypatch
     monkeypatch.setattr(step, "bench", lambda say, device: {"device": device})
     assert main(["bench", "step", "--json", str(tmp_path / "out.json")]) == 0
     assert json.loads((tmp_path / "out.json").read_text()) == {"device": "cpu"}
+
+
+def test_lengths_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert timeparallel.powers_up_to(4096) == (1024, 2048, 4096)
+    assert main(["bench", "timeparallel", "--longest", "5000"]) == 2
+    assert capsys.readouterr().err == "tpdist: --longest: must be a power of 2, at least 1024; got 5000\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

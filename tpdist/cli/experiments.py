@@ -64,6 +64,8 @@ def add(commands: Any) -> None:
         one = bench.add_parser(what, help=about)
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         one.add_argument("--json", metavar="FILE", help="write ratios, timings, machine and configuration here")
+        if what == "timeparallel":
+            one.add_argument("--longest", type=int, metavar="N", help="tokens of the longest text; default 131072")
         one.set_defaults(command=_bench, what=what)
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
@@ -145,7 +147,8 @@ def _bench(options: argparse.Namespace) -> None:
     from tpdist.experiments.measure import run
     from tpdist.training.files import write_json
 
-    found = run(options.what, options.device, print)
+    longest = getattr(options, "longest", None)
+    found = run(options.what, options.device, print, **({} if longest is None else {"longest": longest}))
     if options.json:
         write_json(Path(options.json), found)
 
