@@ -11,6 +11,7 @@ from torch.nn import functional
 from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
 from tpdist.models import cross_entropy
+from tpdist.models.head import linear
 
 ROUNDS = 5
 MANY, FEW = 20_000, 640
@@ -91,8 +92,8 @@ def _products(h: Tensor, weight: Tensor, bias: Tensor) -> None:
     """The three matrix products of a pass, in chunks of 640 tokens, and nothing else."""
     grad_weight = torch.zeros_like(weight)
     for part in h.split(FEW):
-        logits = torch.addmm(bias, part, weight.t())
-        _ = logits @ weight
+        logits = linear(part, weight, bias)
+        _ = linear(logits, weight.t())
         grad_weight.addmm_(logits.t(), part)
 
 

@@ -13,6 +13,11 @@ from torch.nn import functional
 IGNORED = -1  # the label of a place that holds no token
 SMALL = 1e-30  # a probability that float32 still holds with all its digits
 ROWS = {"cpu": 640, "cuda": 8192}  # tokens whose logits exist at once; on a CPU they stay in the cache
+ONEDNN = (
+    torch.backends.mkl.is_available()  # an x86 CPU's build
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 def cross_entropy(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -29,12 +34,23 @@ def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Ten
     rows = ROWS.get(h.device.type, ROWS["cuda"])
     with torch.no_grad():
         losses = [
-            functional.cross_entropy(
-                functional.linear(part, weight, bias), label, ignore_index=IGNORED, reduction="none"
-            )
+            functional.cross_entropy(linear(part, weight, bias), label, ignore_index=IGNORED, reduction="none")
             for part, label in zip(h.split(rows), labels.split(rows), strict=True)
         ]
     return torch.cat(losses)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """x weightᵀ + bias, in `out` if given: x [M, K], weight [N, K], bias [N] -> [M, N]. Without gradient.
+
+    oneDNN is some 8 % faster here than MKL, which `mm` asks, and adds the bias as it goes. torch gives it to its
+    compiler alone, under a name with an underscore, and with no place for the result to go.
+    """
+    if ONEDNN and out is None and x.is_cpu and x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if bias is None:
+        return torch.mm(x, weight.t(), out=out)
+    return torch.addmm(bias, x, weight.t(), out=out)
 
 
 def _softmax(logits: Tensor, label: Tensor, *_: Tensor) -> Tensor:
@@ -71,12 +87,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         total = h.new_zeros(())
         rows = ROWS.get(h.device.type, ROWS["cuda"])
-        buffer = h.new_empty(min(rows, len(h)), len(weight), dtype=dtype)
+        # every chunk's logits in one place, since the C library's heap grows by those that come and go
+        buffer = h.new_empty(rows, len(weight), dtype=dtype) if len(h) > rows else None
         for begin in range(0, len(h), rows):
             here = slice(begin, begin + rows)
             part, label = h[here].to(dtype), labels[here, None]
             real, label = (label != IGNORED).to(h.dtype), label.clamp(min=0)
-            logits = torch.addmm(low_bias, part, low_weight.t(), out=buffer[: len(part)]).to(h.dtype)
+            logits = linear(part, low_weight, low_bias, None if buffer is None else buffer[: len(part)]).to(h.dtype)
             losses = _softmax_on_cpu if logits.is_cpu else _softmax
             total += (losses(logits, label, part, low_weight, low_bias) * real).sum()
             if not (need_h or need_weight or need_bias):
@@ -84,7 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits.scatter_add_(1, label, logits.new_full((), -1).expand_as(label))
             slope = logits.to(dtype)
             if grad_h is not None:
-                torch.mul(slope @ low_weight, real, out=grad_h[here])
+                torch.mul(linear(slope, low_weight.t()), real, out=grad_h[here])
             if grad_weight is not None:
                 counted = part * real.to(dtype)
                 if dtype != weight.dtype:
