@@ -13,7 +13,7 @@ from tpdist import ConfigError
 from tpdist.data import ArrayTokens
 from tpdist.models import IGNORED
 from tpdist.parallel import Place
-from tpdist.training.batches import Batches
+from tpdist.training.batches import Ahead, Batches
 
 
 def make(tokens: int, block: int, place: Place | None = None, method=None, **batching) -> Batches:
@@ -106,3 +106,17 @@ def test_a_corpus_that_is_too_short(tokens: int, batching: dict, said: str):
     with pytest.raises(ConfigError) as caught:
         make(tokens, 4, **batching)
     assert str(caught.value) == said
+
+
+def test_the_next_batch_is_made_ahead():
+    made: list[int] = []
+    batches = make(tokens=49, block=2, streams=2, blocks=3)  # 4 updates
+    one_by_one = (made.append(batch.begin) or batch for batch in batches.epoch(1))
+    coming, seen = Ahead(one_by_one), []
+    for batch in coming:
+        seen.append(batch.begin)
+        coming.prepare()
+        coming.prepare()  # one ahead, no more
+        assert len(made) == min(len(seen) + 1, 4)
+    assert seen == made == [batch.begin for batch in batches.epoch(1)]
+    assert len(seen) == 4

@@ -23,7 +23,11 @@ from tpdist.training.progress import Reporter
 HOME = Path("configs/paper")
 DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from what is kept
 # ours over BPTT: the file of its ratios; by B the sweep with the runs, at B = 20 those of BPTT through the window too
-CONTESTS = {"ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"}, "ptb_ratio": {20: "ptb"}}
+CONTESTS = {
+    "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
+    "ptb_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
+    "wikitext2_ratio": {20: "wikitext2"},
+}
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 

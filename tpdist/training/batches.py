@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,6 +29,23 @@ class Batch:
     tokens: int
     own: int
     active: int
+
+
+class Ahead:
+    """Batches one after another; `prepare` makes the next one, while the device is at work on the one before."""
+
+    def __init__(self, batches: Iterator[Batch]):
+        self._batches, self._made = batches, list[Batch]()
+
+    def prepare(self) -> None:
+        if not self._made:
+            self._made += islice(self._batches, 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.prepare()
+        while self._made:
+            yield self._made.pop()
+            self.prepare()
 
 
 class Batches:
@@ -148,9 +166,11 @@ class Batches:
         )
 
     def _read(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """[B, S, blocks] each."""
+        """[B, S, blocks] each; on a GPU they are under way, from memory that does not hold the host up."""
         blocks = read_blocks(self._tokens, self.layout, self.streams, begin, end)
         inputs, labels = (torch.from_numpy(x).permute(2, 0, 1).contiguous() for x in (blocks.inputs, blocks.labels))
+        if self._device.type == "cuda":
+            inputs, labels = inputs.pin_memory(), labels.pin_memory()
         return inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def _count(self, blocks: range, streams: range | None = None) -> int:

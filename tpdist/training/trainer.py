@@ -30,7 +30,7 @@ from tpdist.tprop import (
     plan_epoch,
     visit,
 )
-from tpdist.training.batches import Batch, Batches
+from tpdist.training.batches import Ahead, Batch, Batches
 from tpdist.training.blow_up import blown_up, stop_non_finite
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
@@ -86,6 +86,7 @@ class Trainer:
         self.theta.watch = self.device.type == "cpu" or config.run.on_non_finite == "skip"
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
+        self.coming = Ahead(iter(()))
         self.state = RunState()
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
         self.own_tokens = 0  # of this worker's blocks, in the same time
@@ -150,7 +151,8 @@ class Trainer:
         state, every = self.state, self.config.run.checkpoint_every
         if state.position == 0:
             self.carried = torch.zeros_like(self.carried)
-        for batch in self.batches.epoch(state.epoch, skip=state.position):
+        self.coming = Ahead(self.batches.epoch(state.epoch, skip=state.position))
+        for batch in self.coming:
             self._leave_if(self.workers.any(stop.received))
             self.update(batch)
             self.timeline.step()
@@ -170,6 +172,7 @@ class Trainer:
         try:
             outcome = self._visit(batch)
             self.carried = outcome.carry
+            self.coming.prepare()
             self._count(batch, outcome, began)
         except BlowUpError as error:
             blown_up(self, batch, error, undo)
