@@ -134,7 +134,7 @@ def test_train_evaluate_sample(here: Path, capsys):
     assert main(["sample", "my run", "--prompt", "w1", "--tokens", "3"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
     assert main(["train", "--resume", "my run", "--set", "run.epochs=2"]) == 0
-    assert "resumed at step 9, epoch 2" in capsys.readouterr().out
+    assert "resumed at step 9, after epoch 1" in capsys.readouterr().out
 
 
 def test_the_module_is_the_command(here: Path):

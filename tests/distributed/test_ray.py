@@ -1,7 +1,12 @@
 """Under Ray the numbers are those of one worker, and what goes wrong is said."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from mesh_runs import experiment
 from safetensors.torch import load_file
 
 import tpdist
+from tpdist.config import to_yaml
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, choose_backend
 from tpdist.training.progress import Silent, Status
@@ -80,6 +86,30 @@ def test_no_cluster_at_the_address(corpus: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_auto_finds_has_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds the embedded Ray of another run, too, which listens where we are not."""
+    from tpdist.launch import cluster
+
+    monkeypatch.setattr(cluster.services, "canonicalize_bootstrap_address", lambda _: "127.0.0.1:9")
+    with pytest.raises(TpdistError, match=r"no Ray cluster at --address auto \(127.0.0.1:9\): .*refused; start one"):
+        cluster._knock("auto")
+
+
+def test_a_signal_to_the_group_is_the_runs_to_answer(corpus: Path, tmp_path: Path) -> None:
+    """`timeout` and schedulers send SIGTERM to all processes of a command at once."""
+    config, run = experiment(corpus, {"run": {"epochs": 100_000}, "cluster": {"workers": 2}}), tmp_path / "run"
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    command = [sys.executable, "-m", "tpdist", "train", str(tmp_path / "config.yaml"), "--run-dir", str(run)]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        while "epoch   1" not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"saved. Continue with: tpdist train --resume {run}" in said
+
+
 def test_another_version_on_the_cluster(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own check and message, for a cluster with another Python."""
     from ray._private import utils
@@ -89,6 +119,7 @@ def test_another_version_on_the_cluster(corpus: Path, tmp_path: Path, monkeypatc
 
     own_ray, own_python = utils.compute_version_info()
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("tpdist.launch.cluster._knock", lambda _: None)
     with pytest.raises(TpdistError) as caught:
         tpdist.train(experiment(corpus, {}), tmp_path / "run", address="10.0.0.1:6379")
     assert str(caught.value) == (

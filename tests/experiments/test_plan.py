@@ -53,6 +53,8 @@ class CountProducts(TorchDispatchMode):
         if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
             left, right = args[:2] if name == "aten::mm" else args[1:3]
             self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        elif name == "mkldnn::_linear_pointwise":
+            self.operations += 2 * args[0].shape[0] * args[0].shape[1] * args[1].shape[0]
         return func(*args, **(kwargs or {}))
 
 

@@ -52,6 +52,13 @@ def _quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+def test_where_a_sweep_goes(file: Path):
+    """Two files without a name do not share a directory."""
+    assert module.foresee(file, [], None)[-2].startswith("runs/a-sweep: ")
+    assert module.foresee(file, ["run.name=mine"], None)[-2].startswith("runs/mine-sweep: ")
+    assert module.foresee(file, [], "out")[-2].startswith("out: ")
+
+
 def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     home, heard = Sweeping(tmp_path / "out"), Heard()
     points = {(p.arm, p.config.optimizer.lr, p.seed): p for p in expand(file)}
@@ -83,7 +90,10 @@ def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(module, "run_tasks", nothing_runs)
     assert sweep(file, [], home.path, None, Silent()) == rows
-    tested = sweep(file, [], home.path, None, Silent(), test=True)
+    told = Heard()
+    tested = sweep(file, [], home.path, None, told, test=True)
+    assert any(line.startswith("bptt: ") and "test perplexity" in line for line in told.said)
+    assert told.said[-1] == f"every point is a row of {home.path / 'results.parquet'}"
     chosen = [row["point"] for row in tested if row["test_perplexity"] is not None]
     assert chosen == [points["bptt", 0.05, 0].name, points["bptt", 0.05, 1].name]
     with pytest.raises(AssertionError):

@@ -110,7 +110,7 @@ READ = [
     ("evaluate begun", "begun/models/best.json: missing; the run has not finished an epoch yet"),
     ("evaluate no_model", "no_model/models/best.safetensors: missing; did the run finish an epoch?"),
     ("evaluate torn_model", "torn_model/models/best.safetensors: not a whole safetensors file (Error while deserializing header: header too small)"),
-    ("evaluate torn_about", "torn_about/models/best.json: not what tpdist wrote; resume the run to write it again"),
+    ("evaluate torn_about", "torn_about/models/best.json: not what tpdist wrote; evaluate --model last, or train an epoch more, which writes it again"),
     ("evaluate done --h-steps -1", "--h-steps: must be at least 0, got -1"),
     ("evaluate done --h-steps 1 --h-lr 0", "--h-lr: must be above 0, got 0.0"),
     ("evaluate done --theta-steps -1", "--theta-steps: must be at least 0, got -1"),

@@ -251,12 +251,24 @@ class WrongArguments(Leaky):
         super().__init__(inputs, 3)
 
 
+class WrongWidth(Leaky):
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return super().step(x, state)[:, :2]
+
+
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
+    vars(module).update(WrongWidth=WrongWidth)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
+
+
+def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
+    said = rf"WrongWidth': a step of 2 states gives h \(1, 2, 2\) and a state \(2, 2\); they must be \(1, 2, {H}\)"
+    with pytest.raises(ConfigError, match=said):
+        build(cell=f"{own_module}:WrongWidth", allow_cells_from=[own_module])
 
 
 def test_own_cell_by_import_path(own_module: str) -> None:

@@ -96,8 +96,10 @@ def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
     [
         (12, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, "
                              "the corpus has 12; use at most 2"),
-        (2, {"streams": 3}, "batching.streams: 3 streams of at least one block of 4 steps need 13 training tokens, "
-                            "the corpus has 2; use at most 1"),
+        (3, {"streams": 3}, "objective.block: a block of 4 steps needs 5 training tokens, the corpus has 3; use at "
+                            "most 2"),
+        (1, {"streams": 1}, "objective.block: a block of 4 steps needs 5 training tokens, the corpus has 1; prepare a "
+                            "longer one"),
         (41, {"streams": 2, "blocks": 6}, "batching.blocks: a window of 6 blocks is longer than a stream, which has 5 "
                                           "blocks of 4 steps; use at most 5, fewer streams, or batching.mode: batch"),
     ],

@@ -21,10 +21,13 @@ def run(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_list(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["checkpoint", "list", str(run)]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["step-00000009-epoch", "step", "9", "epoch", "2", first.split()[5], "MiB", "whole", "best"]
+    size_at = 6
+    about = ["step-00000009-epoch", "step", "9", "after", "epoch", "1", first.split()[size_at], "MiB", "whole", "best"]
+    assert first.split() == about
+    assert second.split()[3:5] == ["epoch", "2"]
     assert second.split()[-1] == "whole"
     size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000009-epoch").iterdir()) / 2**20
-    assert float(first.split()[5]) == pytest.approx(size, abs=0.005)
+    assert float(first.split()[size_at]) == pytest.approx(size, abs=0.005)
 
 
 def test_verify(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -216,3 +216,31 @@ def test_a_run_comes_back_at_an_epochs_end_and_goes_on_to_the_same_bits(small_co
     assert [row["epoch"] for row in rows(parted, "epoch")] == [1]
     tpdist.resume(parted)
     assert_same_runs(whole, parted)
+
+
+@pytest.mark.parametrize("file", ["best.json", "best.safetensors"])
+def test_a_damaged_best_model_does_not_count(file: str, small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus), run)
+    (run / "models" / file).write_text("{")
+    with pytest.raises(
+        RunError, match=rf"{file}: .*no epoch is left to write another: set run.epochs to 3 or more, or"
+    ):
+        tpdist.resume(run)
+    listener = Listener()
+    result = tpdist.resume(run, ["run.epochs=3"], listener)
+    assert f"{file}: not" in listener.text
+    assert "the best of the epochs to come counts" in listener.text
+    assert result.best_epoch == 3
+    assert tpdist.evaluate(run).perplexity == pytest.approx(result.valid_perplexity)
+
+
+def test_a_run_that_is_done_stays_as_it_is(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    done = tpdist.train(small(small_corpus), run)
+    before = {file: (run / file).read_bytes() for file in ("config.yaml", "result.json")}
+    listener = Listener()
+    again = tpdist.resume(run, ["run.epochs=1"], listener)
+    assert "nothing is left to do; for more: --set run.epochs=3, or more" in listener.said
+    assert again.valid_perplexity == done.valid_perplexity
+    assert {file: (run / file).read_bytes() for file in before} == before

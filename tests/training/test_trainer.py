@@ -60,10 +60,15 @@ def test_parameters_that_are_not_finite_are_never_saved(small_corpus: Path, tmp_
     assert len(list_checkpoints(tmp_path / "run/checkpoints")) == 4
 
 
-def test_a_validation_loss_that_is_not_finite_makes_no_best_model(small_corpus: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(math.nan, 20))
+@pytest.mark.parametrize(("loss", "said"), [(math.nan, "nan"), (4e8, r"4e\+08")])
+def test_a_validation_loss_that_is_not_finite_makes_no_best_model(
+    loss: float, said: str, small_corpus: Path, tmp_path: Path, monkeypatch
+):
+    """Nor one whose perplexity is none."""
+    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(loss, 20))
     with pytest.raises(
-        NonFiniteError, match=r"after step 9 \(epoch 1\): the valid loss is nan; the last finite values"
+        NonFiniteError,
+        match=rf"after step 9 \(epoch 1\): the valid loss is {said} nats a token; the last finite values",
     ):
         tpdist.train(small(small_corpus), tmp_path / "run")
     assert not list((tmp_path / "run/models").iterdir())

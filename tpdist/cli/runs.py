@@ -156,7 +156,7 @@ def _checkpoints(options: argparse.Namespace) -> None:
 
     found = checkpoints(options.run, options.set)
     for one in found:
-        about = f"step {one.step:>8}  epoch {one.epoch:>4}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
+        about = f"step {one.step:>8}  {one.place:<15}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
         print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
     wrong = [one.wrong for one in found if one.wrong]
     if options.verify and wrong:

@@ -89,7 +89,7 @@ def plan(
         "hours": hours,
         "worker_hours": hours * workers,
         "price": None if assumed.price is None else hours * workers * assumed.price,
-        "limits": planning.limits(config, own, shape, TRILLION, device),
+        "limits": planning.limits(config, own, shape, TRILLION, tokens / share.updates / update),
     }
     _print(found, config, share, device, say)
     return found
@@ -162,5 +162,5 @@ def _print(found: dict[str, Any], config: Experiment, share: Share, device: Devi
     most = found["limits"]
     say(
         f"at 10^12 tokens: {most['ids_bytes'] / 1e12:g} TB of ids on disk, {most['states_bytes'] / 1e12:.4g} TB of "
-        f"states in all, {most['pass_s'] / 3600 / config.cluster.limits[1]:,.4g} hours a pass on these workers"
+        f"states in all, {most['pass_s'] / 3600:,.4g} hours a pass at these tokens/s"
     )

@@ -202,9 +202,9 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     return found | {"all": sum(found.values())}
 
 
-def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, device: Device) -> dict[str, Any]:
-    """A text of `tokens` tokens: bytes of H, U and the optimiser's state over all workers, worker-seconds of a pass."""
+def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, tokens_per_s: float) -> dict[str, Any]:
+    """A text of `tokens` tokens: bytes of H, U and the optimiser's state over all workers, seconds of a pass."""
     states = tokens / config.objective.block * shape.state * NUMBER
     slots = sum((plan.stores_states, plan.keep_duals, plan.keep_costates))
     slots += THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
-    return {"ids_bytes": tokens * 4, "states_bytes": slots * states, "pass_s": tokens * device.per_token_s}
+    return {"ids_bytes": tokens * 4, "states_bytes": slots * states, "pass_s": tokens / tokens_per_s}

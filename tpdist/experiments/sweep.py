@@ -79,14 +79,14 @@ def sweep(
 ) -> list[Row]:
     """Run the points that have not been run, and return all rows; the same call goes on with an interrupted sweep.
 
-    directory: default runs/<run.name>-sweep. retry: run failed points again. test: at the end, evaluate the setting
-    of every arm that is best on validation on the test split, where that has not been done. arms: patterns of the
-    arms to run; none: all. limit_s: end after so many seconds with what is done then.
+    directory: default runs/<run.name>-sweep, or after the file where no name is set. retry: run failed points again.
+    test: at the end, evaluate the setting of every arm that is best on validation on the test split, where that has not
+    been done. arms: patterns of the arms to run; none: all. limit_s: end after so many seconds with what is done then.
 
     Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
-    home = _home(points, directory)
+    home = _home(path, points, directory)
     home.path.mkdir(parents=True, exist_ok=True)
     if retry:
         for point in points:
@@ -104,6 +104,7 @@ def sweep(
     home.write(rows)
     for line in summary(rows):
         reporter.say(line)
+    reporter.say(f"every point is a row of {home.path / 'results.parquet'}")
     return rows
 
 
@@ -112,7 +113,7 @@ def foresee(
 ) -> list[str]:
     """The points that `sweep` would run, a line each, and what it would write. Runs and writes nothing."""
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
-    home = _home(points, directory)
+    home = _home(path, points, directory)
     tuning = section.seeds[: section.tuning_seeds]
     rows = [home.row(point) for point in points if point.seed in tuning]
     count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
@@ -123,8 +124,9 @@ def foresee(
     return lines
 
 
-def _home(points: Sequence[Point], directory: str | Path | None) -> Sweeping:
-    return Sweeping(Path(directory or f"runs/{points[0].config.run.name}-sweep"))
+def _home(path: str | Path, points: Sequence[Point], directory: str | Path | None) -> Sweeping:
+    run = points[0].config.run
+    return Sweeping(Path(directory or f"runs/{run.name if 'name' in run.model_fields_set else Path(path).stem}-sweep"))
 
 
 def _run_missing(
@@ -211,10 +213,12 @@ def summary(rows: Sequence[Row]) -> list[str]:
         most = max(map(len, done.values()))
         name = min((name for name in done if len(done[name]) == most), key=lambda name: statistics.fmean(done[name]))
         values = done[name]
+        tests = [row["test_perplexity"] for row in own if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
         lines.append(
             f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
             f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
+            + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
             + (f"; {failed} points failed" if failed else "")
         )
     return lines

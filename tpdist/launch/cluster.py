@@ -4,11 +4,13 @@ import logging
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ os.environ.setdefault("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.state import available_resources_per_node  # no public function tells it by node
 from torch._C._distributed_c10d import TCPStore
 
@@ -28,6 +30,7 @@ from tpdist.training.progress import Reporter
 
 LOOK_EVERY_S = 1.0
 PROBE_LIMIT_S = 1.0
+KNOCK_LIMIT_S = 5.0
 MOST_PROBES = 32
 
 
@@ -60,18 +63,34 @@ def _embedded(cpus: float) -> Iterator[None]:
         # Ray then takes 127.0.0.1 for this machine's address, and all its services listen there alone
         clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         try:
-            ray.init(
-                "local",
-                num_cpus=max(1, round(cpus)),
-                include_dashboard=False,
-                log_to_driver=False,  # workers write to the run directory
-                logging_level=logging.ERROR,
-                _temp_dir=f"{own}/ray",
-            )
+            with _in_a_session_of_their_own():
+                ray.init(
+                    "local",
+                    num_cpus=max(1, round(cpus)),
+                    include_dashboard=False,
+                    log_to_driver=False,  # workers write to the run directory
+                    logging_level=logging.ERROR,
+                    _temp_dir=f"{own}/ray",
+                )
             yield
         finally:
             ray.shutdown()
             ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextmanager
+def _in_a_session_of_their_own() -> Iterator[None]:
+    """Ray's processes: a signal to the group of this one (`timeout`, a scheduler) is for it to answer, not for them.
+
+    On Linux they end with it in any case; elsewhere Ray ends them by their group.
+    """
+    start = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = partial(start, start_new_session=True)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start  # type: ignore[misc]
 
 
 @contextmanager
@@ -85,6 +104,7 @@ def _cluster(address: str, reporter: Reporter) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    _knock(address)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
     except ConnectionError as error:
@@ -106,6 +126,27 @@ def _connect(address: str) -> None:
         raise ClusterError(
             f"the cluster at --address {address} runs {there or 'other versions'}, and here is {here or 'another'}; "
             "install the same Ray and Python on every machine"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Ray asks for ever where nothing listens: `auto` may find the embedded Ray of another run, which is closed to us.
+
+    Raises ClusterError.
+    """
+    if "://" in address:
+        return
+    found = services.canonicalize_bootstrap_address(address)
+    if found is None:
+        return  # Ray says so at once
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
+    except OSError as error:
+        where = "" if found == address else f" ({found})"
+        raise ClusterError(
+            f"no Ray cluster at --address {address}{where}: {error}; start one with `ray start --head`, or leave "
+            "--address out for an embedded one"
         ) from error
 
 

@@ -62,9 +62,25 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
     if found.step is Cell.step and found.forward is Cell.forward:
         raise ConfigError(f"{path!r} has no step(x, state)", "model.cell")
     try:
-        return found(inputs, hidden)
+        cell = found(inputs, hidden)
     except TypeError as error:
         raise ConfigError(f"{path!r} cannot be made from (inputs, hidden): {error}", "model.cell") from error
+    _try(cell, path)
+    return cell
+
+
+def _try(cell: Cell, path: str) -> None:
+    """One step of two states. Raises ConfigError where it gives no state of the cell's size."""
+    steps, states = 1, 2
+    with torch.no_grad():
+        outputs, last = cell(torch.zeros(steps, states, cell.inputs), torch.zeros(states, cell.state_size))
+    got, wanted = (outputs.shape, last.shape), ((steps, states, cell.hidden), (states, cell.state_size))
+    if tuple(map(tuple, got)) != wanted:
+        raise ConfigError(
+            f"{path!r}: a step of {states} states gives h {tuple(outputs.shape)} and a state {tuple(last.shape)}; they "
+            f"must be {wanted[0]} and {wanted[1]}: step(x, state) returns the next state [N, parts * hidden]",
+            "model.cell",
+        )
 
 
 def _draw(language_model: LanguageModel, model: Model) -> None:

@@ -184,10 +184,16 @@ class Batches:
 
 def _layout(config: Experiment, tokens: int) -> StreamLayout:
     S, block = config.batching.streams, config.objective.block
+    if tokens - 1 < block:
+        raise ConfigError(
+            f"a block of {block} steps needs {block + 1} training tokens, the corpus has {tokens}; "
+            + (f"use at most {tokens - 1}" if tokens > 1 else "prepare a longer one"),
+            "objective.block",
+        )
     if tokens - 1 < S * block:
         raise ConfigError(
             f"{S} streams of at least one block of {block} steps need {S * block + 1} training tokens, the corpus "
-            f"has {tokens}; use at most {max(1, (tokens - 1) // block)}",
+            f"has {tokens}; use at most {(tokens - 1) // block}",
             "batching.streams",
         )
     return StreamLayout(tokens - 1, S, block)

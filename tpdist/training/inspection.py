@@ -19,7 +19,7 @@ class Found:
     wrong: str | None
     bytes: int | None = None
     step: int | None = None
-    epoch: int | None = None
+    place: str | None = None
     best: bool = False
 
 
@@ -45,4 +45,4 @@ def _look(depot: Depot, name: str, scratch: Path, before: RunState) -> tuple[Fou
     except RunError as error:
         return Found(name, str(error)), before
     size = sum(file.stat().st_size for file in path.iterdir())
-    return Found(name, None, size, state.step, state.epoch), state
+    return Found(name, None, size, state.step, state.place), state

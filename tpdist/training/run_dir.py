@@ -157,14 +157,7 @@ class RunDirectory:
 
     def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
         """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""
-        about_file = self.models / f"{which}.json"
-        if not about_file.is_file():
-            raise RunError(f"{about_file}: missing; the run has not finished an epoch yet")
-        try:
-            about = json.loads(about_file.read_text(encoding="utf-8"))
-            types, trained_on = about["types"], about["corpus"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{about_file}: not what tpdist wrote; resume the run to write it again") from error
+        types, trained_on = self._about(which)
         if trained_on != corpus.checksum:
             raise RunError(
                 f"{self.path}: its model was trained on another corpus than the store that the configuration names "
@@ -174,6 +167,29 @@ class RunDirectory:
         file = self.models / f"{which}.safetensors"
         load_parameters(model, load_tensors(file), str(file))
         return model
+
+    def damage(self, which: str) -> str | None:
+        """What is wrong with the files of the `best` or the `last` model, if anything."""
+        try:
+            self._about(which)
+            load_tensors(self.models / f"{which}.safetensors")
+        except RunError as error:
+            return str(error)
+        return None
+
+    def _about(self, which: str) -> tuple[int, str]:
+        """Token types and the corpus's checksum."""
+        file = self.models / f"{which}.json"
+        if not file.is_file():
+            raise RunError(f"{file}: missing; the run has not finished an epoch yet")
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            return about["types"], about["corpus"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            other = "evaluate --model last, or " if which == "best" else ""
+            raise RunError(
+                f"{file}: not what tpdist wrote; {other}train an epoch more, which writes it again"
+            ) from error
 
     def figures(self, which: str) -> dict[str, Any]:
         """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""

@@ -50,6 +50,11 @@ class RunState:
     skipped_in_row: Count = 0
     sums: EpochSums = field(default_factory=EpochSums)
 
+    @property
+    def place(self) -> str:
+        """For people: in or after which epoch."""
+        return f"epoch {self.epoch}" if self.position or self.epoch == 1 else f"after epoch {self.epoch - 1}"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

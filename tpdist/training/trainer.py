@@ -12,7 +12,7 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Split, Store
-from tpdist.errors import Interrupted
+from tpdist.errors import Interrupted, RunError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
 from tpdist.parallel import Workers
@@ -116,17 +116,39 @@ class Trainer:
             for name in loaded.damaged:
                 self.writer.depot.set_aside(name)
         self._set_lr()
+        self._look_at_best()
+
+    def _look_at_best(self) -> None:
+        """A model of the best epoch that cannot be read does not count. Raises RunError where no epoch is left."""
+        damage = self.run.damage("best") if self.workers.leads and self.state.best is not None else None
+        damage = self.workers.gather(damage)[0]
+        if damage is None:
+            return
+        if self.over:
+            raise RunError(
+                f"{damage}; no epoch is left to write another: set run.epochs to {self.state.epoch} or more, or "
+                "evaluate --model last"
+            )
+        self.reporter.say(f"{damage}; the best of the epochs to come counts")
+        self.state.best, self.state.best_epoch, self.state.best_step = None, 0, 0
+
+    @property
+    def over(self) -> bool:
+        """No epoch is left to train."""
+        return self.state.epoch > self.config.run.epochs or self._out_of_patience()
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
-        state, run = self.state, self.config.run
+        state = self.state
         tracker = None
         if self.workers.leads:
             tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         place = self.workers.place
-        self.timeline = Timeline(run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step)
+        self.timeline = Timeline(
+            self.config.run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step
+        )
         try:
-            while state.epoch <= run.epochs and not self._out_of_patience():
+            while not self.over:
                 if state.position == 0 and self.workers.any(stop.at_epoch_end):
                     raise Regroup
                 self._begin_epoch()
@@ -239,9 +261,9 @@ class Trainer:
                 loss = evaluate_tokens(self.model, tokens, self.config.objective.block, tick=tick).loss
         loss = self.workers.from_leader(loss)
         self._leave_if(loss < 0)
-        if not math.isfinite(loss):
+        if not math.isfinite(perplexity(loss)):
             where = f"after step {self.state.step} (epoch {self.state.epoch})"
-            stop_non_finite(self, f"{where}: the {split} loss is {loss}")
+            stop_non_finite(self, f"{where}: the {split} loss is {loss:.4g} nats a token")
         return Evaluation(loss, len(tokens) - 1)
 
     def _end_epoch(self, valid: Evaluation, tracker: Tracker | None) -> None:

@@ -60,19 +60,23 @@ def run_worker(
                 trainer.resume()
             elif config.model.init_from is not None:
                 start_from(trainer.model, config.model.init_from, store.vocabulary)
-            if resume and workers.leads:
+            nothing_left = resume and trainer.over and run.result_file.is_file()
+            if resume and workers.leads and not nothing_left:
                 run.save_config(config)
             if announce:
                 for line in introduction(trainer):
                     reporter.say(line)
                 if resume:
-                    reporter.say(f"resumed at step {trainer.state.step}, epoch {trainer.state.epoch}")
+                    reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}")
+                if nothing_left:
+                    reporter.say(f"nothing is left to do; for more: --set run.epochs={trainer.state.epoch}, or more")
             fit = trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
             result = _result(trainer, fit, traffic, stop, recoveries)
-            write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
+            if not nothing_left:
+                write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
         except BaseException as error:
             if trainer is not None:
                 trainer.writer.give_up()
