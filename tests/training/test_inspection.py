@@ -46,6 +46,14 @@ def test_verify(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["checkpoint", "list", str(tmp_path / "run")]) == 0
 
 
+def test_verify_reads_the_models_too(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/models/best.safetensors").write_bytes(b"{")
+    assert main(["checkpoint", "verify", str(tmp_path / "run")]) == 2
+    said = f"tpdist: the checkpoints are whole, and a model is not: {tmp_path}/run/models/best.safetensors: not a whole"
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_elsewhere(small_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     tpdist.train(small(small_corpus, run={"checkpoint_to": f"file://{tmp_path}/kept", "epochs": 1}), tmp_path / "run")
     assert main(["checkpoint", "verify", str(tmp_path / "run")]) == 0

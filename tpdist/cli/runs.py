@@ -152,7 +152,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _checkpoints(options: argparse.Namespace) -> None:
-    from tpdist.launch.local import checkpoints
+    from tpdist.launch.local import checkpoints, damaged_models
 
     found = checkpoints(options.run, options.set)
     for one in found:
@@ -163,3 +163,5 @@ def _checkpoints(options: argparse.Namespace) -> None:
         raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")
     if not found:
         raise TpdistError(f"{options.run}: has no checkpoint")
+    if options.verify and (models := damaged_models(options.run)):
+        raise TpdistError(f"the checkpoints are whole, and a model is not: {models[0]}")

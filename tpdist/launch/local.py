@@ -160,6 +160,13 @@ def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Foun
     return inspect(depot_for(run.load_config(overrides), run))
 
 
+def damaged_models(run_dir: str | Path) -> list[str]:
+    """What is wrong with a run's `best` and `last` model, where they are there."""
+    run = RunDirectory.open(run_dir)
+    found = [run.damage(which) for which in MODELS if (run.models / f"{which}.json").exists()]
+    return [wrong for wrong in found if wrong is not None]
+
+
 def export(
     run_dir: str | Path, out: str | Path, *, which: str = "best", onnx: bool = False, overrides: Sequence[str] = ()
 ) -> Path:
