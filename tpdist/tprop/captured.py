@@ -5,7 +5,7 @@ recorded reads copies of its window, of the boundaries beside it and of the carr
 copies are filled anew. All else that a visit depends on is written into the graph: the plan, the learning rate, the
 shape of the window and what is known of it without asking the device. A visit that differs there runs by itself.
 
-The oracle is `visit` (tests/tprop/test_captured.py). Shape letters: `window.py`.
+The oracle is `visit` (tests/training/test_captured.py). Shape letters: `window.py`.
 """
 
 import warnings
