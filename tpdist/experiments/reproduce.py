@@ -129,7 +129,7 @@ def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: di
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in files.items() if path.is_file()}
     found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{contest[block]}.yaml") for block, one in there.items()]
     if any(found):
-        ratios = {"command": "; ".join(f"tpdist reproduce {what} --keep" for what in contest.values())}
+        ratios = {"command": "; ".join(f"tpdist reproduce {contest[block]} --keep" for block in there)}
         ratios |= {"versions": versions, "rows": [row for row in found if row is not None]}
         write_atomic(results / f"{name}.json", lambda path: write_json(path, ratios))
 
