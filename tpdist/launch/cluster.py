@@ -104,8 +104,8 @@ def _cluster(address: str, reporter: Reporter) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    _knock(address)
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
     except ConnectionError as error:
         if "token" in f"{error}{error.__cause__}{error.__context__}".lower():
