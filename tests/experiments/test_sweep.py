@@ -126,6 +126,18 @@ def test_an_arm_without_a_figure_says_why():
     ]
 
 
+def test_the_test_figure_is_that_of_the_best_setting():
+    """Another may have been evaluated while it was the best."""
+    figures = ((0.001, 7.0, 70.0), (0.05, 6.0, 60.0))
+    rows = [
+        {"arm": "a", "seed": 0, "state": "done", "error": None, "set.lr": lr, "valid_perplexity": valid,
+         "test_perplexity": test} for lr, valid, test in figures
+    ]  # fmt: skip
+    assert summary(rows) == [
+        "a: 2 settings tried, best lr=0.05: validation perplexity 6.00 over 1 seed, test perplexity 60.00 over 1"
+    ]
+
+
 def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path: Path):
     home = Sweeping(tmp_path / "out")
     points = [p for p in expand(file) if p.arm == "bptt"]

@@ -126,7 +126,8 @@ def foresee(
 
 def _home(path: str | Path, points: Sequence[Point], directory: str | Path | None) -> Sweeping:
     run = points[0].config.run
-    return Sweeping(Path(directory or f"runs/{run.name if 'name' in run.model_fields_set else Path(path).stem}-sweep"))
+    name = run.name if "name" in run.model_fields_set else Path(path).stem
+    return Sweeping(Path(directory or f"runs/{name}-sweep"))
 
 
 def _run_missing(
@@ -213,7 +214,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         most = max(map(len, done.values()))
         name = min((name for name in done if len(done[name]) == most), key=lambda name: statistics.fmean(done[name]))
         values = done[name]
-        tests = [row["test_perplexity"] for row in own if row["test_perplexity"] is not None]
+        tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
         lines.append(
             f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
