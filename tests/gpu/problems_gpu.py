@@ -77,6 +77,13 @@ def updates(
     return found | {"loss": torch.stack(losses).cpu()}
 
 
+def difference(device: str, model: dict[str, Any], method: str, captured: bool = False) -> float:
+    """Between the device's numbers and the CPU's; of updates by Adam where they are replayed from a CUDA graph."""
+    optimizer = ADAM if captured else PLAIN
+    cpu = updates("cpu", model, method, optimizer)
+    return largest_difference(cpu, updates(device, model, method, optimizer, captured))
+
+
 def refuse(said: str) -> None:
     raise RuntimeError(said)
 

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from problems_gpu import ADAM, CAPTURED, CELLS, METHODS, largest_difference, updates  # noqa: E402
+from problems_gpu import CAPTURED, CELLS, METHODS, difference  # noqa: E402
 
 from tpdist.experiments.measure import machine  # noqa: E402
 
@@ -65,13 +65,9 @@ def checks(device: str, found: dict[str, Any]) -> None:
     """The device's float64 numbers against the CPU's."""
     for cell, model in CELLS.items():
         for method in METHODS:
-            cpu = updates("cpu", model, method)
-            found["checks"][f"{cell}, {method}"] = largest_difference(cpu, updates(device, model, method))
+            found["checks"][f"{cell}, {method}"] = difference(device, model, method)
             if device == "cuda" and method in CAPTURED:
-                graph = updates(device, model, method, ADAM, captured=True)
-                found["checks"][f"{cell}, {method}, as a graph"] = largest_difference(
-                    updates("cpu", model, method, ADAM), graph
-                )
+                found["checks"][f"{cell}, {method}, as a graph"] = difference(device, model, method, captured=True)
     worst = max(found["checks"], key=found["checks"].get)
     print(f"{len(found['checks'])} checks against the CPU; largest difference {found['checks'][worst]:.1e} ({worst})")
 

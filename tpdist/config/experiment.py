@@ -1,6 +1,6 @@
 """The whole configuration, and the checks that need more than one part of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -199,9 +199,14 @@ def _check_als(config: Experiment) -> Iterator[ConfigError]:
         ("objective.loss_on", config.objective.loss_on, config.objective.loss_on == "target", "target"),
         ("objective.penalty", config.objective.penalty, config.objective.penalty == "l2", "l2"),
     ]
+    yield from _needs("als alternates least squares and needs", wanted)
+
+
+def _needs(why: str, wanted: Sequence[tuple[str, object, bool, object]]) -> Iterator[ConfigError]:
+    """wanted: of other settings the key, the value, whether it fits, and what would."""
     for key, value, fits, wants in wanted:
         if not fits:
-            yield ConfigError(f"als alternates least squares and needs {wants}, got {value}", key)
+            yield ConfigError(f"{why} {wants}, got {value}", key)
 
 
 def _check_recompute(config: Experiment) -> Iterator[ConfigError]:
@@ -222,9 +227,8 @@ def _check_recompute(config: Experiment) -> Iterator[ConfigError]:
         ("method.closing", method.closing, False),
         ("method.bounded", method.bounded, False),
     ]
-    for key, value, wants in wanted:
-        if value != wants:
-            yield ConfigError(f"batching.recompute is for visits in place: it needs {wants}, got {value}", key)
+    compared = [(key, value, value == wants, wants) for key, value, wants in wanted]
+    yield from _needs("batching.recompute is for visits in place: it needs", compared)
 
 
 def _check_cuda_graph(config: Experiment) -> Iterator[ConfigError]:
@@ -240,9 +244,7 @@ def _check_cuda_graph(config: Experiment) -> Iterator[ConfigError]:
         ("method.h_optimizer", h.name, stateless or method.first != "persistent", "sgd without options"),
         ("run.on_non_finite", config.run.on_non_finite, config.run.on_non_finite == "stop", "stop"),
     ]
-    for key, value, fits, wants in wanted:
-        if not fits:
-            yield ConfigError(f"run.cuda_graph records whole updates: it needs {wants}, got {value}", key)
+    yield from _needs("run.cuda_graph records whole updates: it needs", wanted)
 
 
 def _check_cluster(config: Experiment) -> Iterator[ConfigError]:

@@ -72,6 +72,7 @@ def plan(
     useful = failures.useful_share(workers, mtbf, saved, RECOVER_S, interval, SIMULATED * interval)
     alone = device.fixed_s + device.per_token_s * tokens / share.updates
     hours = work / max(useful, 1e-9) / 3600
+    tokens_per_s = tokens / share.updates / update
     found = {
         "machine": machine(),
         "config": config.model_dump(mode="json"),
@@ -84,12 +85,12 @@ def plan(
         },
         "seconds": parts | {"slowest": update},
         "efficiency": alone / workers / update,
-        "tokens_per_s": tokens / share.updates / update,
+        "tokens_per_s": tokens_per_s,
         "checkpoint": {"save_s": saved, "interval_s": interval, "useful": useful},
         "hours": hours,
         "worker_hours": hours * workers,
         "price": None if assumed.price is None else hours * workers * assumed.price,
-        "limits": planning.limits(config, own, shape, TRILLION, tokens / share.updates / update),
+        "limits": planning.limits(config, own, shape, TRILLION, tokens_per_s),
     }
     _print(found, config, share, device, say)
     return found

@@ -26,7 +26,8 @@ def bench(
     for name, fused in (("plain", False), ("plain_fused", True)):
         parts[name] = _plain(PlainLoop(types, hidden, streams, device, fused=fused), types, device)
     graphs = device == "cuda"
-    for name, shape in (("bptt", (streams, 1)), ("admm", (STREAMS, BLOCKS)), ("costate", (STREAMS, BLOCKS))):
+    shapes = {"bptt": (streams, 1), "admm": (STREAMS, BLOCKS), "costate": (STREAMS, BLOCKS)}
+    for name, shape in shapes.items():
         parts[name] = updater(device, types, hidden, {"name": name}, *shape, say=say if graphs else None)
         if graphs:
             parts[f"{name}_by_kernel"] = updater(device, types, hidden, {"name": name}, *shape)
@@ -42,7 +43,7 @@ def bench(
         "costate_over_plain": time["costate"] / time["plain"],
     }
     if graphs:  # what a CUDA graph brings
-        ratios |= {f"{name}_by_kernel": time[f"{name}_by_kernel"] / time[name] for name in ("bptt", "admm", "costate")}
+        ratios |= {f"{name}_by_kernel": time[f"{name}_by_kernel"] / time[name] for name in shapes}
     config = {"types": types, "hidden": hidden, "B": STEPS, "S": STREAMS, "K": BLOCKS, "updates a timing": EACH[device]}
     return report("step", device, config, timings, ratios, say)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tpdist.config import Model, Run
 from tpdist.errors import TpdistError
-from tpdist.experiments.long_gradient import Cost, in_parallel, relative_error, sequential, torchs
+from tpdist.experiments.long_gradient import TOLERANCE, Cost, in_parallel, relative_error, sequential, torchs
 from tpdist.experiments.measure import Say, in_turns, medians, print_timings, report, wait_for
 from tpdist.experiments.plain import random_tokens
 from tpdist.models import LanguageModel, build_model
@@ -63,13 +63,13 @@ def bench(
             ratios[f"speedup_{row['tokens']}"] = row["sequential_s"] / row["parallel_s"]
             ratios[f"error_{row['tokens']}"] = row["error"]
     if device == "cpu":
-        seconds = by_workers(WORKERS, main, hidden, rounds)
-        timings |= {f"workers_{n}": values for n, values in seconds.items()}
-        least = medians({str(n): values for n, values in seconds.items()})
+        shared = by_workers(WORKERS, main, hidden, rounds)
+        timings, time_of = timings | shared, medians(shared)
         for n in WORKERS:
-            say(f"{main:,} tokens, {n} workers, one thread each: {least[str(n)]:.3f} s")
-        ratios |= {f"strong_efficiency_{n}": least["1"] / (n * least[str(n)]) for n in WORKERS[1:]}
-    config = {"cell": "gru", "hidden": hidden, "lengths": list(lengths)}
+            say(f"{main:,} tokens, {n} workers, one thread each: {time_of[f'workers_{n}']:.3f} s")
+        for n in WORKERS[1:]:
+            ratios[f"strong_efficiency_{n}"] = time_of["workers_1"] / (n * time_of[f"workers_{n}"])
+    config = {"cell": "gru", "hidden": hidden, "tolerance": TOLERANCE, "lengths": list(lengths)}
     return report("timeparallel", device, config, timings, ratios, say) | {"rows": rows}
 
 
@@ -123,12 +123,12 @@ def cut(tokens: int, device: str) -> int:
     return max(1, min(SIDE_BY_SIDE[device], tokens // SHORTEST))
 
 
-def by_workers(counts: tuple[int, ...], tokens: int, hidden: int, rounds: int) -> dict[int, list[float]]:
+def by_workers(counts: tuple[int, ...], tokens: int, hidden: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of the parallel gradient on so many workers, who share the blocks of one text; rounds in turns."""
-    found: dict[int, list[float]] = {count: [] for count in counts}
+    found: dict[str, list[float]] = {f"workers_{count}": [] for count in counts}
     for _ in range(rounds):
         for count in counts:
-            found[count].append(run_ranks(_on_worker, count, tokens, hidden)[0])
+            found[f"workers_{count}"].append(run_ranks(_on_worker, count, tokens, hidden)[0])
     return found
 
 
@@ -138,11 +138,10 @@ def _on_worker(tokens: int, hidden: int) -> float:
     model, (ids, up), blocks = _model(hidden, "cpu"), _text(tokens, hidden), cut(tokens, "cpu")
     own = balanced(blocks, workers.count)[workers.place.time]
     span = slice(own.start * tokens // blocks, own.stop * tokens // blocks)
-    ids, up = ids[span].clone(), up[span].clone()
     seconds = 0.0
     for _ in range(2):
         workers.wait_for_all()
-        seconds = _timed(lambda: in_parallel(model, ids, up, len(own), workers=workers), "cpu")
+        seconds = _timed(lambda: in_parallel(model, ids[span], up[span], len(own), workers=workers), "cpu")
     return seconds
 
 

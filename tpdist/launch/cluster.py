@@ -113,10 +113,7 @@ def _connect(address: str) -> None:
                 f"the cluster at --address {address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH "
                 "to the file that holds it"
             ) from error
-        raise ClusterError(
-            f"no Ray cluster at --address {address}: {first_line(error)}; start one with `ray start --head`, or leave "
-            "--address out for an embedded one"
-        ) from error
+        raise _none_at(address, first_line(error)) from error
     except RuntimeError as error:
         if "version" not in str(error).lower():
             raise
@@ -143,11 +140,14 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
     except OSError as error:
-        where = "" if found == address else f" ({found})"
-        raise ClusterError(
-            f"no Ray cluster at --address {address}{where}: {error}; start one with `ray start --head`, or leave "
-            "--address out for an embedded one"
-        ) from error
+        raise _none_at(address if found == address else f"{address} ({found})", error) from error
+
+
+def _none_at(address: str, why: object) -> ClusterError:
+    return ClusterError(
+        f"no Ray cluster at --address {address}: {why}; start one with `ray start --head`, or leave --address out for "
+        "an embedded one"
+    )
 
 
 def open_store(host: str) -> TCPStore:

@@ -74,11 +74,11 @@ def _try(cell: Cell, path: str) -> None:
     steps, states = 1, 2
     with torch.no_grad():
         outputs, last = cell(torch.zeros(steps, states, cell.inputs), torch.zeros(states, cell.state_size))
-    got, wanted = (outputs.shape, last.shape), ((steps, states, cell.hidden), (states, cell.state_size))
-    if tuple(map(tuple, got)) != wanted:
+    got, wanted = [tuple(outputs.shape), tuple(last.shape)], [(steps, states, cell.hidden), (states, cell.state_size)]
+    if got != wanted:
         raise ConfigError(
-            f"{path!r}: a step of {states} states gives h {tuple(outputs.shape)} and a state {tuple(last.shape)}; they "
-            f"must be {wanted[0]} and {wanted[1]}: step(x, state) returns the next state [N, parts * hidden]",
+            f"{path!r}: a step of {states} states gives h {got[0]} and a state {got[1]}; they must be "
+            f"{wanted[0]} and {wanted[1]}: step(x, state) returns the next state [N, parts * hidden]",
             "model.cell",
         )
 

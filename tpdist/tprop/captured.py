@@ -28,7 +28,8 @@ from tpdist.tprop.window import Neighbours, Window
 
 WARM = 3  # visits of a shape before one is recorded: libraries choose their kernels, optimisers make their state
 
-Work = Callable[[], tuple[Outcome, Tensor | None]]  # a visit, and the norm of θ's gradient that it left
+Results = tuple[Outcome, Tensor | None]  # of a visit, and the norm of θ's gradient that it left
+Work = Callable[[], Results]
 
 
 class Graphs(Protocol):
@@ -38,7 +39,7 @@ class Graphs(Protocol):
         """Where visits run that are not recorded."""
         ...
 
-    def record(self, work: Work) -> tuple[Callable[[], None], tuple[Outcome, Tensor | None]]:
+    def record(self, work: Work) -> tuple[Callable[[], None], Results]:
         """What does the work, and its results, which it fills every time; nothing has been done yet.
 
         Raises RuntimeError for work that cannot be recorded.
@@ -60,7 +61,7 @@ class CudaGraphs:
             yield
         main.wait_stream(self._stream)
 
-    def record(self, work: Work) -> tuple[Callable[[], None], tuple[Outcome, Tensor | None]]:
+    def record(self, work: Work) -> tuple[Callable[[], None], Results]:
         graph = torch.cuda.CUDAGraph()
         # other threads may go on using the device: the one that writes checkpoints does
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -98,10 +99,8 @@ class Captured:
             self._seen.clear()
         shape = _shape(window)
         if self._held is None and self._works and self._seen[shape] >= WARM:
-            recorded = _Recorded(shape, window, begin, boundaries, carried)
             try:
-                recorded.record(self._graphs, model, plan, theta, neighbours)
-                self._held = recorded
+                self._held = _Recorded(self._graphs, model, plan, theta, window, begin, boundaries, carried, neighbours)
             except RuntimeError as error:
                 self._works = False
                 self._say(f"run.cuda_graph: no update could be recorded, so they run kernel by kernel: {error}")
@@ -114,10 +113,21 @@ class Captured:
 
 
 class _Recorded:
-    """One graph, and the tensors that it reads and writes."""
+    """One graph, and the tensors that it reads and writes. Making it raises RuntimeError as `Graphs.record` does."""
 
-    def __init__(self, shape: tuple[object, ...], window: Window, begin: int, boundaries: Boundaries, carried: Tensor):
-        self.shape = shape
+    def __init__(
+        self,
+        graphs: Graphs,
+        model: LanguageModel,
+        plan: Plan,
+        theta: Theta,
+        window: Window,
+        begin: int,
+        boundaries: Boundaries,
+        carried: Tensor,
+        neighbours: Neighbours,
+    ):
+        self.shape = _shape(window)
         copies = {name: tensor.clone() for name, tensor in _tensors(window).items()}
         self._window, self._carried = replace(window, **copies), carried.clone()
         near = _near(window, begin)
@@ -125,11 +135,9 @@ class _Recorded:
         for name, tensor in boundaries.tensors().items():
             self._own.put(name, tensor[:, near].clone())
 
-    def record(self, graphs: Graphs, model: LanguageModel, plan: Plan, theta: Theta, neighbours: Neighbours) -> None:
-        def work() -> tuple[Outcome, Tensor | None]:
-            window = self._window
+        def work() -> Results:
             begin = window.earlier.shape[2]
-            outcome = visit(model, plan, theta, window, begin, self._own, self._carried, neighbours)
+            outcome = visit(model, plan, theta, self._window, begin, self._own, self._carried, neighbours)
             return outcome, theta.norm
 
         self._run, self._results = graphs.record(work)
