@@ -16,6 +16,7 @@ from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medi
 from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.planning import operations_per_token, rolled_once, shape_of
 from tpdist.models import build_model
+from tpdist.models.products import linear
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
 TOKENS = {"cpu": 100_000, "cuda": 929_580}
@@ -88,7 +89,7 @@ def bench(
     update.load()
     leaner.load()
     side = torch.randn(SIDE[device], SIDE[device], device=device)
-    parts = {"update": update, "recomputed": leaner, "matmul": partial(torch.mm, side, side)}
+    parts = {"update": update, "recomputed": leaner, "matmul": partial(linear, side, side)}
     timings = in_turns(parts, rounds, device, warm=1)
     print_timings(timings, say)
     time = medians(timings)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
 from tpdist.models import cross_entropy
-from tpdist.models.head import linear
+from tpdist.models.products import linear, weight_gradient
 
 ROUNDS = 5
 MANY, FEW = 20_000, 640
@@ -94,7 +94,7 @@ def _products(h: Tensor, weight: Tensor, bias: Tensor) -> None:
     for part in h.split(FEW):
         logits = linear(part, weight, bias)
         _ = linear(logits, weight.t())
-        grad_weight.addmm_(logits.t(), part)
+        grad_weight += weight_gradient(logits, part)
 
 
 def _inputs(tokens: int, types: int, hidden: int, device: str) -> tuple[list[Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """The peer: truncated BPTT as people write it by hand, and write it well.
 
 `nn.Embedding`, `nn.GRU` (cuDNN on a GPU), `nn.Linear`, `cross_entropy`, Adam, a clip; the state is carried, and nothing
-waits for the device. Beside it the products that such an update cannot do without. It uses nothing of this package.
+waits for the device; the loop uses nothing of this package. Beside it the products that such an update cannot do without.
 
 Shape letters: B steps, N streams, V types.
 """
@@ -9,6 +9,8 @@ Shape letters: B steps, N streams, V types.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tpdist.models.products import linear, weight_gradient
 
 
 class PlainLoop:
@@ -45,7 +47,7 @@ class PlainLoop:
 
 
 class Products:
-    """The matrix products of one update of B steps of N streams, forward and backward, and nothing else: its floor."""
+    """The matrix products of one update of B steps of N streams, forward and backward, by the fastest library at hand, and nothing else: its floor."""
 
     def __init__(self, types: int, hidden: int, steps: int, streams: int, device: str = "cpu"):
         self._steps = steps
@@ -53,22 +55,21 @@ class Products:
         self._gates = torch.randn(steps * streams, 3 * hidden, device=device)
         self._recurrence = torch.randn(3 * hidden, hidden, device=device)
         self._head = torch.randn(types, hidden, device=device)
-        self._out = torch.empty(steps * streams, types, device=device)
-        self._head_gradient = torch.empty(types, hidden, device=device)
+        self._out = torch.randn(steps * streams, types, device=device)
 
     def __call__(self) -> None:
-        h, gates, out = self._h, self._gates, self._out
-        torch.mm(h, self._recurrence.t())  # the inputs' part, all steps at once
+        h, gates = self._h, self._gates
+        linear(h, self._recurrence)  # the inputs' part, all steps at once
         for part in h.chunk(self._steps):
-            torch.mm(part, self._recurrence.t())
-        torch.mm(h, self._head.t(), out=out)
-        torch.mm(out, self._head)
-        torch.mm(out.t(), h, out=self._head_gradient)
+            linear(part, self._recurrence)
+        linear(h, self._head)
+        linear(self._out, self._head.t())
+        weight_gradient(self._out, h)
         for part in gates.chunk(self._steps):
-            torch.mm(part, self._recurrence)
-        torch.mm(gates, self._recurrence)
+            linear(part, self._recurrence.t())
+        linear(gates, self._recurrence.t())
         for _ in ("inputs", "recurrence"):
-            torch.mm(gates.t(), h)
+            weight_gradient(gates, h)
 
 
 def random_tokens(types: int, *shape: int, device: str = "cpu", seed: int = 0) -> Tensor:

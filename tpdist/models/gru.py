@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tpdist.models.products import linear, weight_gradient
+
 ROWS = 1024  # states whose derivatives are worked out at once
 
 
@@ -48,7 +50,7 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(weight)
         both = bias.clone()
         both[: 2 * H] += recurrent_bias[: 2 * H]
-        x = torch.addmm(both, inputs.reshape(-1, E), weight.t())
+        x = linear(inputs.reshape(-1, E), weight, both)
         return x.view(B, N, 3 * H), x.new_zeros(()).expand(B, N, H)
 
     @staticmethod
@@ -57,7 +59,7 @@ class _Project(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         B, N, H = upstream[1].shape
         gates, new = (gradient.flatten(0, 1) for gradient in upstream)
-        of_inputs = torch.mm(gates[:, : 2 * H], weight[: 2 * H]).addmm_(new, weight[2 * H :])
+        of_inputs = linear(gates[:, : 2 * H], weight[: 2 * H].t()).add_(linear(new, weight[2 * H :].t()))
         return of_inputs.view(B, N, -1), None, None, None, None
 
 
@@ -80,10 +82,8 @@ class _Weights(torch.autograd.Function):
         inputs = ctx.saved_tensors[0].flatten(0, 1)
         gates, new = (gradient.flatten(0, 1) for gradient in upstream)
         H = new.shape[1]
-        of_weight = inputs.new_empty(3 * H, inputs.shape[1])
-        torch.mm(gates[:, : 2 * H].t(), inputs, out=of_weight[: 2 * H])
-        torch.mm(new.t(), inputs, out=of_weight[2 * H :])
-        of_recurrent = torch.mm(gates.t(), ctx.before[0].flatten(0, 1))
+        of_weight = torch.cat([weight_gradient(gates[:, : 2 * H], inputs), weight_gradient(new, inputs)])
+        of_recurrent = weight_gradient(gates, ctx.before[0].flatten(0, 1)).contiguous()
         of_recurrent_bias = gates.sum(0)
         of_bias = torch.cat([of_recurrent_bias[: 2 * H], new.sum(0)])
         return of_weight, of_recurrent, of_bias, of_recurrent_bias, None, None
@@ -103,7 +103,7 @@ class _Steps(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         B, N, _ = x.shape
         H = state.shape[1]
-        gates_weight, new_weight, new_bias = weight[: 2 * H].t(), weight[2 * H :].t(), bias[2 * H :]
+        new_bias = bias[2 * H :]
         states = x.new_empty(B + 1, N, H)
         states[0] = state
         new = x.new_empty(B if learns else 1, N, H)  # without a backward pass one step's do for all
@@ -114,8 +114,9 @@ class _Steps(torch.autograd.Function):
         for gates, r, z, of_input, n, u, after in zip(
             *(part.unbind() for part in parts), *own, states[1:].unbind(), strict=True
         ):
-            gates.addmm_(h, gates_weight).sigmoid_()
-            torch.addmm(new_bias, h, new_weight, out=u)
+            product = linear(h, weight)
+            gates.add_(product[:, : 2 * H]).sigmoid_()
+            torch.add(product[:, 2 * H :], new_bias, out=u)
             torch.addcmul(of_input, r, u, out=n).tanh_()
             h = torch.lerp(n, h, z, out=after)
         if learns:
@@ -140,7 +141,7 @@ class _Steps(torch.autograd.Function):
             else:
                 torch.add(carry, upper, out=own)
             torch.mul(slope, wide, out=out)
-            carry = torch.mul(own, z).addmm_(flat, weight)
+            carry = linear(flat, weight.t()).addcmul_(own, z)
         of_gates, of_new = gates.flatten(2), dh.mul_(new_slope)
         return of_gates, of_new, of_gates, of_new, carry, None, None, None, None
 

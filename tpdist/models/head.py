@@ -10,14 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from tpdist.models.products import by_onednn, linear, weight_gradient
+
 IGNORED = -1  # the label of a place that holds no token
 SMALL = 1e-30  # a probability that float32 still holds with all its digits
 ROWS = {"cpu": 640, "cuda": 8192}  # tokens whose logits exist at once; on a CPU they stay in the cache
-ONEDNN = (
-    torch.backends.mkl.is_available()  # an x86 CPU's build
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
 
 def cross_entropy(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -38,19 +35,6 @@ def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Ten
             for part, label in zip(h.split(rows), labels.split(rows), strict=True)
         ]
     return torch.cat(losses)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """x weightᵀ + bias, in `out` if given: x [M, K], weight [N, K], bias [N] -> [M, N]. Without gradient.
-
-    oneDNN is some 8 % faster here than MKL, which `mm` asks, and adds the bias as it goes. torch gives it to its
-    compiler alone, under a name with an underscore, and with no place for the result to go.
-    """
-    if ONEDNN and out is None and x.is_cpu and x.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    if bias is None:
-        return torch.mm(x, weight.t(), out=out)
-    return torch.addmm(bias, x, weight.t(), out=out)
 
 
 def _softmax(logits: Tensor, label: Tensor, *_: Tensor) -> Tensor:
@@ -81,14 +65,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_h = torch.empty_like(h) if need_h else None
-        written_first = dtype == weight.dtype and len(h) > 0  # by the first chunk's product
-        grad_weight = (torch.empty_like if written_first else torch.zeros_like)(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
+        grad_weight = None
         low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         total = h.new_zeros(())
         rows = ROWS.get(h.device.type, ROWS["cuda"])
         # every chunk's logits in one place, since the C library's heap grows by those that come and go
-        buffer = h.new_empty(rows, len(weight), dtype=dtype) if len(h) > rows else None
+        buffer = h.new_empty(rows, len(weight), dtype=dtype) if len(h) > rows and not by_onednn(low_weight) else None
         for begin in range(0, len(h), rows):
             here = slice(begin, begin + rows)
             part, label = h[here].to(dtype), labels[here, None]
@@ -102,14 +85,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope = logits.to(dtype)
             if grad_h is not None:
                 torch.mul(linear(slope, low_weight.t()), real, out=grad_h[here])
-            if grad_weight is not None:
-                counted = part * real.to(dtype)
-                if dtype != weight.dtype:
-                    grad_weight += slope.t() @ counted
-                else:
-                    grad_weight.addmm_(slope.t(), counted, beta=float(begin > 0))
+            if need_weight:
+                of_chunk = weight_gradient(slope, part * real.to(dtype))
+                grad_weight = of_chunk.to(weight.dtype) if grad_weight is None else grad_weight.add_(of_chunk)
             if grad_bias is not None:
                 grad_bias.addmv_(logits.t(), real[:, 0])
+            del logits, slope  # before the next chunk's come
+        if need_weight:
+            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.contiguous()
         ctx.save_for_backward(*(g for g in (grad_h, grad_weight, grad_bias) if g is not None))
         return total
 

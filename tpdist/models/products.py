@@ -1,0 +1,40 @@
+"""Matrix products by the fastest library at hand."""
+
+import torch
+from torch import Tensor
+
+ONEDNN = (
+    torch.backends.mkl.is_available()  # an x86 CPU's build
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """x weightᵀ + bias: x [M, K], weight [N, K], bias [N] -> [M, N], in `out` or anew. Without gradient.
+
+    oneDNN is 8 % faster than MKL, which `mm` asks, on a CPU with AVX2, and 2.3 times as fast on an AMD one with
+    AVX-512. torch gives it to its compiler alone, under a name with an underscore, with no place for the result to go.
+    """
+    if by_onednn(x):
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):
+            weight = weight.contiguous()  # oneDNN has no fast way for others: 40 times the time
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if bias is None:
+        return torch.mm(x, weight.t(), out=out)
+    return torch.addmm(bias, x, weight.t(), out=out)
+
+
+def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradientᵀ x: gradient [M, N] of x weightᵀ, x [M, K] -> [N, K]. Without gradient.
+
+    By oneDNN it is xᵀ gradient seen transposed (so not contiguous), which takes half the time.
+    """
+    if by_onednn(gradient):
+        return linear(x.t(), gradient.contiguous().t()).t()
+    return torch.mm(gradient.t(), x)
+
+
+def by_onednn(x: Tensor) -> bool:
+    """Whether `linear` hands x to oneDNN, which makes a tensor for every result."""
+    return ONEDNN and x.is_cpu and x.dtype == torch.float32
