@@ -1,7 +1,7 @@
 """The peer: truncated BPTT as people write it by hand, and write it well.
 
-`nn.Embedding`, `nn.GRU` (cuDNN on a GPU), `nn.Linear`, `cross_entropy`, Adam, a clip; the state is carried, and nothing
-waits for the device; the loop uses nothing of this package. Beside it the products that such an update cannot do without.
+`nn.Embedding`, `nn.GRU` (cuDNN on a GPU), `nn.Linear`, `cross_entropy`, Adam, a clip; the state is carried, nothing
+waits for the device, and nothing of this package is used. Beside it the products that such an update cannot do without.
 
 Shape letters: B steps, N streams, V types.
 """
@@ -47,7 +47,7 @@ class PlainLoop:
 
 
 class Products:
-    """The matrix products of one update of B steps of N streams, forward and backward, by the fastest library at hand, and nothing else: its floor."""
+    """An update's floor: the matrix products of B steps of N streams, forward and backward, by the fastest library."""
 
     def __init__(self, types: int, hidden: int, steps: int, streams: int, device: str = "cpu"):
         self._steps = steps
