@@ -12,24 +12,27 @@ import torch
 import torch.distributed as dist
 
 from tpdist.config import Experiment
-from tpdist.experiments import planning
-from tpdist.experiments.measure import Say, in_own_process, machine
+from tpdist.experiments import failures, planning
+from tpdist.experiments.measure import Say, machine
 from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.planning import Device, Link, Share
 from tpdist.experiments.scaling import batch_config, make_store, run_bare
 from tpdist.models import build_model
 from tpdist.testing import run_ranks
 from tpdist.tprop import Alone, Boundaries, Plan, Theta, make_window, plan_epoch, visit
+from tpdist.training.heap import keep_freed_memory
 
 SMALL, LARGE, CHUNK = 2_000, 8_000, 2_000  # tokens of the two windows that compute is calibrated by, and of a chunk
-ROUNDS = 3
+ROUNDS = 7
 VALIDATED = (1, 2, 4, 8)
-VALIDATION_TOKENS = 10_000  # a worker
+VALIDATION_TOKENS = 16_000  # a worker
 VALIDATION_TYPES = 10_000
+VALIDATION_UPDATES = 8  # the first makes what the others find: pages, kernels
 
 
 def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device:
     """This machine: two window sizes, a straight line through the medians of their updates' times."""
+    keep_freed_memory()  # as a worker does
     B = config.objective.block
     model = build_model(config.model, config.run, types)
     theta = Theta(model, config.optimizer)
@@ -57,21 +60,19 @@ def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device
 
 
 def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALIDATION_TOKENS) -> dict[str, Any]:
-    """Forecast against bare processes of this machine, which share its cores where they are more than those."""
+    """Forecast against bare processes of this machine, which share its caches, and its cores where they are more."""
     cores = len(os.sched_getaffinity(0))
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         for count in workers:
-            config = batch_config(count, count * tokens, home)
+            config = batch_config(count, count * tokens, home, VALIDATION_UPDATES)
             make_store(config)
             share = planning.share_of(config, count * tokens)
             own, shape = plan_epoch(config, 1, share.blocks), planning.shape_of(config, VALIDATION_TYPES)
-            device = in_own_process(_calibrate_alone, config, own, share)
-            link = _measure_link(count)
-            crowd = max(1.0, count / cores)
-            crowded = replace(device, fixed_s=device.fixed_s * crowd, per_token_s=device.per_token_s * crowd)
-            forecast = planning.seconds(config, own, shape, share, crowded, link)["update"]
+            device, link = _calibrate_together(count, config, own, share), _measure_link(count)
+            parts = planning.seconds(config, own, shape, share, device, link)
+            forecast = parts["update"] + parts["compute"] * (failures.slowest(count, failures.SPREAD) - 1)
             result = run_bare(config, home / f"run-{count}")
             measured = result.seconds / result.steps
             sent = planning.neighbour_bytes(config, own, shape) * result.steps
@@ -84,8 +85,18 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
     return {"machine": machine(), "rows": rows, "ratios": errors}
 
 
-def _calibrate_alone(config: Experiment, own: Plan, share: Share) -> Device:
+def _calibrate_together(workers: int, config: Experiment, own: Plan, share: Share) -> Device:
+    """As the workers will run, all at once on the same cores, with nothing to say to each other; their mean."""
+    found = run_ranks(_calibrate_one, workers, config, own, share)
+    fixed, per_token = (
+        statistics.mean(getattr(device, part) for device in found) for part in ("fixed_s", "per_token_s")
+    )
+    return replace(found[0], fixed_s=fixed, per_token_s=per_token)
+
+
+def _calibrate_one(config: Experiment, own: Plan, share: Share) -> Device:
     torch.set_num_threads(1)
+    dist.barrier()
     return calibrate(config, own, VALIDATION_TYPES, share)
 
 

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+SPREAD = 0.05  # deviation of workers' step times from their mean; an assumption
 DRAWS = 2000
 
 

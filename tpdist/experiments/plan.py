@@ -47,7 +47,7 @@ class Assumed:
 
     share: float = 0.4
     mtbf_hours: float = 50_000.0
-    spread: float = 0.05
+    spread: float = failures.SPREAD
     price: float | None = None
 
 

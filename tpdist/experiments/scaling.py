@@ -92,7 +92,7 @@ def ratios(rows: list[Row], tokens: int) -> dict[str, float]:
     return found | {"ray_over_bare": seconds("ray", most, most * tokens) / seconds("bare", most, most * tokens)}
 
 
-def batch_config(workers: int, tokens: int, home: Path) -> Experiment:
+def batch_config(workers: int, tokens: int, home: Path, updates: int = UPDATES) -> Experiment:
     """Batch mode by ADMM, all workers along time; its store lies in `home`."""
     source = {"types": 10_000, "states": 64, "branching": 512, "tokens": tokens}
     return Experiment.model_validate(
@@ -101,7 +101,7 @@ def batch_config(workers: int, tokens: int, home: Path) -> Experiment:
             "model": {"hidden": 50},
             "method": {"name": "admm", "first": "persistent"},
             "batching": {"mode": "batch", "streams": 1},
-            "run": {"epochs": UPDATES, "device": "cpu"},
+            "run": {"epochs": updates, "device": "cpu"},
             "cluster": {"workers": workers, "mesh": [1, workers]},
         }
     )

@@ -13,6 +13,7 @@ from tpdist.training.checks import set_kernels
 from tpdist.training.depots import Depot, depot_for
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
+from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
@@ -49,6 +50,7 @@ def run_worker(
     lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
     with lock, nullcontext(stop) if stop else StopSignal() as stop:
         set_kernels(config.run)
+        keep_freed_memory()
         try:
             found = depot_for(config, run)
             if workers.leads:

@@ -1,0 +1,38 @@
+"""Page faults before and after, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+COUNT = """
+import resource, sys, torch
+from tpdist.training.heap import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(20_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+keep_freed_memory()
+faults()
+print(first, faults())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc on Linux alone"
+)
+@pytest.mark.parametrize("own_choice", [False, True])
+def test_freed_memory_stays_unless_the_user_chose_himself(own_choice: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    if own_choice:
+        environment["MALLOC_TRIM_THRESHOLD_"] = "131072"
+    found = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, found.stdout.split())
+    assert before > 5000  # a fault for at most every 16 KB; huge pages are asked for by nobody
+    assert after < before / 10 or own_choice
+    assert after > before / 2 or not own_choice

