@@ -18,6 +18,7 @@ from tpdist.experiments.planning import operations_per_token, rolled_once, shape
 from tpdist.models import build_model
 from tpdist.models.products import linear
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+from tpdist.training.heap import keep_freed_memory
 
 TOKENS = {"cpu": 100_000, "cuda": 929_580}
 CHUNK = {"cpu": 4_096, "cuda": 16_384}  # tokens worked on at once; on a CPU more are no faster
@@ -84,6 +85,7 @@ def bench(
 ) -> dict[str, Any]:
     """The share from interleaved timings; the growth from two processes, with `batching.recompute` and without."""
     tokens, grown = tokens or TOKENS[device], grown or GROWN[device]
+    keep_freed_memory()  # as a worker does
     update = BatchUpdate(tokens, types, hidden, device)
     leaner = BatchUpdate(tokens, types, hidden, device, recompute=True)
     update.load()

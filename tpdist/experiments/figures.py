@@ -11,6 +11,7 @@ from tpdist.training.files import write_text
 from tpdist.training.run_dir import RunDirectory
 
 Row = dict[str, Any]
+ROUNDING = 1e-5  # a residual of no more comes from float32 alone
 CURVES = {
     "validation": ("Validation perplexity", "valid_perplexity", False),
     "training": ("Training perplexity", "perplexity", False),
@@ -47,7 +48,7 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
     found = {name: chart(title, "epoch", curve(key), log) for name, (title, key, log) in CURVES.items()}
     for run, rows in epochs.items():
         cells = [(row["epoch"], row.get("residuals", [])) for row in rows]
-        if any(value for _, column in cells for value in column):
+        if any(value > ROUNDING for _, column in cells for value in column):
             name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
     for name, (title, key) in WORKERS.items():
