@@ -58,6 +58,17 @@ def _softmax_on_cpu(logits: Tensor, label: Tensor, h: Tensor, weight: Tensor, bi
     return losses
 
 
+def _of_parameters(logits: Tensor, slope: Tensor, h: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """A chunk's gradients of weight [V, H] and bias [V], in the dtype of `logits` [M, V]; `slope`: that of products.
+
+    h [M, H]; real [M, 1] is 0 where a token is ignored.
+    """
+    if by_onednn(slope):  # one product for both: a column more is free, a pass over the slopes is not
+        both = weight_gradient(slope, torch.cat([h * real, real], 1))
+        return both[:, :-1], both[:, -1]
+    return weight_gradient(slope, h * real.to(h.dtype)).to(logits.dtype), torch.mv(logits.t(), real[:, 0])
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Per chunk: logits, softmax - one-hot in their place, three products whose small side lacks ignored tokens."""
 
@@ -65,8 +76,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_h = torch.empty_like(h) if need_h else None
-        grad_bias = torch.zeros_like(bias) if need_bias else None
-        grad_weight = None
+        sums: tuple[Tensor, Tensor] | None = None  # of the gradients of weight and bias
         low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         total = h.new_zeros(())
         rows = ROWS.get(h.device.type, ROWS["cuda"])
@@ -85,14 +95,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope = logits.to(dtype)
             if grad_h is not None:
                 torch.mul(linear(slope, low_weight.t()), real, out=grad_h[here])
-            if need_weight:
-                of_chunk = weight_gradient(slope, part * real.to(dtype))
-                grad_weight = of_chunk.to(weight.dtype) if grad_weight is None else grad_weight.add_(of_chunk)
-            if grad_bias is not None:
-                grad_bias.addmv_(logits.t(), real[:, 0])
+            if need_weight or need_bias:
+                more = _of_parameters(logits, slope, part, real)
+                sums = more if sums is None else (sums[0].add_(more[0]), sums[1].add_(more[1]))
             del logits, slope  # before the next chunk's come
-        if need_weight:
-            grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight.contiguous()
+        of_weight, of_bias = sums or (torch.zeros_like(weight), torch.zeros_like(bias))
+        grad_weight = of_weight.contiguous() if need_weight else None
+        grad_bias = of_bias.contiguous() if need_bias else None
         ctx.save_for_backward(*(g for g in (grad_h, grad_weight, grad_bias) if g is not None))
         return total
 

@@ -11,7 +11,7 @@ LARGEST = (1 << 30, 32 << 20)  # bytes of a block that still comes from the heap
 def keep_freed_memory() -> None:
     """For the whole process, on Linux with glibc: freed blocks of up to 1 GiB are not handed back to the system.
 
-    By itself glibc hands back large blocks, and every page of the next costs a fault: up to a quarter of an update on a CPU
+    By itself glibc hands back large blocks, and every page of the next costs a fault: up to a quarter of an update
     (mallopt(3)). In return the heap may keep some holes of the largest blocks' size. Whoever sets MALLOC_... himself is
     left alone.
     """
