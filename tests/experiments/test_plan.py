@@ -17,6 +17,7 @@ from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.plan import link_of
 from tpdist.experiments.planning import Device, Link
 from tpdist.models import build_model
+from tpdist.models.products import by_onednn
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
 TYPES, HIDDEN, B, S, K = 300, 12, 4, 3, 20
@@ -65,6 +66,8 @@ def test_operations_of_a_batch_update_are_those_counted() -> None:
         update()
     # in place the first ĥ is made once more from θ as it was: an update could do without
     again = 20_000 * 2 * 3 * 16 * (16 + 16)
+    if by_onednn(torch.ones(1)):  # the bias's gradient is a column of the weight's product, to spare a pass
+        again += 20_000 * 2 * 400
     assert count.operations == pytest.approx(update.operations() + again, rel=0.001)
 
 
