@@ -25,7 +25,7 @@ from tpdist.training.worker import run_worker
 
 TOKENS_PER_WORKER = 50_000
 UPDATES = 2
-ROUNDS = 2
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
