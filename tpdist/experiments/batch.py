@@ -113,6 +113,7 @@ def bench(
 
 def peak(tokens: int, types: int, hidden: int, device: str, recompute: bool) -> tuple[int, int]:
     """Most bytes in use during two updates, beyond model and libraries; bytes of what belongs to the text."""
+    keep_freed_memory()
     update = BatchUpdate(tokens, types, hidden, device, recompute)
     warm = BatchUpdate(10 * BLOCK, types, hidden, device, recompute)
     warm.load()

@@ -72,7 +72,7 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
             own, shape = plan_epoch(config, 1, share.blocks), planning.shape_of(config, VALIDATION_TYPES)
             device, link = _calibrate_together(count, config, own, share), _measure_link(count)
             parts = planning.seconds(config, own, shape, share, device, link)
-            forecast = parts["update"] + parts["compute"] * (failures.slowest(count, failures.SPREAD) - 1)
+            forecast = failures.seconds(parts, count, failures.SPREAD)
             result = run_bare(config, home / f"run-{count}")
             measured = result.seconds / result.steps
             sent = planning.neighbour_bytes(config, own, shape) * result.steps

@@ -5,6 +5,7 @@ A save holds training up for `save_s`. The interval that loses least is near √
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,3 +45,8 @@ def slowest(workers: int, spread: float, seed: int = 0) -> float:
     sigma = math.sqrt(math.log(1 + spread**2))
     draws = [random.lognormal(-(sigma**2) / 2, sigma, workers).max() for _ in range(max(1, DRAWS * 16 // workers))]
     return float(np.mean(draws))
+
+
+def seconds(parts: Mapping[str, float], workers: int, spread: float) -> float:
+    """Of an update, all waiting for the slowest worker. parts: `planning.seconds`."""
+    return parts["compute"] * slowest(workers, spread) + parts["neighbours"] + parts["reduction"]

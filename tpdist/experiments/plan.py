@@ -63,8 +63,7 @@ def plan(
     parts = planning.seconds(config, own, shape, share, device, link)
     used = planning.memory(config, own, shape, share, device)
     workers = config.cluster.limits[1]
-    wait = failures.slowest(workers, assumed.spread)
-    update = parts["compute"] * wait + parts["neighbours"] + parts["reduction"]
+    update = failures.seconds(parts, workers, assumed.spread)
     work = update * share.updates * config.run.epochs
     saved = (used["parameters"] + used["states"]) / SAVE_BYTES_PER_S
     mtbf = 3600 * assumed.mtbf_hours

@@ -80,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         low_weight, low_bias = weight.to(dtype), bias.to(dtype)
         total = h.new_zeros(())
         rows = ROWS.get(h.device.type, ROWS["cuda"])
-        # every chunk's logits in one place, since the C library's heap grows by those that come and go
+        # every chunk's logits in one place, where the library takes one: the heap grows by those that come and go
         buffer = h.new_empty(rows, len(weight), dtype=dtype) if len(h) > rows and not by_onednn(low_weight) else None
         for begin in range(0, len(h), rows):
             here = slice(begin, begin + rows)

@@ -5,7 +5,7 @@ import os
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
-LARGEST = (1 << 30, 32 << 20)  # bytes of a block that still comes from the heap; older C libraries refuse the first
+LARGEST, LARGEST_OF_OLD = 1 << 30, 32 << 20  # bytes of a block that still comes from the heap; glibc's age decides
 
 
 def keep_freed_memory() -> None:
@@ -20,4 +20,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
-        any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST)  # 1 where it took it
+        if not mallopt(MMAP_THRESHOLD, LARGEST):
+            mallopt(MMAP_THRESHOLD, LARGEST_OF_OLD)
