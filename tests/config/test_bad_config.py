@@ -101,6 +101,14 @@ BAD_FILES = [
     ("objective: {weight: -1}", ["a.yaml:1: objective.weight: must be at least 0, got -1"]),
     ("optimizer: {lr: 0}", ["a.yaml:1: optimizer.lr: must be above 0, got 0"]),
     ("optimizer: {decay: {factor: 1.5}}", ["a.yaml:1: optimizer.decay.factor: must be below 1, got 1.5"]),
+    (
+        "optimizer: {decay: {start_epoch: 3, patience: 1}}",
+        [
+            "a.yaml:1: optimizer.decay.patience: with start_epoch the rate falls whether validation does or not; "
+            "leave it out, got 1"
+        ],
+    ),
+    ("optimizer: {decay: {start_epoch: 1}}", ["a.yaml:1: optimizer.decay.start_epoch: must be at least 2, got 1"]),
     ("method: {name: admn}", [f"a.yaml:1: method.name: must be one of {METHODS}; got 'admn'; did you mean admm?"]),
     (
         "run: {track: [tensorbord]}",

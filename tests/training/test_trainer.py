@@ -112,6 +112,16 @@ def test_decay_on_a_plateau(patience: int, factors: list[float], small_corpus: P
     assert [row["lr"] for row in rows(run, "epoch")] == pytest.approx([0.02 * factor for factor in factors])
 
 
+def test_decay_from_an_epoch_on(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Epochs without gain (here the second) do not matter; a run that is interrupted goes on as it would have."""
+    with_losses(monkeypatch, 1.0, 1.2, 0.9, 0.8)
+    config = small(small_corpus, optimizer={"lr": 0.02, "decay": {"factor": 0.25, "start_epoch": 3}}, run={"epochs": 4})
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(config, run, stop_at(31)))
+    tpdist.resume(run)
+    assert [row["lr"] for row in rows(run, "epoch")] == pytest.approx([0.02, 0.02, 0.02 / 4, 0.02 / 16])
+
+
 def test_duals_are_rescaled_when_lambda_grows(small_corpus: Path, tmp_path: Path, monkeypatch):
     """λ u, the multiplier, stays; what changes is what the next epoch's visits add."""
     seen: dict[int, tuple[float, torch.Tensor]] = {}

@@ -85,8 +85,8 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _check_parts_against_each_other(self) -> "Experiment":
-        checks = (_check_model, _check_method, _check_als, _check_recompute, _check_cuda_graph, _check_cluster)
-        errors = [error for check in checks for error in check(self)]
+        checks = (_check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph)
+        errors = [error for check in (*checks, _check_cluster) for error in check(self)]
         if errors:
             raise errors[0] if len(errors) == 1 else SeveralConfigErrors(errors)
         return self
@@ -229,6 +229,15 @@ def _check_recompute(config: Experiment) -> Iterator[ConfigError]:
     ]
     compared = [(key, value, value == wants, wants) for key, value, wants in wanted]
     yield from _needs("batching.recompute is for visits in place: it needs", compared)
+
+
+def _check_decay(config: Experiment) -> Iterator[ConfigError]:
+    decay = config.optimizer.decay
+    if decay is not None and decay.start_epoch is not None and decay.patience:
+        yield ConfigError(
+            f"with start_epoch the rate falls whether validation does or not; leave it out, got {decay.patience}",
+            "optimizer.decay.patience",
+        )
 
 
 def _check_cuda_graph(config: Experiment) -> Iterator[ConfigError]:

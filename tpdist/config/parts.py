@@ -186,10 +186,13 @@ class Batching(Part):
 
 
 class Decay(Part):
-    """Lower the learning rate of θ when the validation loss stops falling."""
+    """Lower the learning rate of θ when the validation loss stops falling, or from a set epoch on."""
 
     factor: Fraction = Field(default=0.5, description="multiply the learning rate by this")
     patience: NonNegativeInt = Field(default=0, description="epochs without gain that are let pass first")
+    start_epoch: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="lower it in this epoch and every later one, whatever the validation loss does"
+    )
 
 
 class Optimizer(Part):

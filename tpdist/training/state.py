@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from tpdist.config.parts import Decay
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -54,6 +56,12 @@ class RunState:
     def place(self) -> str:
         """For people: in or after which epoch."""
         return f"epoch {self.epoch}" if self.position or self.epoch == 1 else f"after epoch {self.epoch - 1}"
+
+    def decay_is_due(self, decay: Decay) -> bool:
+        """At an epoch's end: is the next one's learning rate lower?"""
+        if decay.start_epoch is not None:
+            return self.epoch + 1 >= decay.start_epoch
+        return self.decay_wait > decay.patience
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

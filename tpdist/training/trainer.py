@@ -291,7 +291,7 @@ class Trainer:
         )
         if self.workers.leads:
             self._save_models(valid, better)
-        if decay and state.decay_wait > decay.patience:
+        if decay and state.decay_is_due(decay):
             state.lr_scale *= decay.factor
             state.decay_wait = 0
             self._set_lr()
