@@ -15,6 +15,7 @@ from typing import Any
 
 from tpdist.config import Experiment
 from tpdist.errors import ConfigError
+from tpdist.models.head import ROWS
 from tpdist.tprop import Plan
 
 GATES = {"elman": 1, "mrnn": 1, "gru": 3, "lstm": 4}  # matrices of H columns in a layer
@@ -24,7 +25,6 @@ NUMBER = 4  # bytes of a float32
 TOKEN = 2 * 8  # bytes of an input's and a label's id
 TEMPORARIES = 14  # tensors of a visit's size over all boundaries that live at once, where it is not in place
 KEPT = 8  # numbers of width H that a step's graph keeps, and as many in the backward pass
-HEAD_ROWS = {"cpu": 640, "gpu": 8192}  # `models/head.py`
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     own_slots = sum(own) + (THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0)
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
-    rows = min(chunk, HEAD_ROWS[device.kind])
+    rows = min(chunk, ROWS["cpu" if device.kind == "cpu" else "cuda"])
     temporaries = TEMPORARIES
     if plan.in_place and share.updates == 1 and share.tokens > chunk:
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
