@@ -1,0 +1,94 @@
+"""A lead that failed: H-steps of damped Gauss-Newton, diagonal, on the boundaries alone (RESULTS.md has its row).
+
+The plain H-step of 1/λ is Newton's where starts are held: Eq. 7 is λ/2 ‖h - ĥ + u‖² in a target, and its curvature λ.
+With starts tied a boundary is the start of its right block too, where the objective is the cross entropy and the next
+boundary's penalty. Their Gauss-Newton matrix is Σ_t A_tᵀ (diag p - p pᵀ) A_t + λ JᵀJ, with A_t the derivative of the
+logits of step t, J that of ĥ_{i+1}. Its diagonal is estimated from one more backward pass, of labels drawn from the
+model itself plus √λ ⟨v, ĥ⟩, v of random signs: the square of the gradient of that has the diagonal as its mean
+(Martens 2020, Section 9, for the first term; Hutchinson 1990 for the second). λ, the target's own, is the damping.
+
+Shape letters: `window.py`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from tpdist.models import LanguageModel
+from tpdist.tprop.h_steps import ask_right, h_gradient
+from tpdist.tprop.objective import at_boundaries, blocks_pass, frozen
+from tpdist.tprop.outcome import Outcome, by_place
+from tpdist.tprop.plan import Plan
+from tpdist.tprop.states import Boundaries, first_values, keep
+from tpdist.tprop.theta import Theta
+from tpdist.tprop.window import Neighbours, Window
+
+
+def visit(
+    model: LanguageModel,
+    plan: Plan,
+    theta: Theta,
+    window: Window,
+    begin: int,
+    boundaries: Boundaries,
+    carried: Tensor,
+    neighbours: Neighbours,
+) -> Outcome:
+    """`plan.h_steps` Gauss-Newton steps on tied targets, then a θ-step: a `method.visit` beside `method.name: pm`."""
+    k = window.blocks
+    h = first_values(model, plan, window, begin, boundaries, carried, neighbours)  # [S, k+1, d]
+    none = torch.zeros_like(h)
+    first = None
+    for _ in range(plan.h_steps):
+        arrive = ask_right(plan, window, h, none, neighbours)
+        with frozen(model):
+            result = blocks_pass(
+                model, plan.terms, window, h[:, :k], h, none, plan.chunk_blocks,
+                to_start=True, neighbours=neighbours, arrive=arrive,
+            )  # fmt: skip
+            gradient = h_gradient(model, plan, window, h, none, result)
+            curvature = plan.terms.weight + as_starts(model, plan.terms.weight, window, h[:, :k], begin)
+        first = first or result
+        h = (h - gradient / curvature).where(window.movable[..., None], h)
+    arrive = ask_right(plan, window, h, none, neighbours)
+    theta.begin(window.inputs, window.tokens)
+    result = blocks_pass(
+        model, plan.terms, window, h[:, :k], h, none, plan.chunk_blocks,
+        to_theta=True, neighbours=neighbours, arrive=arrive, before_last=theta.last_pass,
+    )  # fmt: skip
+    theta.step(window.tokens)
+    last = result.predictions[:, -1]
+    keep(plan, begin, boundaries, h[:, :k], last)
+    gap = (h - at_boundaries(result.predictions, result.from_left()))[:, 1:] * window.coupled[:, 1:, None]
+    moved = (result.predictions - (first or result).predictions) * window.coupled[:, 1:, None]
+    return Outcome(
+        result.loss,
+        result.penalty,
+        gaps=by_place(plan, gap.square().sum(-1), window.offset + 1),
+        dual=plan.terms.weight**2 * moved.square().sum(),
+        carry=neighbours.around(last),
+    )
+
+
+def as_starts(model: LanguageModel, weight: float, window: Window, start: Tensor, seed: int, draws: int = 1) -> Tensor:
+    """Estimate of the diagonal of every boundary's Gauss-Newton matrix as a start: start [S, k, d] -> [S, k+1, d].
+
+    weight: λ. The seed is the window's place, so that a resumed run draws what an undisturbed one does. Boundary k is
+    nobody's start here: 0.
+    """
+    generator = torch.Generator(start.device).manual_seed(seed)
+    leaf = start.reshape(-1, start.shape[-1]).detach().clone().requires_grad_()
+    coupled, real = window.coupled[:, 1:].reshape(-1, 1), window.labels.flatten() >= 0
+    with torch.enable_grad():
+        h, prediction = model.unroll(window.inputs.flatten(1), leaf)
+    with torch.no_grad():
+        p = model.logits(h).flatten(0, 1).softmax(-1)
+    total = torch.zeros_like(leaf)
+    for draw in range(draws):
+        labels = torch.multinomial(p, 1, generator=generator)[:, 0].where(real, window.labels.flatten())
+        signs = torch.randint(2, prediction.shape, generator=generator, device=leaf.device).to(leaf.dtype) * 2 - 1
+        with torch.enable_grad():
+            loss = model.loss(h, labels) + math.sqrt(weight) * (signs * coupled * prediction).sum()
+        total += torch.autograd.grad(loss, leaf, retain_graph=draw < draws - 1)[0].square()
+    return torch.nn.functional.pad(total.view(start.shape) / draws, (0, 0, 0, 1))
