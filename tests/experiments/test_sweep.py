@@ -1,7 +1,13 @@
 """A sweep under Ray: what is done stays, what was interrupted goes on, what fails is a row."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -98,6 +104,35 @@ def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest
     assert chosen == [points["bptt", 0.05, 0].name, points["bptt", 0.05, 1].name]
     with pytest.raises(AssertionError):
         sweep(file, [], home.path, None, Silent(), retry=True)  # the failed ones run again
+
+
+@pytest.mark.slow  # Ray takes its time to see it
+@pytest.mark.timeout(120)
+def test_points_that_ray_takes_with_it_have_not_failed(file: Path, tmp_path: Path):
+    """Somebody's `ray stop --force`, a machine that runs out of memory: the same command goes on."""
+    home = tmp_path / "out"
+    changes = ["run.epochs=100000", "sweep.arms={bptt: {set: {method.name: bptt}}}"]
+    command = [sys.executable, "-m", "tpdist", "sweep", str(file), "--dir", str(home), "--set", *changes]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sweeping:
+        while not any(home.glob("points/*/checkpoints/*")):
+            assert sweeping.poll() is None
+            time.sleep(0.1)
+        os.kill(_child(sweeping.pid, "raylet"), signal.SIGKILL)
+        _, said = sweeping.communicate()
+    assert sweeping.returncode == 2
+    assert said == "tpdist: Ray has ended; the same command goes on from what is saved\n"
+    assert module.foresee(file, changes, home)[-2] == f"{home}: 2 points to run, 0 done, 0 failed"
+
+
+def _child(pid: int, name: str) -> int:
+    """The process of that name that `pid` has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            own, _, rest = stat.read_text().partition(" (")
+            comm, _, rest = rest.rpartition(") ")
+            if comm == name and int(rest.split()[1]) == pid:
+                return int(own)
+    raise AssertionError(f"{pid} has no {name}")
 
 
 def _done(home: Sweeping, point, perplexity: float) -> None:

@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     )
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
     reproduce.add_argument("--budget", metavar="TIME", help="end after this time, such as 30m or 8h; goes on next time")
+    reproduce.add_argument("--retry", action="store_true", help="run cells again that have failed")
     reproduce.add_argument("--test", action="store_true", help="evaluate what was chosen on the test split")
     reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and the documents")
     reproduce.add_argument(
@@ -120,6 +121,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.cells,
         options.budget,
         options.keep,
+        options.retry,
         options.test,
         changes,
         options.address,

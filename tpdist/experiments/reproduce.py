@@ -36,6 +36,7 @@ def reproduce(
     cells: Sequence[str],
     budget: str | None,
     keep: bool,
+    retry: bool,
     test: bool,
     overrides: Sequence[str],
     address: str | None,
@@ -46,15 +47,15 @@ def reproduce(
     A figure is drawn beside its table, as figure.svg.
 
     cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
-    keep: write the JSON to configs/paper/results, too, and the documents' tables anew. test: evaluate the settings
-    chosen on validation on the test split.
+    keep: write the JSON to configs/paper/results, too, and the documents' tables anew. retry: run failed points again.
+    test: evaluate the settings chosen on validation on the test split.
     """
     file, home = _sweep_of(what)
     limit_s = None if budget is None else _seconds(budget)
     if what == "long-memory":
         kept = long_memory(file, overrides, cells, home, reporter, limit_s)
     else:
-        rows = sweeps.sweep(file, overrides, home, address, reporter, test=test, arms=cells, limit_s=limit_s)
+        rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
         paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
         kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.exceptions import RayError
+from ray.exceptions import LocalRayletDiedError, RayError
 
 from tpdist.config import Experiment
 from tpdist.errors import Interrupted, TpdistError
@@ -19,6 +19,7 @@ from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
+ENDED = "Ray has ended; the same command goes on from what is saved"
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
 
 
@@ -45,7 +46,8 @@ def run_tasks(
     `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one. limit_s: end after so many seconds,
     whatever still runs.
 
-    Raises Interrupted after SIGINT or SIGTERM; what runs then goes on from its newest checkpoint another time.
+    Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
+    its newest checkpoint another time.
     """
     tasks = next_tasks()
     if not tasks:
@@ -60,6 +62,8 @@ def run_tasks(
                 done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
                 for ref in done:
                     ended(waiting.pop(ref), _error_of(ref))
+                if not any(node["Alive"] for node in ray.nodes()):
+                    raise TpdistError(ENDED)
                 look()
                 if time.monotonic() > deadline:
                     return
@@ -79,6 +83,8 @@ def _submit(task: Task) -> "ray.ObjectRef":
 def _error_of(ref: "ray.ObjectRef") -> str | None:
     try:
         return ray.get(ref)
+    except LocalRayletDiedError as error:  # all that run are lost with it, and none is to blame
+        raise TpdistError(ENDED) from error
     except RayError as error:  # its process is gone, or the program itself is wrong
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
