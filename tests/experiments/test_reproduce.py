@@ -1,6 +1,7 @@
 """tpdist reproduce, with the runs themselves left out."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -78,6 +79,19 @@ def test_a_figure_is_drawn_beside_its_table(clone: Path):
     # a run reaches 100 + 10 + its seed, so the curves are flat, and at the middle of seeds 0, 1, 2
     assert len({point.split(",")[1] for points in curves for point in points}) == 1
     assert "111" in words
+
+
+def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):
+    (clone / "configs").unlink()
+    shutil.copytree(ROOT / "configs", clone / "configs")
+    file = clone / "configs/paper/results/ptb_hidden.json"
+    other = {"arm": "ours-hidden400", "mean": 1.0, "seeds": [0]}
+    gone = {"arm": "no-such", "mean": 2.0, "seeds": [0]}
+    file.write_text(json.dumps({"command": "", "versions": {"torch": "0"}, "arms": [other, gone]}))
+    assert main(["reproduce", "ptb/hidden", "--cells", "bptt-hidden400", "--keep"]) == 0
+    new, old = json.loads(file.read_text())["arms"]
+    assert (new["arm"], new["mean"]) == ("bptt-hidden400", 121.0)
+    assert old == {**other, "versions": {"torch": "0"}}
 
 
 def test_papers_figures_belong_to_cells():

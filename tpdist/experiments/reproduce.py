@@ -14,7 +14,7 @@ from tpdist.errors import TpdistError
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.longmemory import long_memory, with_others
 from tpdist.experiments.markdown import render, table
-from tpdist.experiments.points import load_sweep
+from tpdist.experiments.points import arms_of, load_sweep
 from tpdist.experiments.results import ratio_row, summarise
 from tpdist.experiments.svg import chart
 from tpdist.training.files import write_atomic, write_json, write_text
@@ -67,7 +67,7 @@ def reproduce(
     for line in table(kept).splitlines():
         reporter.say(line)
     if keep:
-        keep_result(what, kept, drawn)
+        keep_result(what, kept, list(arms_of(load_sweep(file, overrides))), drawn)
     return kept
 
 
@@ -103,27 +103,37 @@ def figure(what: str, section: Sweep, kept: dict[str, Any]) -> str:
     return chart(what, label, {name: points for name, points in curves.items() if points})
 
 
-def keep_result(what: str, kept: dict[str, Any], drawn: str | None = None) -> None:
+def keep_result(what: str, kept: dict[str, Any], arms: Sequence[str], drawn: str | None = None) -> None:
     """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow.
 
-    Of long-memory the arms that the command left out stay there.
+    arms: all names of the file's arms. Those that the command left out stay as they were kept before.
     """
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     if drawn:
         write_text(results / f"{what}.svg", drawn)
     own = results / f"{what.replace('/', '_')}.json"
+    before = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None
     if "arms" in kept:
-        arms = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
-        kept = {**kept, "arms": arms}
-    if what == "long-memory" and own.is_file():
-        kept = with_others(kept, json.loads(own.read_text(encoding="utf-8")))
+        lasting = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+        kept = {**kept, "arms": lasting if before is None else _with_other_arms(lasting, kept, before, arms)}
+    elif before is not None:
+        kept = with_others(kept, before)
     write_atomic(own, lambda path: write_json(path, kept))
     for name, contest in CONTESTS.items():
         if what in contest.values():
             _keep_ratios(results, name, contest, kept["versions"])
     for document in filter(Path.is_file, DOCUMENTS):
         write_text(document, render(document.read_text(encoding="utf-8"), results))
+
+
+def _with_other_arms(
+    own: list[dict[str, Any]], kept: dict[str, Any], before: dict[str, Any], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """`own`, and what of `before` is not in it, in the file's order; an arm that other versions made says so."""
+    made_by = {} if before["versions"] == kept["versions"] else {"versions": before["versions"]}
+    found = {arm["arm"]: {**made_by, **arm} for arm in before["arms"]} | {arm["arm"]: arm for arm in own}
+    return [found[name] for name in names if name in found]
 
 
 def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: dict[str, str]) -> None:
