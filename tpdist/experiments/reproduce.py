@@ -26,7 +26,7 @@ DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from 
 CONTESTS = {
     "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
     "ptb_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
-    "ptb_annealed_ratio": {20: "ptb/b20-annealed"},
+    "ptb_annealed_ratio": {5: "ptb/b5-annealed", 10: "ptb/b10-annealed", 20: "ptb/b20-annealed"},
     "wikitext2_ratio": {20: "wikitext2"},
 }
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
