@@ -37,7 +37,7 @@ def visit(
 ) -> Outcome:
     """`plan.h_steps` Gauss-Newton steps on tied targets, then a θ-step: a `method.visit` beside `method.name: pm`.
 
-    The logits of a whole window exist at once, so it is for minibatches; several workers draw other labels than one does.
+    The logits of a whole window exist at once, so it is for minibatches; several workers draw other labels than one.
     """
     k = window.blocks
     h = first_values(model, plan, window, begin, boundaries, carried, neighbours)  # [S, k+1, d]
