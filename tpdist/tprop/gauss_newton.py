@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import ask_right, h_gradient
-from tpdist.tprop.objective import at_boundaries, blocks_pass, frozen
-from tpdist.tprop.outcome import Outcome, by_place
+from tpdist.tprop.h_steps import Targets, ask_right, h_gradient
+from tpdist.tprop.objective import blocks_pass, frozen
+from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import Theta
@@ -39,11 +39,13 @@ def visit(
 
     The logits of a whole window exist at once, so it is for minibatches; several workers draw other labels than one.
     """
-    k = window.blocks
+    k, weight = window.blocks, plan.terms.weight
     h = first_values(model, plan, window, begin, boundaries, carried, neighbours)  # [S, k+1, d]
     none = torch.zeros_like(h)
+    targets = Targets(plan.h, h, window.movable, boundaries, begin)
     first = None
     for _ in range(plan.h_steps):
+        h = targets.h
         arrive = ask_right(plan, window, h, none, neighbours)
         with frozen(model):
             result = blocks_pass(
@@ -51,25 +53,25 @@ def visit(
                 to_start=True, neighbours=neighbours, arrive=arrive,
             )  # fmt: skip
             gradient = h_gradient(model, plan, window, h, none, result)
-            curvature = plan.terms.weight + as_starts(model, plan.terms.weight, window, h[:, :k], begin)
+            curvature = weight + as_starts(model, weight, window, h[:, :k], begin)
         first = first or result
-        h = (h - gradient / curvature).where(window.movable[..., None], h)
+        targets.step(gradient * (weight / curvature))  # of a length of 1/λ, if no other is written
+    h = targets.h
     arrive = ask_right(plan, window, h, none, neighbours)
     theta.begin(window.inputs, window.tokens)
     result = blocks_pass(
         model, plan.terms, window, h[:, :k], h, none, plan.chunk_blocks,
-        to_theta=True, neighbours=neighbours, arrive=arrive, before_last=theta.last_pass,
+        to_theta=True, arrive=arrive, before_last=theta.last_pass,
     )  # fmt: skip
     theta.step(window.tokens)
+    targets.save()
     last = result.predictions[:, -1]
     keep(plan, begin, boundaries, h[:, :k], last)
-    gap = (h - at_boundaries(result.predictions, result.from_left()))[:, 1:] * window.coupled[:, 1:, None]
-    moved = (result.predictions - (first or result).predictions) * window.coupled[:, 1:, None]
     return Outcome(
         result.loss,
         result.penalty,
-        gaps=by_place(plan, gap.square().sum(-1), window.offset + 1),
-        dual=plan.terms.weight**2 * moved.square().sum(),
+        gaps=squared_gaps(plan, window, h, result.predictions, None, neighbours),
+        dual=squared_change(plan, window, (first or result).predictions, result.predictions),
         carry=neighbours.around(last),
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tpdist.tprop.plan import Plan
+from tpdist.tprop.window import Neighbours, Window
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,20 @@ def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
     at = torch.arange(first - 1, first - 1 + squares.shape[1], device=squares.device).clamp(0, plan.places - 1)
     sums = squares.new_zeros(plan.bins, dtype=torch.float64)
     return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
+
+
+def squared_gaps(
+    plan: Plan, window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours
+) -> Tensor:
+    """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
+    if fresh is None:
+        gap, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
+    else:
+        own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
+        gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
+    return by_place(plan, gap.square().sum(-1) * weight, window.offset + (fresh is None))
+
+
+def squared_change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
+    """λ² Σ ‖Δĥ‖²."""
+    return plan.terms.weight**2 * ((after - before).square().sum(-1) * window.coupled[:, 1:]).sum()

@@ -20,7 +20,7 @@ from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_st
 from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_across
-from tpdist.tprop.outcome import Outcome, by_place
+from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
@@ -108,8 +108,8 @@ def visit(
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        gaps=_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
-        dual=_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
+        gaps=squared_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
+        dual=squared_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1]),
         states=states,
     )
@@ -149,20 +149,3 @@ def _step_duals(
     at = at_boundaries(predictions, from_left())
     ascent = plan.terms.weight * (h - at) * window.coupled[..., None]
     return dual + step.lr * clip_rows(ascent, step.clip), at
-
-
-def _gaps(
-    plan: Plan, window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours
-) -> Tensor:
-    """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
-    if fresh is None:
-        gap, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
-    else:
-        own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
-        gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
-    return by_place(plan, gap.square().sum(-1) * weight, window.offset + (fresh is None))
-
-
-def _change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
-    """λ² Σ ‖Δĥ‖²."""
-    return plan.terms.weight**2 * ((after - before).square().sum(-1) * window.coupled[:, 1:]).sum()
