@@ -24,6 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tpdist.parallel.mesh
 import tpdist.parallel.reduce
+import tpdist.training.epoch_end
 import tpdist.training.trainer
 from tpdist.models import cells
 
@@ -193,11 +194,11 @@ wrap(visits, "first_values", before="first H")
 wrap(visits, "ask_right", marks="H-step")
 wrap(visits, "h_step", marks="H-step")
 wrap(visits, "_step_duals", before="dual update")
-wrap(tpdist.training.trainer, "evaluate_tokens", before="evaluation")
+wrap(tpdist.training.epoch_end, "evaluate_tokens", before="evaluation")
 wrap(tpdist.parallel.reduce.Sum, "_under_way", marks="all-reduce")
 plain_blocks_pass, visits.blocks_pass = visits.blocks_pass, blocks_pass
 plain_visit, tpdist.training.trainer.Trainer._visit = tpdist.training.trainer.Trainer._visit, visit
-plain_evaluate, tpdist.training.trainer.Trainer._evaluate = tpdist.training.trainer.Trainer._evaluate, evaluate
+plain_evaluate, tpdist.training.trainer.evaluate_split = tpdist.training.trainer.evaluate_split, evaluate
 batch_isend_irecv, dist.batch_isend_irecv = dist.batch_isend_irecv, swap
 plain_all_reduce, dist.all_reduce = dist.all_reduce, all_reduce
 plain_fsync, os.fsync = os.fsync, fsync

@@ -12,6 +12,8 @@ from tpdist.data import Store
 from tpdist.parallel import Workers
 from tpdist.testing import run_ranks
 from tpdist.training.batches import Batches
+from tpdist.training.epoch_end import hand_on
+from tpdist.training.figures import count_update
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
@@ -49,12 +51,12 @@ def train_here(config: Experiment, run: str, updates: int, resume: bool, workers
             before = trainer.state.sums.loss
             outcome = trainer._visit(batch)
             trainer.carried = outcome.carry
-            trainer._count(batch, outcome, 0.0)
+            count_update(trainer, batch, outcome, 0.0)
             losses.append(trainer.state.sums.loss - before)
             if len(losses) == updates:
                 break
         else:
-            trainer._hand_on()
+            hand_on(trainer)
             trainer.state.epoch, trainer.state.position = trainer.state.epoch + 1, 0
     trainer.save_checkpoint()
     trainer.writer.wait()

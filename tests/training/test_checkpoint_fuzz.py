@@ -23,6 +23,7 @@ from tpdist import TpdistError
 from tpdist.data import Store
 from tpdist.training.checkpoints import file_row, load_checkpoint, verify_checkpoint, write_manifest
 from tpdist.training.depots import Directory
+from tpdist.training.figures import count_update
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.snapshot import restore
@@ -42,7 +43,7 @@ def trainer(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     trainer._begin_epoch()
     trainer.save_checkpoint()
     for batch in list(trainer.batches.epoch(1))[:2]:
-        trainer._count(batch, trainer._visit(batch), 0.0)
+        count_update(trainer, batch, trainer._visit(batch), 0.0)
     trainer.save_checkpoint()
     trainer.writer.wait()
     return trainer

@@ -11,9 +11,10 @@ from small_runs import Listener, Parts, assert_same_runs, control_c, interrupted
 import tpdist
 from tpdist import RunError
 from tpdist.data import Store
-from tpdist.training import trainer as trainer_module
+from tpdist.training import epoch_end
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
+from tpdist.training.trainer import Trainer
 from tpdist.training.worker import run_worker
 
 PERSISTENT = {"first": "persistent", "relaxation": 1}
@@ -88,14 +89,14 @@ def test_sigterm_is_as_good_as_control_c(small_corpus: Path, tmp_path: Path):
 
 def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Ctrl-C in the middle of the evaluation number `number`, from 1."""
-    evaluate, calls = trainer_module.evaluate_tokens, iter(range(1, 99))
+    evaluate, calls = epoch_end.evaluate_tokens, iter(range(1, 99))
 
     def evaluated(*arguments: Any, tick: Any, **options: Any) -> Any:
         if next(calls) == number:
             control_c()
         return evaluate(*arguments, tick=tick, **options)
 
-    monkeypatch.setattr(trainer_module, "evaluate_tokens", evaluated)
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", evaluated)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -155,7 +156,7 @@ def test_a_kill_falls_back_to_the_periodic_checkpoint(step: int, small_corpus: P
 def test_a_kill_after_the_row_of_an_epoch_writes_it_once(where: str, small_corpus: Path, tmp_path: Path, monkeypatch):
     config, run = small(small_corpus, run={"checkpoint_every": 9}), tmp_path / "run"
     tpdist.train(config, tmp_path / "whole")
-    owner = trainer_module.RunDirectory if where == "save_model" else trainer_module.Trainer
+    owner = RunDirectory if where == "save_model" else Trainer
     original = getattr(owner, where)
 
     def dies(self: Any, *arguments: Any) -> None:

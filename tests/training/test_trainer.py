@@ -11,6 +11,7 @@ from small_runs import Listener, interrupted, list_checkpoints, rows, small, sto
 
 import tpdist
 from tpdist import NonFiniteError
+from tpdist.training import epoch_end
 from tpdist.training import trainer as trainer_module
 from tpdist.training.evaluation import Evaluation
 from tpdist.training.trainer import Trainer
@@ -65,7 +66,7 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best_model(
     loss: float, said: str, small_corpus: Path, tmp_path: Path, monkeypatch
 ):
     """Nor one whose perplexity is none."""
-    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(loss, 20))
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(loss, 20))
     with pytest.raises(
         NonFiniteError,
         match=rf"after step 9 \(epoch 1\): the valid loss is {said} nats a token; the last finite values",
@@ -77,7 +78,7 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best_model(
 def with_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
     """Validation losses of the epochs to come."""
     left = iter(losses)
-    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(next(left), 20))
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(left), 20))
 
 
 def test_early_stopping(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -14,8 +14,7 @@ from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints
 import tpdist
 from tpdist.parallel import Place, Workers
 from tpdist.parallel.exchange import Traffic
-from tpdist.training import trainer as trainer_module
-from tpdist.training import writer
+from tpdist.training import epoch_end, writer
 from tpdist.training.checkpoints import Packed, Shard, load_checkpoint
 from tpdist.training.depots import Directory
 from tpdist.training.writer import Writer
@@ -71,7 +70,7 @@ def test_the_best_epochs_checkpoint_is_kept(small_corpus: Path, tmp_path: Path, 
     from tpdist.training.evaluation import Evaluation
 
     losses = iter([2.0, 1.0, 1.5, 1.6, 1.7])
-    monkeypatch.setattr(trainer_module, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses), 20))
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses), 20))
     run = tmp_path / "run"
     config = small(small_corpus, run={"epochs": 5, "keep_last": 1, "keep_best": True})
     interrupted(lambda: tpdist.train(config, run, stop_at(28)))

@@ -63,6 +63,10 @@ class RunState:
             return self.epoch + 1 >= decay.start_epoch
         return self.decay_wait > decay.patience
 
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Have more epochs passed without gain than the run shall wait? patience: None for no end."""
+        return patience is not None and self.stale >= patience
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,17 +1,12 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
-import math
-import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
 
 import torch
 
 from tpdist.config import Experiment
-from tpdist.data import Split, Store
+from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.models import build_model
 from tpdist.models.build import DTYPES
@@ -36,19 +31,18 @@ from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.diagnosis import compare_workers
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.epoch_end import end_epoch, evaluate_split
+from tpdist.training.evaluation import perplexity
+from tpdist.training.figures import count_update, live_status, metrics_row
 from tpdist.training.profiling import Timeline
-from tpdist.training.progress import Reporter, Status
+from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.snapshot import first_not_finite, pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 from tpdist.training.undo import Undo
-from tpdist.training.workers_view import Work
 from tpdist.training.writer import Writer
-
-FIGURES = ("the loss", "the penalty", "the primal residual", "the dual residual", "the norm of the gradient of θ")
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ class Trainer:
         if self.workers.leads:
             for name in loaded.damaged:
                 self.writer.depot.set_aside(name)
-        self._set_lr()
+        self.set_lr()
         self._look_at_best()
 
     def _look_at_best(self) -> None:
@@ -135,7 +129,7 @@ class Trainer:
     @property
     def over(self) -> bool:
         """No epoch is left to train."""
-        return self.state.epoch > self.config.run.epochs or self._out_of_patience()
+        return self.state.epoch > self.config.run.epochs or self.state.out_of_patience(self.config.run.patience)
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
@@ -153,7 +147,8 @@ class Trainer:
                     raise Regroup
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)
-                self._end_epoch(self._evaluate("valid", stop), tracker)
+                end_epoch(self, evaluate_split(self, "valid", stop), tracker)
+                self._next_epoch()
             self.writer.wait()
         finally:
             self.timeline.close()
@@ -175,14 +170,14 @@ class Trainer:
             self.carried = torch.zeros_like(self.carried)
         self.coming = Ahead(self.batches.epoch(state.epoch, skip=state.position))
         for batch in self.coming:
-            self._leave_if(self.workers.any(stop.received))
+            self.leave_if(self.workers.any(stop.received))
             self.update(batch)
             self.timeline.step()
             if state.step % self.config.run.check_every == 0:
                 compare_workers(self.workers, self.theta.parameters, state.step)
-            self.reporter.step(self._status())
+            self.reporter.step(live_status(self))
             if tracker is not None and state.step % self.config.run.log_every == 0:
-                tracker.write(self._row("step"))
+                tracker.write(metrics_row(self, "step"))
             self.writer.check()
             if self.due or (every and state.step % every == 0):
                 self.save_checkpoint()
@@ -195,7 +190,7 @@ class Trainer:
             outcome = self._visit(batch)
             self.carried = outcome.carry
             self.coming.prepare()
-            self._count(batch, outcome, began)
+            count_update(self, batch, outcome, began)
         except BlowUpError as error:
             blown_up(self, batch, error, undo)
 
@@ -220,169 +215,22 @@ class Trainer:
         nothing = torch.zeros((), device=self.device)
         return Outcome(nothing, nothing, nothing.expand(self.plan.bins).double(), nothing, self.carried)
 
-    def _count(self, batch: Batch, outcome: Outcome, began: float) -> None:
-        """Add an update to the sums. Reading the loss waits for the device: once a window, never inside it."""
-        figures = [x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)]
-        if self.theta.norm is not None and not self.theta.watch:
-            figures.append(self.theta.norm.double())
-        due = torch.full((), float(self._checkpoint_due()), dtype=torch.float64, device=self.device)
-        summed = self.workers.sum(torch.cat([torch.stack([*figures, due]), outcome.gaps])).tolist()
-        values, due, gaps = summed[: len(figures)], summed[len(figures)], summed[len(figures) + 1 :]
-        self.due = due > 0
-        seconds = time.monotonic() - began
-        state, sums = self.state, self.state.sums
-        for name, value in zip(FIGURES, values, strict=False):
-            if not math.isfinite(value):
-                raise BlowUpError(f"{name} is {value}", outcome.states)
-        state.skipped_in_row = 0
-        state.step += 1
-        state.position += 1
-        state.tokens += batch.tokens
-        state.seconds += seconds
-        self.seconds += seconds
-        self.own_tokens += batch.own
-        sums.loss, sums.penalty, sums.primal, sums.dual = (
-            a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=False)
-        )
-        sums.gaps = [a + b for a, b in zip_longest(sums.gaps, gaps, fillvalue=0.0)]
-        sums.tokens += batch.tokens
-        sums.seconds += seconds
-
-    def _evaluate(self, split: Split, stop: StopSignal) -> Evaluation:
-        """By the leader; the others wait for its figure."""
-
-        def tick(done: int, total: int) -> None:
-            if stop.received:
-                raise _StopEvaluationError
-
-        tokens, loss = self.store.tokens(split), -1.0
-        if self.workers.leads:
-            with suppress(_StopEvaluationError):
-                loss = evaluate_tokens(self.model, tokens, self.config.objective.block, tick=tick).loss
-        loss = self.workers.from_leader(loss)
-        self._leave_if(loss < 0)
-        if not math.isfinite(perplexity(loss)):
-            where = f"after step {self.state.step} (epoch {self.state.epoch})"
-            stop_non_finite(self, f"{where}: the {split} loss is {loss:.4g} nats a token")
-        return Evaluation(loss, len(tokens) - 1)
-
-    def _end_epoch(self, valid: Evaluation, tracker: Tracker | None) -> None:
-        """Log, keep the best model, decay the learning rate, stop early, save."""
-        state, decay = self.state, self.config.optimizer.decay
-        better = state.best is None or valid.loss < state.best
-        if better:
-            state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
-            state.stale = state.decay_wait = 0
-        else:
-            state.stale += 1
-            state.decay_wait += 1
-        row = self._row("epoch") | {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": self.theta.lr}
-        row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
-        if self.workers.count > 1:  # in the order of the ranks, as the live table has them
-            work = self._work()
-            speed, waiting = zip(*self.workers.gather([work.tokens_per_second, work.waiting]), strict=True)
-            row |= {"worker_tokens_per_second": speed, "worker_waiting": waiting}
-        if tracker is not None:
-            tracker.write(row)
-        self.reporter.say(
-            f"epoch {state.epoch:>3}  train ppl {row['perplexity']:>8.2f}  valid ppl {valid.perplexity:>8.2f}"
-            f"  |r| {row['primal']:.3g}  |s| {row['dual']:.3g}  {row['tokens_per_second']:>8,.0f} tok/s"
-            f"{'  best' if better else ''}"
-        )
-        if self.workers.leads:
-            self._save_models(valid, better)
-        if decay and state.decay_is_due(decay):
-            state.lr_scale *= decay.factor
-            state.decay_wait = 0
-            self._set_lr()
-        if self._out_of_patience():
-            self.reporter.say(f"no gain in {state.stale} epochs: stopped")
-        self._hand_on()
-        state.epoch, state.position, state.sums = state.epoch + 1, 0, EpochSums()
+    def _next_epoch(self) -> None:
+        self.state.epoch, self.state.position, self.state.sums = self.state.epoch + 1, 0, EpochSums()
         self.save_checkpoint()
 
-    def _save_models(self, valid: Evaluation, better: bool) -> None:
-        state = self.state
-        about = {
-            "corpus": self.store.manifest.checksum,
-            "types": len(self.store.vocabulary),
-            "epoch": state.epoch,
-            "step": state.step,
-            "valid_perplexity": valid.perplexity,
-            "model": self.config.model.model_dump(mode="json"),
-        }
-        if better:
-            self.run.save_model("best", self.model, about)
-        self.run.save_model("last", self.model, about)
-
-    def _hand_on(self) -> None:
-        """Where workers draw windows of their own spans: the prediction at a span's end, to the span after it."""
-        h, neighbours = self.boundaries.h, self.workers.neighbours
-        if self.batches.own_windows and h is not None and neighbours is not None:
-            from_left = neighbours.hand_on(h[:, -1])
-            if from_left is not None:
-                h[:, 0] = from_left
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.run.patience
-        return patience is not None and self.state.stale >= patience
-
-    def _row(self, kind: str) -> dict[str, Any]:
-        status = self._status()
-        sums = self.state.sums
-        return {
-            "kind": kind,
-            "epoch": self.state.epoch,
-            "step": self.state.step,
-            "loss": status.loss,
-            "perplexity": status.perplexity,
-            "penalty": sums.penalty / max(1, sums.tokens),
-            "primal": status.primal,
-            "dual": status.dual,
-            "weight": self.plan.terms.weight,
-            "tokens_per_second": status.tokens_per_second,
-            "seconds": self.state.seconds,
-        }
-
-    def _status(self) -> Status:
-        state, sums, epochs = self.state, self.state.sums, self.config.run.epochs
-        loss = sums.loss / max(1, sums.tokens)
-        steps = epochs * len(self.batches)
-        return Status(
-            epoch=state.epoch,
-            epochs=epochs,
-            step=state.step,
-            steps=steps,
-            loss=loss,
-            perplexity=perplexity(loss),
-            primal=math.sqrt(sums.primal),
-            dual=math.sqrt(sums.dual),
-            tokens_per_second=sums.tokens / max(sums.seconds, 1e-9),
-            seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
-            workers=(self._work(),) if self.workers.count > 1 else (),
-        )
-
-    def _work(self) -> Work:
-        traffic, seconds = self.workers.traffic, max(self.seconds, 1e-9)
-        return Work(
-            rank=self.workers.place.stream * self.workers.place.times + self.workers.place.time,
-            host=socket.gethostname(),
-            tokens_per_second=self.own_tokens / seconds,
-            neighbours=traffic.neighbours_s / seconds,
-            reduction=traffic.reduction_s / seconds,
-            sent=traffic.exchange + traffic.carried + traffic.gradient,
-        )
-
-    def _set_lr(self) -> None:
+    def set_lr(self) -> None:
+        """θ's learning rate, as far as it has decayed."""
         self.theta.lr = self.config.optimizer.lr * self.state.lr_scale
 
-    def _leave_if(self, stop: bool) -> None:
+    def leave_if(self, stop: bool) -> None:
+        """Save everything, and raise Interrupted. All workers come here with one answer."""
         if stop:
             self.save_checkpoint()
             self.writer.wait()
             raise Interrupted(f"stopped at step {self.state.step}; saved. Continue with: {self.run.resume_command}")
 
-    def _checkpoint_due(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """By the leader's clock; not while the last one is still being written."""
         every, passed = self.config.run.checkpoint_every_s, time.monotonic() - self.saved_at
         return every is not None and self.workers.leads and passed >= every and not self.writer.busy
@@ -404,7 +252,3 @@ class Trainer:
         best = f"step-{state.best_step:08d}-epoch" if self.config.run.keep_best else None
         self.writer.write(name, packed, best)
         self.saved_at = time.monotonic()
-
-
-class _StopEvaluationError(Exception):
-    """The user wants to stop while the leader evaluates."""

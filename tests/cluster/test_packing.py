@@ -1,0 +1,44 @@
+"""`tpdist.launch.packing`: what travels with a job."""
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tpdist.launch.packing import JobError, pack_list, write_package
+
+
+def test_runs_stores_and_environments_stay_at_home(project: Path) -> None:
+    assert pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_what_git_ignores_stays_at_home(project: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    (project / ".gitignore").write_text("*.big\n")
+    (project / "data.big").write_text("x")
+    (project / "new.txt").write_text("not added yet")
+    (project / "gone.txt").write_text("added, then removed")
+    subprocess.run(["git", "-C", str(project), "add", "gone.txt"], check=True)
+    (project / "gone.txt").unlink()
+    names = [path.as_posix() for path in pack_list(project)]
+    assert names == [".gitignore", "cells/own.py", "new.txt", "small.yaml"]
+
+
+def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
+    (project / "corpus.txt").write_bytes(bytes(3 * 2**20))
+    with pytest.raises(JobError, match=r"3\.0 MiB would travel .* 2 are allowed; the largest: corpus\.txt 3\.0"):
+        pack_list(project, limit_mib=2)
+
+
+def test_equal_files_give_equal_packages(project: Path, tmp_path: Path) -> None:
+    files = pack_list(project)
+    write_package(project, files, tmp_path / "a.zip")
+    os.utime(project / "small.yaml", (1, 1))
+    write_package(project, files, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["cells/own.py", "small.yaml"]

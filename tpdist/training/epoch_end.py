@@ -1,0 +1,96 @@
+"""The end of an epoch: evaluation, the row of metrics, the models that are kept, the next epoch's learning rate."""
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tpdist.data import Split
+from tpdist.training.blow_up import stop_non_finite
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.figures import metrics_row, own_work
+from tpdist.training.signals import StopSignal
+from tpdist.training.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tpdist.training.trainer import Trainer
+
+
+def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evaluation:
+    """By the leader; the others wait for its figure. Raises Interrupted, NonFiniteError."""
+
+    def tick(done: int, total: int) -> None:
+        if stop.received:
+            raise _StopEvaluationError
+
+    tokens, loss = trainer.store.tokens(split), -1.0
+    if trainer.workers.leads:
+        with suppress(_StopEvaluationError):
+            loss = evaluate_tokens(trainer.model, tokens, trainer.config.objective.block, tick=tick).loss
+    loss = trainer.workers.from_leader(loss)
+    trainer.leave_if(loss < 0)
+    if not math.isfinite(perplexity(loss)):
+        where = f"after step {trainer.state.step} (epoch {trainer.state.epoch})"
+        stop_non_finite(trainer, f"{where}: the {split} loss is {loss:.4g} nats a token")
+    return Evaluation(loss, len(tokens) - 1)
+
+
+def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) -> None:
+    """Log, keep the best model, decay the learning rate, say so where patience is out, hand states on."""
+    state, decay, patience = trainer.state, trainer.config.optimizer.decay, trainer.config.run.patience
+    better = state.best is None or valid.loss < state.best
+    if better:
+        state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
+        state.stale = state.decay_wait = 0
+    else:
+        state.stale += 1
+        state.decay_wait += 1
+    row = metrics_row(trainer, "epoch")
+    row |= {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": trainer.theta.lr}
+    row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
+    if trainer.workers.count > 1:  # in the order of the ranks, as the live table has them
+        work = own_work(trainer)
+        speed, waiting = zip(*trainer.workers.gather([work.tokens_per_second, work.waiting]), strict=True)
+        row |= {"worker_tokens_per_second": speed, "worker_waiting": waiting}
+    if tracker is not None:
+        tracker.write(row)
+    trainer.reporter.say(
+        f"epoch {state.epoch:>3}  train ppl {row['perplexity']:>8.2f}  valid ppl {valid.perplexity:>8.2f}"
+        f"  |r| {row['primal']:.3g}  |s| {row['dual']:.3g}  {row['tokens_per_second']:>8,.0f} tok/s"
+        f"{'  best' if better else ''}"
+    )
+    if trainer.workers.leads:
+        _save_models(trainer, valid, better)
+    if decay and state.decay_is_due(decay):
+        state.lr_scale *= decay.factor
+        state.decay_wait = 0
+        trainer.set_lr()
+    if state.out_of_patience(patience):
+        trainer.reporter.say(f"no gain in {state.stale} epochs: stopped")
+    hand_on(trainer)
+
+
+def _save_models(trainer: "Trainer", valid: Evaluation, better: bool) -> None:
+    about = {
+        "corpus": trainer.store.manifest.checksum,
+        "types": len(trainer.store.vocabulary),
+        "epoch": trainer.state.epoch,
+        "step": trainer.state.step,
+        "valid_perplexity": valid.perplexity,
+        "model": trainer.config.model.model_dump(mode="json"),
+    }
+    if better:
+        trainer.run.save_model("best", trainer.model, about)
+    trainer.run.save_model("last", trainer.model, about)
+
+
+def hand_on(trainer: "Trainer") -> None:
+    """Where workers draw windows of their own spans: the prediction at a span's end, to the span after it."""
+    h, neighbours = trainer.boundaries.h, trainer.workers.neighbours
+    if trainer.batches.own_windows and h is not None and neighbours is not None:
+        from_left = neighbours.hand_on(h[:, -1])
+        if from_left is not None:
+            h[:, 0] = from_left
+
+
+class _StopEvaluationError(Exception):
+    """The user wants to stop while the leader evaluates."""
