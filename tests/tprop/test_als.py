@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model
 from tpdist.tprop import Alone, Boundaries, Plan, Window, als_visit, make_window, plan_epoch
-from tpdist.tprop.als import parameter_groups, step_h
+from tpdist.tprop.als import step_h
+from tpdist.tprop.als_equations import parameter_groups
 from tpdist.tprop.objective import blocks_pass
 
 TYPES, S, K, D = 7, 2, 12, 3

@@ -4,7 +4,6 @@ from tpdist.config.experiment import Experiment
 from tpdist.config.loader import load_config, locate, with_place
 from tpdist.config.parts import (
     Batching,
-    Cluster,
     Data,
     Decay,
     Dual,
@@ -13,9 +12,9 @@ from tpdist.config.parts import (
     Model,
     Objective,
     Optimizer,
-    Run,
     Synthetic,
 )
+from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Sweep
 

@@ -18,7 +18,8 @@ from tpdist.config.keys import (
     unknown,
     why_unknown,
 )
-from tpdist.config.parts import NAME_PATTERN, UNION_TAG, Part
+from tpdist.config.parts import NAME_PATTERN, Part
+from tpdist.config.running import UNION_TAG
 from tpdist.config.yaml_text import Tree, join, shown
 from tpdist.errors import ConfigError
 

@@ -19,7 +19,7 @@ from tpdist.data import Store, default_store
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
-from tpdist.tprop.objective import predict
+from tpdist.tprop.prediction import predict
 from tpdist.training.batches import Batch, Batches
 from tpdist.training.run_dir import RunDirectory
 

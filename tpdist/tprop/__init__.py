@@ -2,9 +2,10 @@
 
 from tpdist.tprop.als import als_visit
 from tpdist.tprop.captured import Captured, CudaGraphs
-from tpdist.tprop.objective import at_boundaries, blocks_pass
+from tpdist.tprop.objective import blocks_pass
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.plan import Plan, own_function, plan_epoch
+from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.visit import visit

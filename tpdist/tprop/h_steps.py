@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, frozen, target_gradient
+from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
 from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.plan import HStep, Plan
+from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
 from tpdist.tprop.window import Neighbours, Window, nothing

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import clip_rows
-from tpdist.tprop.objective import predict_across
 from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.prediction import predict_across
 from tpdist.tprop.states import Boundaries, edge_state
 from tpdist.tprop.window import Neighbours, Window
 

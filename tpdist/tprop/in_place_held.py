@@ -22,10 +22,11 @@ from torch import Tensor
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import ask_right, clip_rows
 from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
-from tpdist.tprop.objective import Pass, blocks_pass, frozen, predict
+from tpdist.tprop.objective import Pass, blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part, from_right_to_left
 from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.prediction import predict
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
 from tpdist.tprop.theta import BlowUpError, Theta

@@ -10,20 +10,17 @@ Shape letters: `window.py`, `tpdist.models.cells`.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel
-from tpdist.tprop.parts import Part, cut
+from tpdist.tprop.parts import Part, chunks, cut
 from tpdist.tprop.penalties import penalty, target_loss
 from tpdist.tprop.plan import Terms
+from tpdist.tprop.prediction import Each, edge_to_the_right, note
 from tpdist.tprop.rollout import RollOut, own_labels
 from tpdist.tprop.window import Arrival, Neighbours, Window, nothing
-
-# What takes a part of the blocks, their ĥ [n, d], and the gradient with respect to their starts [n, d] if asked for.
-Each = Callable[[Part, Tensor, Tensor | None], None]
 
 
 @dataclass
@@ -90,7 +87,7 @@ def blocks_pass(
         leaf = part.of(start).detach().clone().requires_grad_(to_start)
         with torch.set_grad_enabled(to_start or to_theta):
             h, prediction = model.unroll(part.tokens(window.inputs), leaf)
-        _note(part, prediction.detach(), predictions, k)
+        note(part, prediction.detach(), predictions, k)
         return leaf, h, prediction
 
     def score(part: Part, leaf: Tensor, h: Tensor, prediction: Tensor) -> None:
@@ -117,7 +114,7 @@ def blocks_pass(
         loss_sum = loss_sum + loss.detach()
         penalty_sum = penalty_sum + cost.detach()
 
-    first, others = cut(S, k, chunk_blocks, _edge_to_the_right(neighbours))
+    first, others = cut(S, k, chunk_blocks, edge_to_the_right(neighbours))
     opened = [(part, *roll(part)) for part in first]
     from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
     for part in others[:-1]:
@@ -129,19 +126,6 @@ def blocks_pass(
     before_last()
     score(*opened[-1])
     return Pass(loss_sum, penalty_sum, predictions, gradient, from_left)
-
-
-def _note(part: Part, prediction: Tensor, into: Tensor, blocks: int) -> None:
-    """A part's ĥ [n, d] in its places of `into` [S, k, d], or the last block's in [S, 1, d]."""
-    if into.shape[1] == blocks:
-        part.put(into, prediction)
-    elif part.blocks.stop == blocks:
-        into[part.streams, 0] = part.shaped(prediction)[:, -1]
-
-
-def _edge_to_the_right(neighbours: Neighbours | None) -> Literal["last"] | None:
-    """The block whose prediction another worker waits for."""
-    return None if neighbours is None or neighbours.is_last else "last"
 
 
 def _rolled_pass(
@@ -251,47 +235,6 @@ def target_gradient(
     return gradient.view(S, places, d)
 
 
-def predict(model: LanguageModel, inputs: Tensor, start: Tensor, chunk_blocks: int) -> Tensor:
-    """ĥ at the end of every block, the recurrence alone: inputs [B, S, k], start [S, k, d] -> [S, k, d]."""
-    return predict_across(model, inputs, start, chunk_blocks, None)[0]
-
-
-def predict_across(
-    model: LanguageModel,
-    inputs: Tensor,
-    start: Tensor,
-    chunk_blocks: int,
-    neighbours: Neighbours | None,
-    each: Each | None = None,
-) -> tuple[Tensor, Arrival]:
-    """`predict`; the last block's is sent to the right as soon as it is known, and the left neighbour's arrives.
-
-    each: as in `blocks_pass`; what is returned is then the last block's alone, [S, 1, d].
-    """
-    predictions = torch.empty_like(start if each is None else start[:, -1:])
-    S, k, _ = start.shape
-    first, others = cut(S, k, chunk_blocks, _edge_to_the_right(neighbours))
-
-    def roll(parts: list[Part]) -> None:
-        with torch.no_grad():
-            for part in parts:
-                prediction = model.unroll(part.tokens(inputs), part.of(start))[1]
-                _note(part, prediction, predictions, k)
-                if each is not None:
-                    each(part, prediction, None)
-
-    roll(first)
-    from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
-    roll(others)
-    return predictions, from_left
-
-
-def at_boundaries(predictions: Tensor, from_left: Tensor | None) -> Tensor:
-    """Predictions of blocks [S, k, d] as those of boundaries [S, k+1, d]: boundary 0's comes from the left."""
-    edge = torch.zeros_like(predictions[:, 0]) if from_left is None else from_left
-    return torch.cat([edge[:, None], predictions], 1)
-
-
 @contextmanager
 def frozen(model: LanguageModel) -> Iterator[None]:
     """No gradients of θ inside: an H-step does not pay for them."""
@@ -303,7 +246,3 @@ def frozen(model: LanguageModel) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(True)
-
-
-def chunks(total: int, size: int) -> Iterator[slice]:
-    return (slice(begin, min(begin + size, total)) for begin in range(0, total, size))

@@ -91,3 +91,7 @@ def _parts(streams: int, blocks: range, size: int) -> Iterator[Part]:
     for block in range(blocks.start, blocks.stop, columns):
         for stream in range(0, streams, rows):
             yield Part(slice(stream, min(stream + rows, streams)), slice(block, min(block + columns, blocks.stop)))
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + size, total)) for begin in range(0, total, size))

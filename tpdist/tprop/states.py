@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.objective import predict_across
 from tpdist.tprop.plan import Plan
+from tpdist.tprop.prediction import predict_across
 from tpdist.tprop.window import Neighbours, Window
 
 

@@ -19,9 +19,10 @@ from tpdist.tprop.costate import costate_sweeps
 from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_step
 from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
-from tpdist.tprop.objective import Pass, at_boundaries, blocks_pass, predict_across
+from tpdist.tprop.objective import Pass, blocks_pass
 from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
 from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import BlowUpError, Theta

@@ -13,7 +13,7 @@ from tpdist.errors import WorkersDifferError
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import Plan, Window
-from tpdist.tprop.objective import chunks
+from tpdist.tprop.parts import chunks
 from tpdist.tprop.penalties import penalty
 
 WORDS = {  # from causes to effects: an H-step carries what is not finite to the blocks beside it
