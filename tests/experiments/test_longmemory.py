@@ -38,6 +38,17 @@ def test_arms_run_once_and_are_kept(clone: Path, capsys: pytest.CaptureFixture[s
     assert json.loads((clone / "configs/paper/results/long-memory.json").read_text()) == kept
 
 
+def test_what_would_run(clone: Path, capsys: pytest.CaptureFixture[str]):
+    command = ["reproduce", "long-memory", "--cells", "bptt-20", "--set", "sweep.seeds=[0,1]", "run.epochs=1"]
+    assert main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("runs/reproduce-long-memory: 2 points to run, 0 done\n")
+    assert main([*command, "model.hidden=2", "batching.streams=2", "--quiet"]) == 0
+    assert main([*command, "model.hidden=2", "batching.streams=2", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "runs/reproduce-long-memory: 0 points to run, 2 done\n"
+    assert main(["reproduce", "long-memory", "--test"]) == 2
+    assert "reproduce long-memory: takes no --test" in capsys.readouterr().err
+
+
 def test_copying_arms_join_what_is_kept(clone: Path, capsys: pytest.CaptureFixture[str]):
     """Every method runs; arms that a command leaves out stay."""
     (clone / "RESULTS.md").write_text("<!-- results: long-memory -->\n<!-- end -->\n", encoding="utf-8")

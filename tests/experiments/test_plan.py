@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,35 @@ def test_links() -> None:
     for text in ("400", "400GB", "0Gb", "fast"):
         with pytest.raises(TpdistError, match="--link"):
             link_of(text, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--tokens nan", "--tokens: must be at least 2; got nan"),
+        ("--tokens 1e400", "--tokens: must be at least 2; got inf"),
+        ("--tokens 0", "--tokens: must be at least 2; got 0"),
+        ("--types 1", "--types: must be at least 2; got 1"),
+        ("--share 0", "--share: must be above 0 and at most 1; got 0"),
+        ("--mtbf-hours nan", "--mtbf-hours: must be above 0; got nan"),
+        ("--price -1", "--price: must be 0 or more; got -1"),
+        ("--latency-us -1", "--latency-us: must be 0 or more; got -1"),
+        ("--json none/x.json", "argument --json: there is no directory none; make it first"),
+        ("--json .", "argument --json: . is a directory; name a file in it"),
+    ],
+)
+def test_what_no_machine_is_is_said(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = ["--tokens", "1e6", "--types", "1000", "--gpu", "h100"]
+    with suppress(SystemExit):
+        assert main(["plan", *corpus, *options.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_gradients_are_counted_as_they_are_sent() -> None:
+    config = experiment(METHODS["bptt"])
+    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
+    half = config.model_copy(update={"cluster": config.cluster.model_copy(update={"gradient_dtype": "bfloat16"})})
+    assert planning.gradient_bytes(config, plan, shape) == 2 * planning.gradient_bytes(half, plan, shape)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

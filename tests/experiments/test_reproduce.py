@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow.parquet as pq
 import pytest
 
 import tpdist.experiments.sweep as sweep_module
@@ -47,7 +48,11 @@ def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.Ca
     ]
     home = clone / "runs/reproduce-table1"
     assert (home / "table.md").read_text().splitlines()[2:] == lines
-    assert json.loads((home / "results.json").read_text())["command"] == "tpdist reproduce table1"
+    command = json.loads((home / "results.json").read_text())["command"]
+    assert command.startswith("tpdist reproduce table1 --cells ptb-minibatch-h1-block20 'ptb-minibatch-bptt-*' --set ")
+    table = pq.read_table(home / "results.parquet").to_pylist()  # of all cells, those too that were left out
+    assert {row["arm"] for row in table} == set(arms_of(load_sweep("configs/paper/table1.yaml", [])))
+    assert {row["arm"] for row in table if row["chosen"]} == {line.split(" | ")[0][2:] for line in lines}
 
 
 def test_quiet_and_json(clone: Path, capsys: pytest.CaptureFixture[str]):
@@ -91,7 +96,7 @@ def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):
     assert main(["reproduce", "ptb/hidden", "--cells", "bptt-hidden400", "--keep"]) == 0
     new, old = json.loads(file.read_text())["arms"]
     assert (new["arm"], new["mean"]) == ("bptt-hidden400", 121.0)
-    assert old == {**other, "versions": {"torch": "0"}}
+    assert old == {**other, "versions": {"torch": "0"}, "command": ""}
 
 
 def test_papers_figures_belong_to_cells():

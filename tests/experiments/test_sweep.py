@@ -15,10 +15,12 @@ import pytest
 from rich.console import Console
 
 import tpdist
+from tpdist.errors import RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
 from tpdist.experiments.sweep import Sweeping, choose, summary, sweep
 from tpdist.experiments.table import draw
+from tpdist.training.evaluation import Evaluation
 from tpdist.training.progress import Silent
 
 TEXT = """
@@ -149,6 +151,33 @@ def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path, tmp_path: Path
     assert choose(home, points, (0, 1)) == {points[2].setting}
     assert choose(home, points, (1,)) == {points[0].setting}
     assert choose(home, expand(file), (0, 1)) == {points[2].setting}  # a setting that has not been run is out
+
+
+def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where time is up, a setting that has not been tried may be better than the best so far."""
+    home, asked = Sweeping(tmp_path / "out"), []
+    points = [p for p in expand(file) if p.arm == "bptt"]
+    _done(home, points[0], 9.0)
+
+    def evaluate(run: Path, split: str) -> Evaluation:
+        asked.append(run)
+        return Evaluation(2.0, 10)
+
+    monkeypatch.setattr(module, "run_tasks", lambda *_: None)
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
+    assert not asked
+    assert [(row["seed"], row["chosen"]) for row in rows] == [(0, True), (1, True), (0, False)]
+    _done(home, points[2], 8.0)
+    rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
+    assert asked == [home.run(points[2])]
+    assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]
+
+
+def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(RunError, match=r"--dir .*taken: cannot be made"):
+        sweep(file, [], tmp_path / "taken", None, Silent())
 
 
 def test_an_arm_without_a_figure_says_why():

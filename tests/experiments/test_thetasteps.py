@@ -1,6 +1,8 @@
 """Training loss against θ-steps, from logs that are written out here."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,10 @@ def test_seeds_of_an_arm_stand_together_and_runs_that_go_on_are_left_out(tmp_pat
 def test_a_directory_without_runs_is_refused(tmp_path: Path):
     with pytest.raises(TpdistError, match="holds no run of a sweep that has ended"):
         theta_steps(tmp_path)
+
+
+def test_as_a_program_it_says_so_in_one_line(tmp_path: Path):
+    command = [sys.executable, "-m", "tpdist.experiments.thetasteps", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tpdist: {tmp_path}: holds no run of a sweep that has ended\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
 from tpdist.errors import TpdistError
+from tpdist.experiments.modules import json_file
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
@@ -64,7 +65,9 @@ def add(commands: Any) -> None:
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
         one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        one.add_argument("--json", metavar="FILE", help="write ratios, timings, machine and configuration here")
+        one.add_argument(
+            "--json", type=json_file, metavar="FILE", help="write ratios, timings, machine and configuration here"
+        )
         if what == "timeparallel":
             one.add_argument("--longest", type=int, metavar="N", help="tokens of the longest text; default 131072")
         one.set_defaults(command=_bench, what=what)
@@ -73,7 +76,9 @@ def add(commands: Any) -> None:
     scaling.add_argument(
         "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default embedded ones"
     )
-    scaling.add_argument("--json", metavar="FILE", help="write ratios, rows, machine and configuration here")
+    scaling.add_argument(
+        "--json", type=json_file, metavar="FILE", help="write ratios, rows, machine and configuration here"
+    )
     scaling.set_defaults(command=_scaling)
 
     plan = commands.add_parser("plan", help="what a configuration would cost on many workers")
@@ -90,7 +95,7 @@ def add(commands: Any) -> None:
     plan.add_argument(
         "--validate", action="store_true", help="forecast against measurement on this machine, and no more"
     )
-    plan.add_argument("--json", metavar="FILE", help="write all of it here")
+    plan.add_argument("--json", type=json_file, metavar="FILE", help="write all of it here")
     add_set(plan)
     plan.set_defaults(command=_plan)
 
@@ -152,7 +157,7 @@ def _bench(options: argparse.Namespace) -> None:
     longest = getattr(options, "longest", None)
     found = run(options.what, options.device, print, **({} if longest is None else {"longest": longest}))
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(options.json, found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
@@ -167,7 +172,7 @@ def _scaling(options: argparse.Namespace) -> None:
 
     found = scaling(workers, options.address, print)
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(options.json, found)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -185,7 +190,7 @@ def _plan(options: argparse.Namespace) -> None:
     else:
         link = planner.link_of(options.link, options.latency_us)
         tokens, types = planner.corpus_of(config, options.tokens, options.types)
-        assumed = planner.Assumed(share=options.share, mtbf_hours=options.mtbf_hours, price=options.price)
+        assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
         found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(options.json, found)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
+from tpdist.experiments.modules import ended, json_file
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
@@ -121,7 +122,7 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write the means of every run here, as a column of what it holds"
+        "--json", type=json_file, metavar="FILE", help="write the means of every run here, as a column of what it holds"
     )
     options = parser.parse_args()
     means: dict[str, list[float]] = {}
@@ -132,7 +133,7 @@ def main() -> None:
         print(f"{name:<40} " + "  ".join(f"{value:.4f}" for value in values))
     if options.json:
         block = _config(RunDirectory.open(options.runs[0]), options.set).objective.block
-        file = Path(options.json)
+        file = options.json
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
         kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
         kept["windows"] = options.windows
@@ -140,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(ended(main))

@@ -60,7 +60,15 @@ def long_memory(
     finally:
         torch.set_num_threads(threads)
     trivial = {name: problem.trivial for name, problem in PROBLEMS.items()}
-    return {"command": "tpdist reproduce long-memory", "versions": versions(), "trivial": trivial, **found}
+    return {"versions": versions(), "trivial": trivial, **found}
+
+
+def foresee(file: Path, overrides: Sequence[str], arms: Sequence[str], home: Path) -> list[str]:
+    """The points that `long_memory` would run, a line each."""
+    points = expand(file, overrides, arms)
+    waiting = [point for point in points if not (home / "points" / f"{point.name}.json").is_file()]
+    lines = [f"{point.arm}  seed {point.seed}  waiting" for point in waiting]
+    return [*lines, f"{home}: {len(waiting)} points to run, {len(points) - len(waiting)} done"]
 
 
 def problem_of(arm: str) -> str:

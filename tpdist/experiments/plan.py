@@ -4,6 +4,7 @@ Compute is measured on this machine (`calibration.py`), or follows from a named 
 reached; the rest is `planning.py` and `failures.py`.
 """
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def plan(
         "memory": used,
         "bytes": {
             "neighbours": planning.neighbour_bytes(config, own, shape),
-            "gradient": own.theta_steps * shape.parameters * planning.NUMBER * workers,
+            "gradient": planning.gradient_bytes(config, own, shape) * workers,
         },
         "seconds": parts | {"slowest": update},
         "efficiency": alone / workers / update,
@@ -114,20 +115,33 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
             manifest = Store.open(default_store(config.data)).manifest
         except TpdistError as error:
             raise TpdistError(f"{error}; or give --tokens and --types") from error
-        tokens, types = tokens or manifest.tokens["train"], types or manifest.types
-    if tokens < 2 or types < 2:
-        raise TpdistError(f"--tokens and --types: must be at least 2, got {tokens:g} and {types}")
+        tokens = manifest.tokens["train"] if tokens is None else tokens
+        types = manifest.types if types is None else types
+    _need("--tokens", tokens, 2 <= tokens < math.inf, "at least 2")
+    _need("--types", types, types >= 2, "at least 2")
     return int(tokens), types
+
+
+def assumed_of(share: float, mtbf_hours: float, price: float | None) -> Assumed:
+    """What the options say. Raises TpdistError for what no machine is."""
+    _need("--share", share, 0 < share <= 1, "above 0 and at most 1")
+    _need("--mtbf-hours", mtbf_hours, 0 < mtbf_hours < math.inf, "above 0")
+    _need("--price", price or 0.0, 0 <= (price or 0.0) < math.inf, "0 or more")
+    return Assumed(share=share, mtbf_hours=mtbf_hours, price=price)
 
 
 def link_of(text: str, latency_us: float) -> Link:
     """`400Gb` is 400 gigabits a second."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([GM])b", text)
-    if match is None or float(match[1]) == 0 or latency_us < 0:
-        raise TpdistError(
-            f"--link: must be bits a second such as 400Gb or 100Mb, and a latency of 0 or more; got {text!r}"
-        )
+    if match is None or float(match[1]) == 0:
+        raise TpdistError(f"--link: must be bits a second such as 400Gb or 100Mb; got {text!r}")
+    _need("--latency-us", latency_us, 0 <= latency_us < math.inf, "0 or more")
     return Link(latency_us / 1e6, float(match[1]) * {"G": 1e9, "M": 1e6}[match[2]] / 8)
+
+
+def _need(option: str, value: float, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise TpdistError(f"{option}: must be {wanted}; got {value:g}")
 
 
 def _print(found: dict[str, Any], config: Experiment, share: Share, device: Device, say: Say) -> None:

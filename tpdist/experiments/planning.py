@@ -148,6 +148,12 @@ def neighbour_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
     return sum(states_sent(plan)) * (times - 1) * config.batching.streams * shape.state * NUMBER
 
 
+def gradient_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
+    """What a worker adds to the sums of θ's gradient in an update, as it is sent."""
+    number = 2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER
+    return plan.theta_steps * shape.parameters * number
+
+
 def ring(workers: int, size: float, link: Link) -> float:
     """Seconds of an all-reduce of `size` bytes around a ring."""
     return 2 * (workers - 1) * link.latency_s + 2 * (workers - 1) / workers * size / link.bytes_per_s
@@ -164,8 +170,7 @@ def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: 
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
     workers = config.cluster.limits[1]
     _, times = config.mesh()
-    number = 2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER
-    size = plan.theta_steps * shape.parameters * number
+    size = gradient_bytes(config, plan, shape)
     sent = sum(states_sent(plan)) if times > 1 else 0
     one = share.streams * shape.state * NUMBER
     found = {

@@ -5,14 +5,15 @@ WHAT is a sweep in `configs/paper/`; its arms are the cells. `configs/paper/pape
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tpdist.config import Sweep
 from tpdist.errors import TpdistError
+from tpdist.experiments import longmemory
 from tpdist.experiments import sweep as sweeps
-from tpdist.experiments.longmemory import long_memory, with_others
 from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import arms_of, load_sweep
 from tpdist.experiments.results import ratio_row, summarise
@@ -29,6 +30,7 @@ CONTESTS = {
     "ptb_annealed_ratio": {5: "ptb/b5-annealed", 10: "ptb/b10-annealed", 20: "ptb/b20-annealed"},
     "wikitext2_ratio": {20: "wikitext2"},
 }
+LONG_MEMORY = "long-memory"
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -53,12 +55,16 @@ def reproduce(
     """
     file, home = _sweep_of(what)
     limit_s = None if budget is None else _seconds(budget)
-    if what == "long-memory":
-        kept = long_memory(file, overrides, cells, home, reporter, limit_s)
+    command = _command(what, cells, test, overrides)
+    if what == LONG_MEMORY:
+        given = {"--retry": retry, "--test": test, "--address": address}
+        for option in (name for name, value in given.items() if value):
+            raise TpdistError(f"reproduce {what}: takes no {option}: it trains in this process, without a corpus")
+        kept = {"command": command, **longmemory.long_memory(file, overrides, cells, home, reporter, limit_s)}
     else:
         rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
         paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
-        kept = summarise([row for row in rows if row["state"] != "waiting"], f"tpdist reproduce {what}", paper)
+        kept = summarise([row for row in rows if row["state"] != "waiting"], command, paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
     write_text(home / "table.md", table(kept) + "\n")
     drawn = figure(what, load_sweep(file, overrides), kept) if what.startswith("figure") else None
@@ -75,7 +81,17 @@ def foresee(what: str, cells: Sequence[str], budget: str | None, overrides: Sequ
     """The points that `reproduce` would run, a line each."""
     file, home = _sweep_of(what)
     within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
+    if what == LONG_MEMORY:
+        return [*longmemory.foresee(file, overrides, cells, home), *within]
     return [*sweeps.foresee(file, overrides, home, cells), *within]
+
+
+def _command(what: str, cells: Sequence[str], test: bool, overrides: Sequence[str]) -> str:
+    """As somebody may type it who has none of the runs."""
+    words = ["tpdist", "reproduce", what]
+    words += ["--cells", *cells] if cells else []
+    words += ["--set", *overrides] if overrides else []
+    return shlex.join([*words, "--test"] if test else words)
 
 
 def _sweep_of(what: str) -> tuple[Path, Path]:
@@ -118,7 +134,7 @@ def keep_result(what: str, kept: dict[str, Any], arms: Sequence[str], drawn: str
         lasting = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
         kept = {**kept, "arms": lasting if before is None else _with_other_arms(lasting, kept, before, arms)}
     elif before is not None:
-        kept = with_others(kept, before)
+        kept = longmemory.with_others(kept, before)
     write_atomic(own, lambda path: write_json(path, kept))
     for name, contest in CONTESTS.items():
         if what in contest.values():
@@ -130,8 +146,8 @@ def keep_result(what: str, kept: dict[str, Any], arms: Sequence[str], drawn: str
 def _with_other_arms(
     own: list[dict[str, Any]], kept: dict[str, Any], before: dict[str, Any], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """`own`, and what of `before` is not in it, in the file's order; an arm that other versions made says so."""
-    made_by = {} if before["versions"] == kept["versions"] else {"versions": before["versions"]}
+    """`own`, and what of `before` is not in it, in the file's order; an arm that others made says what did."""
+    made_by = {name: before[name] for name in ("versions", "command") if before[name] != kept[name]}
     found = {arm["arm"]: {**made_by, **arm} for arm in before["arms"]} | {arm["arm"]: arm for arm in own}
     return [found[name] for name in names if name in found]
 

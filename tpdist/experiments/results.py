@@ -14,19 +14,23 @@ import torch
 
 Row = dict[str, Any]
 Kept = dict[str, Any]
-# two-sided 95 % quantiles of Student's t, by the number of values
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+# two-sided 95 % quantiles of Student's t for 2, 3, … values
+T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+)  # fmt: skip
 
 
 def interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % t-interval of the mean; None for a single value."""
     if len(values) < 2:
         return None
-    return T95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = T95[len(values) - 2] if len(values) - 2 < len(T95) else 1.96
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> Kept:
-    """The best setting of every arm, on validation, among those that have the most seeds done.
+    """The setting of every arm that the sweep chose on validation, and what the others reached.
 
     paper: the paper's figure of an arm, where it has one. Failed points are counted, and the error of one is kept.
     """
@@ -39,7 +43,7 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
         if failed:
             entry["error"] = failed[0]["error"]
         if done:
-            entry |= _figures(_best(done), done)
+            entry |= _figures(best_setting(done), done)
             entry["others"] = [
                 {"setting": name, "seeds": [r["seed"] for r in group], "valid": round(_mean(group), 3)}
                 for name, group in done.items()
@@ -52,7 +56,7 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
 def best_runs(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """By arm, the runs of that setting; arms of which none has ended are left out."""
     found = {arm: _by_setting([row for row in rows if row["arm"] == arm]) for arm in {row["arm"]: None for row in rows}}
-    return {arm: done[_best(done)] for arm, done in found.items() if done}
+    return {arm: done[best_setting(done)] for arm, done in found.items() if done}
 
 
 def _by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -64,7 +68,11 @@ def _by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return done
 
 
-def _best(done: Mapping[str, Sequence[Row]]) -> str:
+def best_setting(done: Mapping[str, Sequence[Row]]) -> str:
+    """Of settings and their runs that have ended: the one that the sweep chose, else the best of those with most."""
+    chosen = [name for name, group in done.items() if any(row.get("chosen") for row in group)]
+    if chosen:
+        return chosen[0]
     most = max(map(len, done.values()))
     return min((name for name in done if len(done[name]) == most), key=lambda name: _mean(done[name]))
 

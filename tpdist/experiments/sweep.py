@@ -8,7 +8,7 @@ DIR/results.parquet       a row for every point; follows from the files above
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpdist import __version__
+from tpdist.errors import RunError
 from tpdist.experiments.points import Point, expand, load_sweep
-from tpdist.experiments.results import versions
+from tpdist.experiments.results import best_setting, versions
 from tpdist.experiments.table import Table, describe
 from tpdist.launch.local import evaluate
 from tpdist.launch.tasks import Task, run_tasks
@@ -81,31 +82,49 @@ def sweep(
 
     directory: default runs/<run.name>-sweep, or after the file where no name is set. retry: run failed points again.
     test: at the end, evaluate the setting of every arm that is best on validation on the test split, where that has not
-    been done. arms: patterns of the arms to run; none: all. limit_s: end after so many seconds with what is done then.
+    been done and no setting waits that might be better. arms: patterns of the arms to run, whose rows are returned;
+    none: all. limit_s: end after so many seconds with what is done then.
 
     Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
+    everything = expand(path, overrides) if arms else points
     home = _home(path, points, directory)
-    home.path.mkdir(parents=True, exist_ok=True)
+    try:
+        home.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--dir {home.path}: cannot be made: {error.strerror}") from error
     if retry:
         for point in points:
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
-    _run_missing(home, points, tuning, Table(reporter), address, reporter, limit_s)
-    best = choose(home, points, tuning)
+
+    def write() -> None:
+        home.write(wanted_rows(home, everything, tuning))
+
+    _run_missing(home, points, tuning, write, Table(reporter), address, reporter, limit_s)
     if test:
+        best = choose(home, points, tuning)
+        open_arms = {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
         for point in points:
-            if point.setting in best and home.row(point)["state"] == "done" and not home.test(point).exists():
+            done = home.row(point)["state"] == "done" and point.arm not in open_arms
+            if done and point.setting in best and not home.test(point).exists():
                 reached = evaluate(home.run(point), "test").perplexity
                 home.test(point).parent.mkdir(exist_ok=True)
                 write_atomic(home.test(point), lambda file, reached=reached: write_json(file, {"perplexity": reached}))
-    rows = [home.row(point) for point in points if point.setting in best or point.seed in tuning]
-    home.write(rows)
+    write()
+    rows = wanted_rows(home, points, tuning)
     for line in summary(rows):
         reporter.say(line)
     reporter.say(f"every point is a row of {home.path / 'results.parquet'}")
     return rows
+
+
+def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Row]:
+    """What was run, and what shall be. chosen: of the setting that is its arm's best so far."""
+    best = choose(home, points, tuning)
+    rows = [(point, home.row(point) | {"chosen": point.setting in best}) for point in points]
+    return [row for point, row in rows if row["chosen"] or point.seed in tuning or row["state"] == "done"]
 
 
 def foresee(
@@ -134,12 +153,13 @@ def _run_missing(
     home: Sweeping,
     points: Sequence[Point],
     tuning: Sequence[int],
+    write: Callable[[], None],
     table: Table,
     address: str | None,
     reporter: Reporter,
     limit_s: float | None,
 ) -> None:
-    """All settings with the seeds of `tuning`, then the best of every arm with the others."""
+    """All settings with the seeds of `tuning`, then the best of every arm with the others. write: what is known."""
     by_run = {home.run(point): point for point in points}
 
     def wanted() -> list[Point]:
@@ -166,7 +186,7 @@ def _run_missing(
         else:
             made_by = versions() | {"tpdist": __version__}
             write_atomic(task.run / "versions.json", lambda file: write_json(file, made_by))
-        home.write([home.row(point) for point in points])
+        write()
         table.ended(home.row(point))
 
     try:
@@ -211,8 +231,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
             lines.append(f"{arm}: none is done; {why}")
             continue
-        most = max(map(len, done.values()))
-        name = min((name for name in done if len(done[name]) == most), key=lambda name: statistics.fmean(done[name]))
+        name = best_setting({name: [row for row in settings[name] if row["state"] == "done"] for name in done})
         values = done[name]
         tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""

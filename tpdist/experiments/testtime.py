@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tpdist.errors import TpdistError
+from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.results import best_runs, versions
 from tpdist.launch.local import evaluate
 from tpdist.training.files import write_json
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-b20")
     parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="default: all")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as data.store=DIR")
-    parser.add_argument("--json", metavar="FILE", help="write it here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write it here")
     options = parser.parse_args()
     found = at_test_time(Path(options.sweep), options.arms, options.set)
     for arm, entry in found["test_time"].items():
@@ -63,8 +64,8 @@ def main() -> None:
             size = "" if kind == "plain" else f" of {entry[kind]['size']:g}"
             print(f"{arm:<20} {kind + size:<14} " + "  ".join(f"{value:.2f}" for value in values))
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(ended(main))

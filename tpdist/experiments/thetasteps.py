@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
+from tpdist.experiments.modules import ended, json_file
 from tpdist.training.files import write_json
 
 STEPS = (100, 200, 400, 700, 1000, 1500)
@@ -61,15 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.thetasteps", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-why")
     parser.add_argument("--steps", nargs="+", type=int, default=STEPS, metavar="N")
-    parser.add_argument("--json", metavar="FILE", help="write it here")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write it here")
     options = parser.parse_args()
     found = theta_steps(Path(options.sweep), options.steps)
     for name, arm in found["theta_steps"].items():
         means = (sum(values) / len(values) for values in arm["losses"].values())
         print(f"{name:<40} " + "  ".join(f"{mean:.3f}" for mean in means))
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(options.json, found)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(ended(main))

@@ -1,0 +1,28 @@
+"""What the programs of this room share, `tpdist bench` and `plan` and those that are called by `python -m`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tpdist.errors import TpdistError
+
+
+def json_file(text: str) -> Path:
+    """The type of `--json FILE`: what cannot be written is refused before minutes of measuring, not after."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}; make it first")
+    return path
+
+
+def ended(main: Callable[[], None]) -> int:
+    """The exit code of a program: an error that the user can mend is one line."""
+    try:
+        main()
+    except TpdistError as error:
+        print(f"tpdist: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
