@@ -98,7 +98,8 @@ def test_null_is_text_only_where_nothing_else_fits():
 
 
 def test_bptt_is_a_setting():
-    config = load_config(None, ["method.name=bptt", "method.h_steps=3"])
+    config = load_config(None, ["method.name=bptt", "method.h_steps=3", "objective.loss_on=target"])
+    assert config.objective.loss_on == "prediction"  # Eq. 8's targets would be constants
     assert (config.method.h_steps, config.objective.weight) == (0, 0.0)
     assert Experiment(method=Method(name="bptt")) == load_config(None, ["method.name=bptt"])
 

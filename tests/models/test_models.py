@@ -42,7 +42,7 @@ def build(seed: int = 0, dtype: str = "float64", **model: Any) -> LanguageModel:
     return build_model(config.model, config.run, V)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ["gru", "lstm"])  # the others have no other
 def test_fast_forward_equals_the_step_loop(name: str) -> None:
     cell = CELLS[name]().double()
     for p in cell.parameters():

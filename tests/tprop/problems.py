@@ -75,7 +75,7 @@ class Problem:
 
 
 class StillTheta(Theta):
-    """Divides and clips like `Theta`, and leaves the parameters where they are."""
+    """Divides like `Theta`, and leaves the parameters where they are."""
 
     def step(self, tokens: int) -> None:
         for p in self.parameters:

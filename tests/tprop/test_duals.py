@@ -1,6 +1,5 @@
 """Duals: ADMM and ALM reach the KKT point of a convex problem; the sign, the scaling, the clip, the order."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,4 +222,3 @@ def test_duals_that_are_not_kept_start_at_zero() -> None:
     assert plan.dual is None  # stepped last and zeroed at the next visit: never read
     assert Boundaries.for_plan(plan, S, K, convex_model()).u is None
     assert plan_for({"name": "admm", "dual": {"keep": False, "order": "before"}}, 1.0).dual is not None
-    assert replace(plan, keep_duals=True).keep_duals

@@ -72,6 +72,17 @@ def test_state_is_kept_only_with_persistent_first_values(keep: bool) -> None:
     assert lengths[1] == pytest.approx(-0.1 / 2**0.5 if keep else -0.1)
 
 
+def test_a_closing_target_keeps_its_state() -> None:
+    """Adam's first steps along a constant gradient are all as long as its learning rate."""
+    spec = HStep("adam", 0.05, None, {}, keep=True, bounded=False)
+    boundaries = Boundaries(h=torch.zeros(S, K + 2, D, dtype=torch.float64))
+    for _ in range(4):
+        targets = Targets(spec, torch.zeros(S, K + 1, D).double(), torch.ones(S, K + 1).bool(), boundaries, 0, True)
+        targets.step(torch.ones(S, K + 1, D).double())
+        targets.save()
+        torch.testing.assert_close(targets.h, torch.full_like(targets.h, -0.05), rtol=1e-6, atol=0)
+
+
 def test_the_clip_is_per_boundary() -> None:
     gradient = torch.tensor([[[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]])
     wanted = torch.tensor([[[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]])

@@ -27,6 +27,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "admm-kept-adam": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.05}},
     "admm-recomputed": {"name": "admm", "first": "persistent", "h_optimizer": {"name": "adagrad", "lr": 0.1}},
     "admm-late-duals": {"name": "admm", "first": "forward", "dual": {"start_epoch": 2}},
+    "admm-tied-in-place": {"name": "admm", "first": "persistent", "starts": "tied"},
+    "pm-tied-in-place": {"name": "pm", "first": "persistent", "starts": "tied"},
+    "pm-held-in-place": {"name": "pm", "first": "persistent"},
+    "pm-without-h-steps": {"name": "pm", "h_steps": 0, "first": "forward"},
     "alm": {"name": "alm", "theta_steps": 2, "first": "forward", "starts": "tied"},
     "alm-late-duals": {"name": "alm", "theta_steps": 2, "first": "forward", "dual": {"start_epoch": 2}},
     "costate": {"name": "costate", "first": "persistent", "sweeps": 2},
@@ -44,13 +48,15 @@ COMBINATIONS += [(m, "target") for m in ("pm-one-block", "admm", "alm", "costate
 COMBINATIONS += [("admm", "l2+kl"), ("costate", "no-weight")]
 
 
-def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[list[list[Tensor]], list[Link]]:
+def work_of(
+    method: str, objective: str, workers: int, short: bool, chunk_tokens: int = 4
+) -> tuple[list[list[Tensor]], list[Link]]:
     """θ, h, u, costates, carried state, loss, penalty, residuals (by place) after each visit, put together again."""
     config = experiment(
         model={"cell": "lstm", "hidden": 3, "init": 0.5},
         objective={"block": B, "weight": 0.6, **OBJECTIVES[objective]},
         method=METHODS[method],
-        batching={"streams": S, "blocks": K, "chunk_tokens": 4, **BATCHING.get(method, {})},
+        batching={"streams": S, "blocks": K, "chunk_tokens": chunk_tokens, **BATCHING.get(method, {})},
         optimizer={"name": "adagrad", "lr": 0.1, "clip": 0.2},
     )
     stream = make_stream(S, K * B, TYPES)
@@ -99,12 +105,13 @@ def work_of(method: str, objective: str, workers: int, short: bool) -> tuple[lis
     return visits, links
 
 
+@pytest.mark.parametrize("chunk_tokens", [4, 2])  # a block of every stream at once; a stream after the other
 @pytest.mark.parametrize("workers", [2, 3, 5])
 @pytest.mark.parametrize(("method", "objective"), COMBINATIONS)
-def test_workers_agree_with_one(method: str, objective: str, workers: int) -> None:
+def test_workers_agree_with_one(method: str, objective: str, workers: int, chunk_tokens: int) -> None:
     short = workers == 3  # the last worker's only block is empty in stream 1
-    one, _ = work_of(method, objective, 1, short)
-    many, _ = work_of(method, objective, workers, short)
+    one, _ = work_of(method, objective, 1, short, chunk_tokens)
+    many, _ = work_of(method, objective, workers, short, chunk_tokens)
     for a, b in zip(one, many, strict=True):
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)

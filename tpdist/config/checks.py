@@ -102,6 +102,7 @@ def _check_als(config: "Experiment") -> Iterator[ConfigError]:
         ("model.activation", config.model.activation, config.model.activation == "identity", "identity"),
         ("model.layers", config.model.layers, config.model.layers == 1, "1"),
         ("model.tied", config.model.tied, not config.model.tied, "false"),
+        ("method.bounded", config.method.bounded, not config.method.bounded, "false"),
         ("objective.block", config.objective.block, config.objective.block == 1, "1"),
         ("objective.loss_on", config.objective.loss_on, config.objective.loss_on == "target", "target"),
         ("objective.penalty", config.objective.penalty, config.objective.penalty == "l2", "l2"),

@@ -102,9 +102,12 @@ def _fix_what_the_method_fixes(parts: dict[str, Any]) -> dict[str, Any]:
     name = method.get("name") if isinstance(method, dict) else None
     fixed: dict[str, dict[str, Any]] = {}
     if name == "bptt":
-        fixed = {"method": {"h_steps": 0}, "objective": {"weight": 0.0, "kl_weight": None}}
+        fixed = {
+            "method": {"h_steps": 0, "bounded": False},
+            "objective": {"weight": 0.0, "kl_weight": None, "loss_on": "prediction"},
+        }
     elif name in ("costate", "alm", "als"):
-        fixed = {"method": {"h_steps": 0}}
+        fixed = {"method": {"h_steps": 0} | ({"bounded": False} if name == "costate" else {})}
     for part, values in fixed.items():
         written = parts.get(part, {})
         if isinstance(written, dict):

@@ -81,7 +81,8 @@ class Model(Part):
     tied: bool = Field(default=False, description="the head's matrix is the embedding's")
     init: PositiveFloat | None = Field(
         default=None,
-        description="draw every parameter from uniform(-init, init); default: ±1/sqrt(hidden), embedding ±0.1",
+        description="draw every parameter from uniform(-init, init); default: cells as PyTorch does, the head's matrix "
+        "±1/sqrt(hidden), the embedding ±0.1",
     )
     init_from: Text | None = Field(
         default=None, description="a safetensors file to start from, with PyTorch's names or an export's; null: draw"

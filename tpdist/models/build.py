@@ -84,7 +84,10 @@ def _try(cell: Cell, path: str) -> None:
 
 
 def _draw(language_model: LanguageModel, model: Model) -> None:
-    """Uniform parameters: ±`init` for all, or torch's ±1/sqrt(H) in cells and head and ±0.1 in the embedding."""
+    """Uniform parameters: ±`init` for all. Else those that cells draw for themselves, a head's matrix of ±1/sqrt(H).
+
+    Its bias is then 0, and the embedding ±0.1, which is the head's matrix too where they are tied.
+    """
     if model.init is not None:
         for parameter in language_model.parameters():
             nn.init.uniform_(parameter, -model.init, model.init)

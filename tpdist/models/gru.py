@@ -23,7 +23,8 @@ ROWS = 1024  # states whose derivatives are worked out at once
 def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """nn.GRU's layer: inputs [B, N, E], state [N, H] -> h [B, N, H], the last h [N, H].
 
-    h_t = n + z (h_{t-1} - n), n = tanh(W x + b + r (U h_{t-1} + c)), r and z logistic likewise (Cho et al. 2014).
+    h_t = n + z (h_{t-1} - n), n = tanh(W x + b + r (U h_{t-1} + c)), r and z logistic likewise: cuDNN's
+    variant of Cho et al. (2014), whose r scales h_{t-1} before U.
     weights: of input and recurrence [3H, E], [3H, H], their biases [3H] each; parts in the order r, z, n.
     """
     before: list[Tensor] = []

@@ -42,7 +42,7 @@ def visit(
     k, weight = window.blocks, plan.terms.weight
     h = first_values(model, plan, window, begin, boundaries, carried, neighbours)  # [S, k+1, d]
     none = torch.zeros_like(h)
-    targets = Targets(plan.h, h, window.movable, boundaries, begin)
+    targets = Targets(plan.h, h, window.movable, boundaries, begin, plan.closing and neighbours.is_last)
     first = None
     for _ in range(plan.h_steps):
         h = targets.h

@@ -26,14 +26,19 @@ INSIDE = 1 - 1e-6  # |h| at most, where z of h = tanh(z) must be finite
 
 
 class Targets:
-    """The targets of one window while H-steps move them, and their optimiser. `h`: [S, k+1, d]."""
+    """The targets of one window while H-steps move them, and their optimiser. `h`: [S, k+1, d].
 
-    def __init__(self, spec: HStep, h: Tensor, movable: Tensor, boundaries: Boundaries, begin: int):
+    closing: boundary k is a closing target, whose state is kept too.
+    """
+
+    def __init__(
+        self, spec: HStep, h: Tensor, movable: Tensor, boundaries: Boundaries, begin: int, closing: bool = False
+    ):
         self.h = h
         self._spec = spec
         self._movable = movable[..., None]
         self._boundaries = boundaries
-        self._begin = begin
+        self._begin, self._kept = begin, h.shape[1] - 1 + closing
         free = torch.atanh(h.clamp(-INSIDE, INSIDE)) if spec.bounded else h
         self._free = torch.nn.Parameter(free.clone())  # what the optimiser moves: h, or z of h = tanh(z)
         self._optimizer = build_optimizer(spec, spec.lr, [self._free], "method.h_optimizer")
@@ -58,14 +63,14 @@ class Targets:
         """Leave the optimiser's state in the boundaries, for the next visit."""
         if not self._spec.keep:
             return
-        k, n = self.h.shape[1] - 1, self._boundaries
+        kept, n = self._kept, self._boundaries
         counts: dict[str, float] = {}
         for name, value in self._optimizer.state[self._free].items():
             if isinstance(value, Tensor) and value.shape == self.h.shape:
                 if name not in n.h_moments:
                     assert n.h is not None
                     n.h_moments[name] = torch.zeros_like(n.h)
-                n.h_moments[name][:, self._begin : self._begin + k] = value[:, :k]
+                n.h_moments[name][:, self._begin : self._begin + kept] = value[:, :kept]
             elif value is not None:
                 counts[name] = float(value)
         n.h_counts[self._begin] = counts
@@ -74,13 +79,12 @@ class Targets:
         counts = self._boundaries.h_counts.get(self._begin)
         if counts is None:
             return
-        k = self.h.shape[1] - 1
         state = self._optimizer.state[self._free]
         for name, count in counts.items():
             state[name] = torch.tensor(count)
         for name, moment in self._boundaries.h_moments.items():
             value = torch.zeros_like(self.h)
-            value[:, :k] = moment[:, self._begin : self._begin + k]
+            value[:, : self._kept] = moment[:, self._begin : self._begin + self._kept]
             state[name] = value
 
 

@@ -117,10 +117,15 @@ def blocks_pass(
     first, others = cut(S, k, chunk_blocks, edge_to_the_right(neighbours))
     opened = [(part, *roll(part)) for part in first]
     from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
-    for part in others[:-1]:
+    # parts at boundary k wait for what arrives there, one of them rolled out already
+    late = [part for part in others if part.blocks.stop == k] or others[-1:]
+    for part in others[: len(others) - len(late)]:
         score(part, *roll(part))
-    opened += [(part, *roll(part)) for part in others[-1:]]
+    opened += [(part, *roll(part)) for part in late[:1]]
     arrive()
+    for part in late[1:]:
+        score(*opened.pop())
+        opened.append((part, *roll(part)))
     for item in opened[:-1]:
         score(*item)
     before_last()

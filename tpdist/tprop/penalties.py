@@ -17,7 +17,7 @@ def l2(target: Tensor, prediction: Tensor, dual: Tensor, coupled: Tensor) -> Ten
 
 
 def kl(model: LanguageModel, target: Tensor, prediction: Tensor, coupled: Tensor) -> Tensor:
-    """Σ KL(softmax(W_y h) ‖ softmax(W_y ĥ)) over coupled boundaries: Section 4.3's proposal, in nats.
+    """Σ KL(f(h) ‖ f(ĥ)) over coupled boundaries: Section 4.3's proposal, in nats; f as in Eq. 2, with b_y.
 
     It sees the top layer's h alone: target and prediction [n, d] -> scalar.
     """

@@ -131,7 +131,7 @@ def _relax(
     """`relaxation` sweeps h_i ← ĥ_i, all blocks at once: r sweeps reach r blocks back.
 
     Windows in random order let the reach cross the window's edge: the sweeps then run over the blocks before
-    it too, whose r-th sweep is what `_edge` rolled out.
+    it too, whose r-th sweep is what `edge_state` rolled out.
     """
     e = window.earlier.shape[2] if plan.carry else 0
     states, inputs = h[:, :-1].clone(), window.inputs

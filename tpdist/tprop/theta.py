@@ -64,6 +64,11 @@ class Theta:
         self._sum = gradient_sum
 
     @property
+    def guards(self) -> bool:
+        """Whether a GPU sees for itself that a gradient is not finite, and then takes no step."""
+        return self._divides
+
+    @property
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
@@ -87,7 +92,7 @@ class Theta:
         """Sum, divide by the window's tokens over all workers, clip, step.
 
         Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
-        float32, so gradients in float64 are divided here.) On a GPU it does not step along one that is not finite.
+        float32, so gradients in float64 are divided here.) On a GPU it then does not step along one that is not finite.
         """
         if self._sum is not None:
             self._sum.finish()
@@ -95,7 +100,7 @@ class Theta:
         for p, gradient in zip(self.parameters, gradients, strict=True):
             p.grad = gradient
         divisor = gradients[0].new_full((), tokens)
-        if self._clip is not None or self.watch:
+        if self._clip is not None or self.watch or divisor.is_cuda:
             self.norm = torch.nn.utils.get_total_norm(gradients) / tokens
             if self.watch and not self.norm.isfinite():
                 raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}")

@@ -48,13 +48,14 @@ def visit(
         return in_place(model, plan, theta, window, boundaries, carried, neighbours)
     k, held = window.blocks, plan.held
     values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
-    dual = _kept(boundaries.u, h, begin, plan.closing and neighbours.is_last)
+    closing = plan.closing and neighbours.is_last
+    dual = _kept(boundaries.u, h, begin, closing)
     start = h[:, :k]
     moving = plan.moves_targets and window.movable_at_all
     rolled = _roll_out_once(model, plan, window, start, moving)
     costate = _kept(boundaries.costate, h, begin, False)
     costate = costate_sweeps(model, plan, window, start, costate, neighbours, rolled) if plan.sweeps else None
-    targets = Targets(plan.h, h, window.movable, boundaries, begin) if moving else None
+    targets = Targets(plan.h, h, window.movable, boundaries, begin, closing) if moving else None
     first: Pass | None = None
     result: Pass | None = None
 
@@ -102,8 +103,7 @@ def visit(
         targets.save()
     keep(plan, begin, boundaries, start, result.predictions[:, -1])
     if boundaries.u is not None:
-        last = k + (plan.closing and neighbours.is_last)
-        boundaries.u[:, begin : begin + last] = dual[:, :last]
+        boundaries.u[:, begin : begin + k + closing] = dual[:, : k + closing]
     if boundaries.costate is not None and costate is not None:
         boundaries.costate[:, begin : begin + k] = costate[:, :k]
     return Outcome(

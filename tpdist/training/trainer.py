@@ -76,8 +76,9 @@ class Trainer:
         gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
         captured = config.run.cuda_graph and self.device.type == "cuda"
         self.theta = Theta(self.model, config.optimizer, gradient_sum, captured)
-        # reading the norm costs nothing on a CPU, and on a GPU the wait for it
-        self.theta.watch = self.device.type == "cpu" or config.run.on_non_finite == "skip"
+        # reading the norm costs nothing on a CPU, and on a GPU the wait for it; a graph cannot wait
+        unguarded = self.device.type == "cpu" or not (self.theta.guards or captured)
+        self.theta.watch = unguarded or config.run.on_non_finite == "skip"
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.coming = Ahead(iter(()))
