@@ -53,6 +53,11 @@ def test_nothing_listens() -> None:
         connect(address)
 
 
+def test_a_name_that_no_host_can_have() -> None:
+    with pytest.raises(JobError, match=r"nothing answers at --address http://a\.\.b:8265"):
+        connect("a..b:8265")
+
+
 def test_something_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard_module, "ANSWER_LIMIT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -62,7 +67,7 @@ def test_something_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         assert time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "http://", "ftp://x"])
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://", "ftp://x", "http://[::1"])
 def test_not_a_dashboards_address(address: str) -> None:
     with pytest.raises(JobError, match="must be the dashboard's"):
         connect(address)

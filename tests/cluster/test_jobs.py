@@ -115,7 +115,7 @@ def test_a_job_runs_is_followed_and_brings_its_result(
     assert outcome.result is not None
     assert "run.epochs=3" in outcome.result["args"]
     assert outcome.run.endswith(f"/shared/runs/{outcome.job}")
-    assert json.loads((tmp_path / "fetched" / "result.json").read_text()) == outcome.result
+    assert json.loads((tmp_path / "fetched" / outcome.job / "result.json").read_text()) == outcome.result
     listed = {line.job: line for line in jobs.jobs(server[0])}[outcome.job]
     assert listed.status == "SUCCEEDED"
     assert listed.command.endswith("small.yaml --set run.epochs=3")

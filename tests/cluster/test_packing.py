@@ -42,3 +42,17 @@ def test_equal_files_give_equal_packages(project: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["cells/own.py", "small.yaml"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_cannot_be_read_is_named(project: Path, tmp_path: Path) -> None:
+    (project / "secret").touch(mode=0o000)
+    with pytest.raises(JobError, match=r"secret: cannot be read: Permission denied; name it in \.gitignore"):
+        write_package(project, pack_list(project), tmp_path / "a.zip")
+
+
+def test_a_file_that_has_gone_is_named(project: Path, tmp_path: Path) -> None:
+    files = pack_list(project)
+    (project / "small.yaml").unlink()
+    with pytest.raises(JobError, match=r"small\.yaml: cannot be read: No such file"):
+        write_package(project, files, tmp_path / "a.zip")

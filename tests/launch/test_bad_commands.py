@@ -67,6 +67,13 @@ TRAIN = [
         "--set: cluster.workers: 8 workers along time share windows of 3 blocks; use at most that many, or more "
         "batching.blocks",
     ),
+    (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
+    (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
+    (
+        f"train c.yaml --address http://127.0.0.1:8265 {OVER} run.epochs=1",
+        "--address http://127.0.0.1:8265: must be auto, or host:port such as 10.0.0.5:6379; the dashboard's is for tpdist submit",
+    ),
+    (f"train c.yaml --address ray://head:10001 {OVER} run.epochs=1", "--address ray://head:10001: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml {OVER} run.device=cuda", "--set: run.device: torch sees no CUDA device here; write cpu or auto"),
     (f"train c.yaml {OVER} batching.streams=60", "--set: batching.streams: 60 streams of at least one block of 4 steps need 241 training tokens, the corpus has 200; use at most 49"),
     (f"train c.yaml {OVER} objective.block=150", "c.yaml:4: batching.streams: 2 streams of at least one block of 150 steps need 301 training tokens, the corpus has 200; use at most 1"),

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from tpdist.cli.options import add_dry_run, add_set
+from tpdist.errors import Interrupted
 
 
 def add(commands: Any) -> None:
@@ -13,7 +14,9 @@ def add(commands: Any) -> None:
     submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
     submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
-    submit.add_argument("--fetch-to", default="runs/fetched", metavar="DIR", help="where result.json goes here")
+    submit.add_argument(
+        "--fetch-to", default="runs/fetched", metavar="DIR", help="here, for <job>/result.json; default runs/fetched"
+    )
     submit.add_argument("--no-follow", action="store_true", help="hand over and return")
     add_dry_run(submit, "what would be sent and called")
     add_set(submit)
@@ -33,10 +36,10 @@ def add(commands: Any) -> None:
     doctor.set_defaults(command=_doctor)
 
 
-def _submit(options: argparse.Namespace) -> None:
+def _submit(options: argparse.Namespace) -> int:
     from tpdist.launch.jobs import submit
 
-    submit(
+    outcome = submit(
         options.config,
         options.set,
         options.address,
@@ -46,6 +49,7 @@ def _submit(options: argparse.Namespace) -> None:
         run_dir=options.run_dir,
         dry_run=options.dry_run,
     )
+    return Interrupted.exit_code if outcome.status == "STOPPED" else 0
 
 
 def _jobs(options: argparse.Namespace) -> None:

@@ -180,9 +180,30 @@ def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:
             f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {most} workers; make them equal", "cluster.mesh"
         )
         return
+    if most > 1:
+        yield from device_misfits(config)
+    if 0 < config.cluster.gpus_per_worker < 0.0001:
+        yield ConfigError(
+            f"Ray gives no less than 0.0001 of a GPU, got {config.cluster.gpus_per_worker}", "cluster.gpus_per_worker"
+        )
     misfit = mesh_misfit(config, config.mesh(fewest))
     if misfit is not None:
         yield ConfigError(misfit, "cluster.workers" if mesh is None else "cluster.mesh")
+
+
+def device_misfits(config: "Experiment") -> Iterator[ConfigError]:
+    """Under Ray a worker trains on the GPUs that are set aside for it, and without any on CPUs."""
+    gpus, device = config.cluster.gpus_per_worker, config.run.device
+    if device == "cuda" and not gpus:
+        yield ConfigError(
+            f"workers under Ray have no GPU but those set aside, got {gpus:g}; write 1, or run.device: auto",
+            "cluster.gpus_per_worker",
+        )
+    if device == "cpu" and gpus:
+        yield ConfigError(
+            f"a worker with GPUs trains on them, got {gpus:g} beside run.device: cpu; write 0, or run.device: auto",
+            "cluster.gpus_per_worker",
+        )
 
 
 def mesh_misfit(config: "Experiment", mesh: tuple[int, int]) -> str | None:

@@ -78,8 +78,8 @@ class Cluster(Part):
         default=1, description="how many; each owns its own blocks. {min: 2, max: 8}: as many as there is room for"
     )
     mesh: Mesh | None = Field(default=None, description="[stream, time]; their product is workers")
-    cpus_per_worker: PositiveFloat = Field(
-        default=1.0, description="CPUs that Ray sets aside for a worker; its threads"
+    cpus_per_worker: float = Field(
+        default=1.0, ge=0.0001, description="CPUs that Ray sets aside for a worker; its threads"
     )
     gpus_per_worker: NonNegativeFloat = Field(default=0.0, description="GPUs of a worker; 0.25 puts four on one GPU")
     gradient_dtype: Literal["bfloat16"] | None = Field(

@@ -19,13 +19,15 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.config import load_config
 from tpdist.data import Store
+from tpdist.errors import DataError, RunError
+from tpdist.launch.cluster import gpu_index
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.launch.metrics import Metrics
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Status
-from tpdist.training.run_dir import RunDirectory
+from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.worker import run_worker
 
@@ -36,11 +38,15 @@ LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far."""
+    """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far.
+
+    directory: the user's, where the paths in `overrides` begin.
+    """
 
     run: str
     store: str
     overrides: tuple[str, ...]
+    directory: str
     resume: bool
     threads: int
     recoveries: int = 0
@@ -48,12 +54,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor lives. gpu: (node, index on it), or None."""
+    """Where an actor lives. gpu: (node, Ray's name of it there), or None."""
 
     node: str
     host: str
     process: int
-    gpu: tuple[str, int] | None
+    gpu: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class SpanActor:
     def place(self) -> Place:
         context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
-        gpu = (context.get_node_id(), int(gpus[0])) if gpus else None
+        gpu = (context.get_node_id(), str(gpus[0])) if gpus else None
         return Place(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid(), gpu)
 
     @ray.method(concurrency_group="ctl")
@@ -147,15 +153,15 @@ class SpanActor:
 
     def _train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         torch.set_num_threads(job.threads)
-        run = RunDirectory.open(job.run)
+        run, store_of_tokens = _seen_from_here(job)
         _log_to(run.path / "logs" / f"worker-{rank}.log")
-        config = load_config(run.config_file, job.overrides)
+        config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
         places = rendezvous.places
         gpu = places[rank].gpu
-        device = torch.device("cuda", gpu[1]) if gpu else torch.device("cpu")
+        device = torch.device("cuda", gpu_index(gpu[1])) if gpu else torch.device("cpu")
         if gpu:
             torch.cuda.set_device(device)
-        os.environ["GLOO_SOCKET_IFNAME"] = _interface_of(places[rank].host)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(places[rank].host))
         limit = timedelta(seconds=config.cluster.exchange_s)
         # where the store is closed already, another worker was lost meanwhile
         store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timedelta(seconds=STORE_LIMIT_S))
@@ -173,7 +179,7 @@ class SpanActor:
         resume = workers.from_leader(float(job.resume or (again and has_checkpoints(config, run)))) > 0
         result = run_worker(
             config,
-            Store.open(job.store),
+            store_of_tokens,
             run,
             self.reporter,
             resume,
@@ -220,6 +226,17 @@ class Recorder:
         with self._lock:
             said, self._said = self._said, []
         return self._status, said
+
+
+def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
+    """The driver has seen both: where this machine does not, they are not shared."""
+    try:
+        return RunDirectory.open(job.run), Store.open(job.store)
+    except (RunError, DataError) as error:
+        raise RunError(
+            f"the worker on {socket.gethostname()} says: {error}; on several machines the run directory and data.store "
+            "must lie where all of them see them, under one path"
+        ) from error
 
 
 def _line(error: BaseException) -> str:

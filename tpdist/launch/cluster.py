@@ -1,13 +1,14 @@
 """Connect to Ray: an embedded one on this machine, or a cluster by its address; check that it fits."""
 
 import logging
+import math
 import os
 import re
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -66,7 +67,7 @@ def _embedded(cpus: float) -> Iterator[None]:
             with _in_a_session_of_their_own():
                 ray.init(
                     "local",
-                    num_cpus=max(1, round(cpus)),
+                    num_cpus=math.ceil(cpus),
                     include_dashboard=False,
                     log_to_driver=False,  # workers write to the run directory
                     logging_level=logging.ERROR,
@@ -104,6 +105,10 @@ def _cluster(address: str, reporter: Reporter) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and "://" not in host and port.isdigit() and 0 < int(port) < 65536):
+        known = "; the dashboard's is for tpdist submit" if address.startswith("http") else ""
+        raise ClusterError(f"--address {address}: must be auto, or host:port such as 10.0.0.5:6379{known}")
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
@@ -131,15 +136,13 @@ def _knock(address: str) -> None:
 
     Raises ClusterError.
     """
-    if "://" in address:
-        return
     found = services.canonicalize_bootstrap_address(address)
     if found is None:
         return  # Ray says so at once
     host, _, port = found.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # RAY_ADDRESS may hold anything
         raise _none_at(address if found == address else f"{address} ({found})", error) from error
 
 
@@ -182,10 +185,23 @@ def _answers(node: dict[str, Any]) -> bool:
     return True
 
 
-def wait_for_room(sizes: Sequence[int], cpus: float, gpus: float, reporter: Reporter, wait_s: float) -> int:
+def gpu_index(name: int | str) -> int:
+    """Where torch finds a GPU of Ray's name: among all, or among those that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return visible.index(str(name)) if str(name) in visible else int(name)
+
+
+def wait_for_room(
+    sizes: Sequence[int],
+    cpus: float,
+    gpus: float,
+    reporter: Reporter,
+    wait_s: float,
+    leave_if_stopped: Callable[[], None],
+) -> int:
     """The largest of `sizes`, which rise, that the cluster has room for now; waits up to `wait_s` for the smallest.
 
-    Raises TooFewResourcesError then.
+    Raises TooFewResourcesError then, and what `leave_if_stopped` raises meanwhile.
     """
     deadline = time.monotonic() + wait_s
     said = False
@@ -202,4 +218,5 @@ def wait_for_room(sizes: Sequence[int], cpus: float, gpus: float, reporter: Repo
         if not said:
             reporter.say(f"waiting up to {wait_s:.0f} s for the cluster to have room for {sizes[0]} workers")
             said = True
+        leave_if_stopped()
         time.sleep(LOOK_EVERY_S)

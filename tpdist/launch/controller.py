@@ -59,7 +59,7 @@ class Controller:
     """Places, joins and watches the workers of one run, and mends it; `run` returns the leader's result.
 
     sizes: numbers of workers that the run may have, in rising order. hosted: the workers, in the order of the ranks.
-    wanted: how many there shall be. failures: when workers were found lost.
+    wanted: how many there shall be. failures: when workers were found lost. began: an update has been taken.
     """
 
     job: Job
@@ -71,6 +71,7 @@ class Controller:
     hosted: list[Hosted] = field(default_factory=list)
     wanted: int = 0
     generation: int = 0
+    began: bool = False
     failures: list[float] = field(default_factory=list)
     change: "Change | None" = None
     error: Exception | None = None
@@ -99,7 +100,9 @@ class Controller:
 
     def _connect(self) -> State:
         """As many workers as fit now, once that is enough; the store where the first generation meets."""
-        self.wanted = wait_for_room(self.sizes, *self._needs, self.reporter, self.cluster.wait_s)
+        self.wanted = wait_for_room(
+            self.sizes, *self._needs, self.reporter, self.cluster.wait_s, self._leave_if_stopped
+        )
         self._looked = self._grown = time.monotonic()
         self._at = ray.util.get_node_ip_address()
         self._store = open_store(self._at)
@@ -223,6 +226,7 @@ class Controller:
 
     def _show(self, answers: list[tuple[Status | None, list[str]] | None]) -> None:
         """What the leader said; the figures of all, as far as they have told them."""
+        self.began = self.began or any(one.status is not None for one in self.hosted)
         for _, said in [answer for answer in answers[:1] if answer]:
             status = together([one.status for one in self.hosted])
             if status is not None:

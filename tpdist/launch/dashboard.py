@@ -28,7 +28,7 @@ def connect(address: str | None = None) -> JobSubmissionClient:
     headers = token_header()
     try:
         answer = requests.get(f"{address}/api/version", headers=headers, timeout=ANSWER_LIMIT_S)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # a host name that cannot be one is a ValueError
         raise JobError(
             f"nothing answers at --address {address} within {ANSWER_LIMIT_S:.0f} s; start a cluster with "
             "`ray start --head`, or open a tunnel to its dashboard with `ray dashboard CLUSTER.yaml`"
@@ -43,8 +43,11 @@ def address_of(address: str | None) -> str:
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     if "://" not in address:
         address = f"http://{address}"
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise JobError(f"--address {address}: must be the dashboard's, such as {DEFAULT_ADDRESS}")
     return address.rstrip("/")
 

@@ -133,13 +133,13 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def network() -> Iterator[Finding]:
-    """Gloo looks its own host up by name."""
+    """Gloo looks its own host up by name, where no network interface has the address that Ray goes by."""
     name = socket.gethostname()
     try:
         yield Finding("network", "fine", f"{name} is {socket.gethostbyname(name)}")
     except OSError:
         mend = f"add 127.0.0.1 {name} to /etc/hosts, or set GLOO_SOCKET_IFNAME=lo for workers of one machine"
-        yield Finding("network", "bad", f"the name of this machine, {name}, has no address", mend)
+        yield Finding("network", "note", f"the name of this machine, {name}, has no address", mend)
 
 
 def ports(answers: Callable[[str, int], bool]) -> Iterator[Finding]:

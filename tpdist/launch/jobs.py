@@ -75,9 +75,9 @@ def submit(
 ) -> JobOutcome:
     """Train `config_path` on the cluster whose dashboard is at `address`; see the module.
 
-    follow: pass the job's log to `say` until it ends. fetch_to: a directory here for `result.json`. run_dir: the run's
-    directory on the cluster; default `$TPDIST_SHARED/runs/<job>`. command: what is called in place of `tpdist train`.
-    dry_run: say what would be sent and called, and ask nobody.
+    follow: pass the job's log to `say` until it ends. fetch_to: a directory here, for <job>/result.json then.
+    run_dir: the run's directory on the cluster; default `$TPDIST_SHARED/runs/<job>`. command: what is called in place
+    of `tpdist train`. dry_run: say what would be sent and called, and ask nobody.
 
     Raises ConfigError before anything is sent, JobError where the cluster cannot take the job, JobFailedError where it
     ended badly, Interrupted where the user stopped following.
@@ -104,6 +104,7 @@ def submit(
         say(f"would call there: {entrypoint}")
         return JobOutcome(job, "DRY_RUN", run)
     client = connect(address)
+    home = None if fetch_to is None or not follow else _made(Path(fetch_to) / job)
     with translated(client), tempfile.TemporaryDirectory() as directory:
         package = Path(directory) / "working_dir.zip"
         write_package(root, files, package)
@@ -129,9 +130,8 @@ def submit(
         say(f"job {job} was stopped; its run can be continued from {run}")
     elif details.status != JobStatus.SUCCEEDED:
         raise JobFailedError(failure(log, details))
-    if outcome.result is not None and fetch_to is not None:
-        target = Path(fetch_to) / "result.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
+    if outcome.result is not None and home is not None:
+        target = home / "result.json"
         target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
         say(f"result: {target}")
     return outcome
@@ -151,6 +151,15 @@ def stop(job: str, address: str | None = None) -> bool:
     client = connect(address)
     with translated(client, job):
         return client.stop_job(job)
+
+
+def _made(directory: Path) -> Path:
+    """A directory for what comes home: made before the job is sent, while an error costs nothing."""
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise JobError(f"--fetch-to {directory}: cannot be made: {error.strerror}; give another directory") from error
+    return directory
 
 
 async def _follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> str:

@@ -46,7 +46,7 @@ def train(
     """
     if run_dir is not None:
         RunDirectory(Path(run_dir)).refuse_existing()
-    with _at_work(config, reporter):
+    with _at_work(config, reporter, under_ray(config, address)):
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
         return _run(config, store, run, reporter or Silent(), None, address)
@@ -62,15 +62,15 @@ def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Se
         config = run.load_config(overrides)
     elif run_dir is not None:
         run.refuse_existing()
-    with _at_work(config, None):
+    many = under_ray(config, None)
+    with _at_work(config, None, many):
         if is_missing(config.data):
             store = foresee_store(config.data, default_store(config.data))
             return ["the store is missing and would be prepared first:", *store]
-        first = Workers.first_of(
-            config.mesh()
-        )  # an update of windows of workers' own spans covers as many as there are
-        trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first)
-        lines = introduction(trainer)
+        # an update of windows of workers' own spans covers as many as there are
+        first, device = Workers.first_of(config.mesh()), torch.device("cpu") if many else None
+        trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first, device)
+        lines = introduction(trainer, ("cuda" if config.cluster.gpus_per_worker else "cpu") if many else None)
         fewest, most = config.cluster.limits
         if fewest < most:
             lines.append(f"{fewest} to {most} workers as they come and go")
@@ -95,7 +95,7 @@ def resume(
     """
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)
-    with _at_work(config, reporter):
+    with _at_work(config, reporter, under_ray(config, address)):
         store = open_or_prepare(config.data, data_progress)
         return _run(config, store, run, reporter or Silent(), tuple(overrides), address)
 
@@ -189,7 +189,7 @@ def _run(
     address: str | None,
 ) -> Result:
     """Here or under Ray. resumed_with: the overrides of a run that goes on; None for a new one."""
-    if config.cluster.limits[1] > 1 or address is not None:
+    if under_ray(config, address):
         from tpdist.launch.many import run_on_workers  # ray takes seconds to import
 
         return run_on_workers(config, store, run, reporter, resumed_with, address)
@@ -198,12 +198,18 @@ def _run(
     return result
 
 
+def under_ray(config: Experiment, address: str | None) -> bool:
+    """Whether workers are actors, who look for a device where they are, and not this process."""
+    return config.cluster.limits[1] > 1 or address is not None
+
+
 @contextmanager
-def _at_work(config: Experiment, reporter: Reporter | None) -> Iterator[None]:
+def _at_work(config: Experiment, reporter: Reporter | None, elsewhere: bool) -> Iterator[None]:
     """Checks before a run; afterwards torch's settings are as they were, and errors know their place in the file."""
     was = torch.are_deterministic_algorithms_enabled()
     try:
-        pick_device(config)
+        if not elsewhere:
+            pick_device(config)
         yield
     except ConfigError as error:
         raise with_place(error, config) from error

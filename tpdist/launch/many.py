@@ -1,8 +1,10 @@
 """One run on many workers under Ray, from the driver's side."""
 
+import os
 from pathlib import Path
 
 from tpdist.config import Experiment
+from tpdist.config.checks import device_misfits
 from tpdist.data import Store
 from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job
@@ -28,19 +30,24 @@ def run_on_workers(
     Run directory and store must be seen by all nodes under the same path. resumed_with: the overrides of a run that
     goes on; None for a new one, whose directory is removed where it never took a step.
     """
+    for misfit in device_misfits(config):
+        raise misfit
     cluster = config.cluster
     job = Job(
         run=str(run.path.absolute()),
         store=str(Path(store.directory).absolute()),
         overrides=resumed_with or (),
+        directory=os.getcwd(),
         resume=resumed_with is not None,
         threads=max(1, int(cluster.cpus_per_worker)),
     )
+    stop = StopSignal()
+    controller = Controller(job, cluster, tuple(config.sizes()), reporter, stop)
     try:
-        with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), StopSignal() as stop:
-            return Result(**Controller(job, cluster, tuple(config.sizes()), reporter, stop).run())
+        with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), stop:
+            return Result(**controller.run())
     except (TpdistError, KeyboardInterrupt) as error:
-        worth_reading = isinstance(error, WorkerFailedError)  # the workers' logs
+        worth_reading = controller.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             run.discard()
         raise

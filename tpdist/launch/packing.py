@@ -46,10 +46,16 @@ def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
     """A zip of `files`; equal files give equal zips, which Ray then sends once."""
     with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
+            try:
+                body, mode = (root / path).read_bytes(), (root / path).stat().st_mode
+            except OSError as error:
+                raise JobError(
+                    f"{root / path}: cannot be read: {error.strerror}; name it in .gitignore if it is not needed"
+                ) from error
             entry = zipfile.ZipInfo(path.as_posix(), (2020, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = ((root / path).stat().st_mode & 0o777) << 16
-            archive.writestr(entry, (root / path).read_bytes())
+            entry.external_attr = (mode & 0o777) << 16
+            archive.writestr(entry, body)
 
 
 def _git_files(root: Path) -> list[str] | None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from tpdist.errors import TpdistError
 
+TINY = 1e-6
+
 
 @dataclass(frozen=True)
 class Node:
@@ -15,10 +17,19 @@ class Node:
     gpus: float
 
     def room(self, cpus: float, gpus: float) -> int:
-        """Workers that fit, each with so many CPUs and GPUs."""
-        limits = [have / need for have, need in ((self.cpus, cpus), (self.gpus, gpus)) if need > 0]
-        # 0.25 GPUs a worker: four on one GPU, whatever the rounding
-        return int(min(limits) + 1e-6) if limits else 1_000_000
+        """Workers that fit, each with so many CPUs and GPUs; a part of a GPU is a part of one, not of two."""
+        limits = [_times(self.cpus, cpus)] if cpus > 0 else []
+        if 0 < gpus < 1:
+            whole = int(self.gpus + TINY)
+            limits.append(whole * _times(1.0, gpus) + _times(self.gpus - whole, gpus))
+        elif gpus > 0:
+            limits.append(_times(self.gpus, gpus))
+        return min(limits) if limits else 1_000_000
+
+
+def _times(have: float, need: float) -> int:
+    """How often `need` goes into `have`, whatever the rounding."""
+    return int(have / need + TINY)
 
 
 class TooFewResourcesError(TpdistError):
@@ -51,7 +62,7 @@ def assign(nodes: list[Node], workers: int, cpus: float, gpus: float) -> list[No
     return [node for node, count in zip(ordered, counts, strict=True) for _ in range(count)]
 
 
-def choose_backend(gpus: list[tuple[str, int] | None]) -> str:
-    """`nccl` where every worker has a GPU of its own, else `gloo`. gpus: (node, GPU) of every worker, None without."""
+def choose_backend(gpus: list[tuple[str, str] | None]) -> str:
+    """`nccl` where every worker has a GPU of its own, else `gloo`. gpus: (node, its name there) of every worker."""
     own = [gpu for gpu in gpus if gpu is not None]
     return "nccl" if len(own) == len(gpus) == len(set(own)) else "gloo"

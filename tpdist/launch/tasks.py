@@ -12,7 +12,7 @@ from ray.exceptions import LocalRayletDiedError, RayError
 
 from tpdist.config import Experiment
 from tpdist.errors import Interrupted, TpdistError
-from tpdist.launch.cluster import connected, ray, wait_for_room
+from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
@@ -55,7 +55,13 @@ def run_tasks(
     with connected(address, os.cpu_count() or 1, reporter), StopSignal() as stop:
         deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
         first = tasks[0].config.cluster
-        wait_for_room([1], first.cpus_per_worker, first.gpus_per_worker, reporter, first.wait_s)
+
+        def leave_if_stopped() -> None:
+            if stop.received:
+                raise Interrupted("interrupted; the same command goes on")
+
+        needs = first.cpus_per_worker, first.gpus_per_worker
+        wait_for_room([1], *needs, reporter, first.wait_s, leave_if_stopped)
         while tasks:
             waiting = {_submit(task): task for task in tasks}
             while waiting:
@@ -67,8 +73,7 @@ def run_tasks(
                 look()
                 if time.monotonic() > deadline:
                     return
-                if stop.received:
-                    raise Interrupted("interrupted; the same command goes on")
+                leave_if_stopped()
             tasks = next_tasks()
 
 
@@ -97,7 +102,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
 
     torch.set_num_threads(threads)
     if gpus := ray.get_gpu_ids():
-        torch.cuda.set_device(int(gpus[0]))
+        torch.cuda.set_device(gpu_index(gpus[0]))
     try:
         if has_checkpoints(config, RunDirectory(Path(run))):
             resume(run)

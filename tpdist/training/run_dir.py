@@ -133,17 +133,7 @@ class RunDirectory:
 
     def save_config(self, config: Experiment) -> None:
         """config.yaml, with absolute paths: the run can then be used from any directory."""
-        paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
-        paths["store"] = str(default_store(config.data))
-        absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-        update: dict[str, Any] = {"data": config.data.model_copy(update=absolute)}
-        if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
-            to = str(Path(config.run.checkpoint_to).absolute())
-            update["run"] = config.run.model_copy(update={"checkpoint_to": to})
-        if config.model.init_from is not None:
-            init_from = str(Path(config.model.init_from).absolute())
-            update["model"] = config.model.model_copy(update={"init_from": init_from})
-        text = to_yaml(config.model_copy(update=update))
+        text = to_yaml(with_absolute_paths(config, Path.cwd()))
         write_atomic(self.config_file, lambda file: _write_text(file, text))
 
     def discard(self) -> None:
@@ -239,6 +229,21 @@ def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: st
             )
     for name, parameter in own.items():
         parameter.data.copy_(tensors[name])
+
+
+def with_absolute_paths(config: Experiment, base: Path) -> Experiment:
+    """`config` with every path in it as it is read in the directory `base`."""
+    paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
+    paths["store"] = str(default_store(config.data))
+    absolute = {name: str(base / path) for name, path in paths.items() if path is not None}
+    update: dict[str, Any] = {"data": config.data.model_copy(update=absolute)}
+    if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
+        to = str(base / config.run.checkpoint_to)
+        update["run"] = config.run.model_copy(update={"checkpoint_to": to})
+    if config.model.init_from is not None:
+        init_from = str(base / config.model.init_from)
+        update["model"] = config.model.model_copy(update={"init_from": init_from})
+    return config.model_copy(update=update)
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -155,14 +155,14 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
     )
 
 
-def introduction(trainer: Trainer) -> list[str]:
-    """The lines that a run begins with."""
+def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
+    """The lines that a run begins with. device: of its workers, where they are elsewhere."""
     config, layout, place = trainer.config, trainer.batches.layout, trainer.workers.place
     parameters = sum(p.numel() for p in trainer.model.parameters())
     lines = [
         f"run {trainer.run.path}",
         f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}, "
-        f"{parameters:,} parameters, {trainer.device.type}, {config.run.dtype}",
+        f"{parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
         f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
         f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; "
         f"lambda {trainer.plan.terms.weight:g}, {trainer.plan.h_steps} H-steps ({config.method.starts} starts), "

@@ -1,0 +1,100 @@
+"""Room for workers, and which GPU is whose, without a cluster."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_runs import small
+
+from tpdist.config import Experiment
+from tpdist.data import Store
+from tpdist.errors import ConfigError, Interrupted, NonFiniteError
+from tpdist.launch import cluster, many
+from tpdist.launch.actor import Place
+from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
+from tpdist.training.progress import Silent
+from tpdist.training.run_dir import RunDirectory
+
+
+@pytest.mark.parametrize(
+    ("gpus", "need", "room"),
+    [(2, 0.5, 4), (2, 0.4, 4), (4, 0.75, 4), (1, 0.25, 4), (1.75, 0.25, 7), (0.5, 0.75, 0), (3, 1, 3), (3, 2, 1)],
+)  # fmt: skip
+def test_a_part_of_a_gpu_is_a_part_of_one(gpus: float, need: float, room: int) -> None:
+    assert Node("a", "10.0.0.1", 64.0, gpus).room(1.0, need) == room
+
+
+@pytest.mark.parametrize(("cpus", "need", "room"), [(1.0, 0.1, 10), (2.0, 0.3, 6), (3.0, 0.6, 5)])
+def test_parts_of_cpus_add_up(cpus: float, need: float, room: int) -> None:
+    assert Node("a", "10.0.0.1", cpus, 0.0).room(need, 0.0) == room
+
+
+@pytest.mark.parametrize(
+    ("visible", "name", "index"),
+    [(None, 3, 3), (None, "1", 1), ("1", "1", 0), ("2,3", "3", 1), ("GPU-ab,GPU-cd", "GPU-cd", 1), ("", 0, 0)],
+)
+def test_torch_counts_the_gpus_that_it_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, name: int | str, index: int
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert cluster.gpu_index(name) == index
+
+
+def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
+    assert choose_backend([("a", "0"), ("b", "0")]) == "nccl"
+    assert choose_backend([("a", "0"), ("a", "0")]) == "gloo"
+    assert Place("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
+
+
+def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "free_nodes", lambda: [Node("a", "10.0.0.1", 1.0, 0.0)])
+
+    def stopped() -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        cluster.wait_for_room([2], 1.0, 0.0, Silent(), 600.0, stopped)
+    with pytest.raises(TooFewResourcesError, match="the cluster has room for 1"):
+        cluster.wait_for_room([2], 1.0, 0.0, Silent(), 0.0, stopped)
+    assert cluster.wait_for_room([1, 2], 1.0, 0.0, Silent(), 0.0, stopped) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0.0, "cluster.gpus_per_worker: workers under Ray have no GPU but those set aside, got 0"),
+        ("cpu", 0.5, "cluster.gpus_per_worker: a worker with GPUs trains on them, got 0.5 beside run.device: cpu"),
+        ("auto", 0.00001, "cluster.gpus_per_worker: Ray gives no less than 0.0001 of a GPU, got 1e-05"),
+    ],
+)
+def test_the_device_of_workers_is_what_is_set_aside(device: str, gpus: float, message: str) -> None:
+    parts = {"run": {"device": device}, "cluster": {"workers": 2, "gpus_per_worker": gpus}}
+    with pytest.raises(ValueError, match=message):
+        Experiment.model_validate(parts)
+
+
+def test_one_worker_of_a_cluster_too() -> None:
+    """Whether a single worker is one of a cluster, only the command line says."""
+    config = Experiment.model_validate({"run": {"device": "cuda"}})
+    with pytest.raises(ConfigError, match="have no GPU but those set aside"):
+        many.run_on_workers(config, None, None, Silent(), None, "auto")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_what_took_a_step_stays_to_be_read(
+    began: bool, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise NonFiniteError("step 7: the loss is nan")
+
+    controller = SimpleNamespace(began=began, run=fail)
+    monkeypatch.setattr(many, "Controller", lambda *_: controller)
+    monkeypatch.setattr(many, "connected", lambda *_: nullcontext())
+    config = small(small_corpus, cluster={"workers": 2})
+    run = RunDirectory.create(config, tmp_path / "run")
+    with pytest.raises(NonFiniteError):
+        many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)
+    assert run.path.exists() is began
