@@ -104,6 +104,25 @@ def test_bptt_is_a_setting():
     assert Experiment(method=Method(name="bptt")) == load_config(None, ["method.name=bptt"])
 
 
+def test_a_number_of_workers_gives_way_to_a_range(tmp_path: Path):
+    """A run's own config.yaml has the number written out."""
+    file = write(tmp_path, "cluster: {workers: 1}\nbatching: {streams: 4, blocks: 8}")
+    config = load_config(file, ["cluster.workers.min=2", "cluster.workers.max=4"])
+    assert config.cluster.limits == (2, 4)
+    with pytest.raises(ConfigError, match=r"cluster\.workers: must be a whole number or {min: ..., max: ...}"):
+        load_config(file, ["cluster.workers.min=2"])
+
+
+def test_an_override_below_a_sweeps_grid_names_one_setting(tmp_path: Path):
+    file = write(tmp_path, "sweep: {grid: {optimizer.lr: [1.0]}, arms: {a: {set: {model.hidden: 8}}}}")
+    set_too = ["sweep.grid.method.h_steps=[1, 2]", "sweep.arms.a.set.optimizer.name=sgd", "optimizer.options.eps=1e-8"]
+    config = load_config(file, set_too)
+    assert config.sweep is not None
+    assert config.sweep.grid == {"optimizer.lr": [1.0], "method.h_steps": [1, 2]}
+    assert config.sweep.arms["a"].set == {"model.hidden": 8, "optimizer.name": "sgd"}
+    assert config.optimizer.options == {"eps": 1e-8}
+
+
 def test_sweeps_may_name_settings_and_their_own_words(tmp_path: Path):
     text = "sweep: {grid: {method.h_steps: [0, 1], optimizer.options.eps: [1e-8]}, seeds: [3]}"
     assert load_config(write(tmp_path, text)).sweep == Sweep(

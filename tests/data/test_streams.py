@@ -98,11 +98,3 @@ def test_windows_and_batch_mode():
 def test_more_streams_than_pairs_says_the_numbers():
     with pytest.raises(DataError, match=r"^10 tokens are too few for S=32 .* take 33: lower batching\.streams"):
         StreamLayout(9, 32, 5)
-
-
-def test_a_split_shorter_than_a_window_says_the_numbers():
-    assert StreamLayout(160, 4, 20).require_window(2).blocks == 2
-    with pytest.raises(
-        DataError, match=r"split of 160 tokens .* S=4 streams of K=2 blocks of B=20 steps take 161; lower"
-    ):
-        StreamLayout(159, 4, 20).require_window(2)

@@ -67,6 +67,9 @@ TRAIN = [
         "--set: cluster.workers: 8 workers along time share windows of 3 blocks; use at most that many, or more "
         "batching.blocks",
     ),
+    (f"train c.yaml {OVER} model.init_from=none", "--set: model.init_from: none: missing; give a safetensors file, such as an export's"),
+    (f"train c.yaml {OVER} run.checkpoint_to=file", "file/new: Not a directory; nothing was saved yet: start the run again"),
+    (f"train c.yaml {OVER} model.hidden=1000000000000", "--set: model.hidden: 12 types, embedding 1,000,000,000,000, 1 layers of 1,000,000,000,000 do not fit into memory; take fewer"),
     (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
     (
@@ -157,7 +160,11 @@ def listing(directory: Path) -> dict[str, int]:
     return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
-@pytest.mark.parametrize(("command", "line"), TRAIN + RESUME + READ, ids=lambda text: text[:60])
+AT_WORK = ("--address", "/proc/new", "checkpoint_to=file", "operator:sub")  # what only the run itself can find
+DRY = [(f"{command} --dry-run", line) for command, line in TRAIN + RESUME if not any(x in command for x in AT_WORK)]
+
+
+@pytest.mark.parametrize(("command", "line"), TRAIN + RESUME + READ + DRY, ids=lambda text: text[-60:])
 def test_one_line(command: str, line: str, workshop: Path, monkeypatch, capsys):
     monkeypatch.chdir(workshop)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

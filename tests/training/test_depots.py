@@ -1,5 +1,6 @@
 """Checkpoints in a directory of their own, and in object stores: the same files, the same promises."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import tpdist
 from tpdist import ConfigError, RunError
 from tpdist.cli import main
 from tpdist.config import to_yaml
-from tpdist.training import depots
 from tpdist.training.checkpoints import load_checkpoint
-from tpdist.training.depots import Depot, depot_for
+from tpdist.training.depot import Depot
+from tpdist.training.depots import Directory, depot_for
+from tpdist.training.object_store import ObjectStore
 from tpdist.training.run_dir import RunDirectory
 
 FILES = {"manifest.json", "state.json", "states-0-0.safetensors", "tensors.safetensors"}
@@ -48,10 +50,10 @@ def test_a_damaged_one_is_set_aside(to: str, small_corpus: Path, tmp_path: Path)
     run, listener = tmp_path / "run", Listener()
     interrupted(lambda: tpdist.train(small(small_corpus, run={"checkpoint_to": to}), run, stop_at(11)))
     kept = depot(to, run)
-    if isinstance(kept, depots.Directory):
+    if isinstance(kept, Directory):
         (kept.path / "step-00000011/state.json").write_text("{}")
     else:
-        assert isinstance(kept, depots.ObjectStore)
+        assert isinstance(kept, ObjectStore)
         with kept._filesystem.open_output_stream(f"{kept._base}/step-00000011/state.json") as stream:
             stream.write(b"{}")
     interrupted(lambda: tpdist.resume(run, reporter=Listener({10: listener.close, **stop_at(10)._at})))
@@ -80,10 +82,55 @@ def test_what_was_never_finished_is_no_checkpoint(to: str, small_corpus: Path, t
 def test_another_run_of_this_name_is_not_overwritten(to: str, small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1})
     tpdist.train(config, tmp_path / "run")
-    with pytest.raises(RunError, match="elsewhere/run: holds checkpoints already; give --run-dir a new name"):
+    with pytest.raises(RunError, match="elsewhere/run: is the place of another run of this name; give --run-dir a new"):
         tpdist.train(config, tmp_path / "other/run")
     assert not (tmp_path / "other/run").exists()
     assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
+
+
+def test_a_run_goes_on_from_no_other_runs_checkpoints(to: str, small_corpus: Path, tmp_path: Path):
+    tpdist.train(small(small_corpus, run={"checkpoint_to": to, "epochs": 1}), tmp_path / "run")
+    tpdist.train(small(small_corpus, run={"seed": 1, "epochs": 1}), tmp_path / "other/run")
+    with pytest.raises(RunError, match=r"run: is the place of another run .*; leave run\.checkpoint_to as it was"):
+        tpdist.resume(tmp_path / "other/run", [f"run.checkpoint_to={to}", "run.epochs=2"])
+
+
+def test_two_runs_of_one_name_that_begin_side_by_side(to: str, small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1})
+
+    def begin_another() -> None:
+        with pytest.raises(RunError, match="elsewhere/run: is the place of another run of this name"):
+            tpdist.train(config, tmp_path / "other/run")
+
+    tpdist.train(config, tmp_path / "run", Listener({4: begin_another}))
+    assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
+
+
+def test_a_run_that_never_took_a_step_leaves_its_place(to: str, small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1}, model={"init_from": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match="init_from"):
+        tpdist.train(config, tmp_path / "run")
+    tpdist.train(small(small_corpus, run={"checkpoint_to": to, "epochs": 1}), tmp_path / "run")
+
+
+def test_a_link_to_a_run_is_that_run(to: str, small_corpus: Path, tmp_path: Path):
+    tpdist.train(small(small_corpus, run={"checkpoint_to": to, "epochs": 1}), tmp_path / "run")
+    (tmp_path / "latest").symlink_to("run")
+    assert tpdist.resume(tmp_path / "latest", ["run.epochs=2"]).epochs == 2
+
+
+def test_what_cannot_be_pruned_costs_no_new_checkpoint(to: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+    config = small(small_corpus, run={"checkpoint_to": to, "keep_last": 1})
+    for kind in (Directory, ObjectStore):
+
+        def refuse(self: Depot, name: str, remove: Callable[[Depot, str], None] = kind.remove) -> None:
+            if name == "step-00000009-epoch" and name in self.names():
+                raise RunError("the store throttles")
+            remove(self, name)
+
+        monkeypatch.setattr(kind, "remove", refuse)
+    tpdist.train(config, tmp_path / "run")
+    assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch", "step-00000018-epoch"]
 
 
 def test_a_relative_directory_is_that_of_the_first_command(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import small
+from small_runs import interrupted, small, stop_at
 from torch import nn
 
 import tpdist
@@ -114,6 +114,9 @@ def test_what_cannot_be_started_from(tmp_path: Path):
         start_from(made(tied=True)[1], file, WORDS)
     with pytest.raises(ConfigError, match=r"model\.init_from: no\.safetensors: missing; give a safetensors file"):
         start_from(source, "no.safetensors", WORDS)
+    (tmp_path / "out/vocabulary.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"vocabulary\.json: is no vocabulary of an export: Expecting property name"):
+        start_from(source, file, WORDS)
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(ConfigError, match="not a whole safetensors file"):
         start_from(source, str(tmp_path / "text.safetensors"), WORDS)
@@ -143,6 +146,20 @@ def test_export_of_a_run_and_a_run_from_it(
     (tmp_path / "out/model.safetensors").unlink()  # needed at the start only
     tpdist.resume(tmp_path / "again", ["run.epochs=2"])
     assert tpdist.evaluate(tmp_path / "again").tokens == 19
+
+
+def test_a_card_speaks_of_its_own_model(small_corpus: Path, tmp_path: Path):
+    """And not of a result that an earlier end of the run has left, nor of windows that batch mode has not."""
+    run = tmp_path / "run"
+    config = small(small_corpus, batching={"mode": "batch"}, run={"epochs": 1, "checkpoint_every": 1})
+    tpdist.train(config, run)
+    interrupted(lambda: tpdist.resume(run, ["run.epochs=3"], stop_at(3)))
+    best = json.loads((run / "models/best.json").read_text())
+    assert best["epoch"] > 1
+    card = (tpdist.export(run, tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    assert f"| validation perplexity | {best['valid_perplexity']:.2f} |" in card
+    assert "test perplexity" not in card
+    assert "S=2, batch mode |" in card
 
 
 def test_the_last_model_and_what_exists_already(small_corpus: Path, tmp_path: Path):

@@ -225,7 +225,7 @@ def test_a_damaged_best_model_does_not_count(file: str, small_corpus: Path, tmp_
     tpdist.train(small(small_corpus), run)
     (run / "models" / file).write_text("{")
     with pytest.raises(
-        RunError, match=rf"{file}: .*no epoch is left to write another: set run.epochs to 3 or more, or"
+        RunError, match=rf"{file}: .*no epoch is left to write another: --set run.epochs=3, or more, or evaluate"
     ):
         tpdist.resume(run)
     listener = Listener()

@@ -68,6 +68,10 @@ def test_top_k_draws_from_the_likeliest(run: Path):
     assert set(drawn) == set(store.vocabulary.types[:2])
 
 
+def test_the_least_temperature_takes_the_likeliest(run: Path):
+    assert tpdist.sample(run, tokens=20, temperature=5e-324) == tpdist.sample(run, tokens=20, temperature=0)
+
+
 BAD = [
     ({"tokens": 0}, "--tokens: must be at least 1, got 0"),
     ({"tokens": -3}, "--tokens: must be at least 1, got -3"),

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import json_file
 
@@ -105,7 +105,7 @@ def _sweep(options: argparse.Namespace) -> None:
     from tpdist.training.progress import Plain, Silent
 
     if options.dry_run:
-        print("\n".join(foresee(options.config, options.set, options.dir)))
+        print_lines(foresee(options.config, options.set, options.dir), options.json)
         return
     say = Silent() if options.quiet or options.json else Plain()
     rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
@@ -119,7 +119,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     changes = above(options.set, [] if options.device is None else [f"run.device={options.device}"])
     if options.dry_run:
-        print("\n".join(foresee(options.what, options.cells, options.budget, changes)))
+        print_lines(foresee(options.what, options.cells, options.budget, changes), options.json)
         return
     kept = reproduce(
         options.what,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 
 
 def add(commands: Any) -> None:
@@ -51,7 +51,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from tpdist.training.progress import DataBar
 
     if options.dry_run:
-        print("\n".join(foresee(config.data, Path(options.out))))
+        print_lines(foresee(config.data, Path(options.out)), options.json)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

@@ -33,6 +33,14 @@ def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help=f"check everything, say {what}, and do nothing")
 
 
+def print_lines(lines: list[str], json: bool) -> None:
+    """What `--dry-run` says; one list where JSON is asked for."""
+    if json:
+        print_json({"dry_run": lines})
+    else:
+        print("\n".join(lines))
+
+
 def settings(flags: list[str]) -> list[str]:
     """Those of `TPDIST_SET`, words as a shell reads them, below those of `--set`."""
     try:

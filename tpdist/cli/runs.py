@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 
 
@@ -91,8 +91,8 @@ def _train(options: argparse.Namespace) -> None:
     from tpdist.training.progress import DataBar, reporter
 
     if options.dry_run:
-        run = options.resume or options.run_dir
-        print("\n".join(foresee(config, run, overrides)))
+        run = options.run_dir if config is not None else options.resume
+        print_lines(foresee(config, run, overrides), options.json)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

@@ -38,6 +38,17 @@ def field_at(path: Sequence[str]) -> FieldInfo | None:
     return field
 
 
+def names_of(key: str) -> list[str]:
+    """The names of a dotted key, one a level; below `sweep.grid` and its like the rest is one name, a key itself."""
+    path = key.split(".")
+    for depth in range(1, len(path)):
+        field = field_at(path[:depth])
+        if field is not None and is_free(field):
+            own = depth + 2 if path[:depth] == ["sweep", "arms"] else depth  # an arm's name, its `set` or `grid`
+            return [*path[:own], ".".join(path[own:])] if len(path) > own else path
+    return path
+
+
 def is_free(field: FieldInfo) -> bool:
     """Whether the names below this key are the user's own (`options`, `sweep.grid`)."""
     return any(get_origin(option) is dict for option in _options(field.annotation))

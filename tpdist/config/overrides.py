@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpdist.config.keys import field_at, is_text, part_of, takes_null, why_unknown
+from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, why_unknown
 from tpdist.config.presets import merge
 from tpdist.config.yaml_text import Place, Problem, Tree, control_character, read, shown
 
@@ -58,11 +58,14 @@ def _read_value(path: list[str], value: str, place: Place) -> Tree:
 
 def lay_over(tree: Tree, override: Override) -> None:
     """Put the override into `tree`: merged where it is a section, in place of the old value elsewhere."""
-    *sections, last = override.key.split(".")
+    *sections, last = names_of(override.key)
     data: Any = tree.data
-    for name in sections:
+    for depth, name in enumerate(sections, 1):
         if not isinstance(data.get(name, {}), dict | type(None)):
-            return  # the file has a wrong value there, and will be told so
+            field = field_at(sections[:depth])
+            if field is None or part_of(field) is None:
+                return  # the file has a wrong value there, and will be told so
+            data[name] = {}  # a value or a section: the override wants the section
         data[name] = dict(data.get(name) or {})
         data = data[name]
     value, old = override.tree.data, data.get(last)

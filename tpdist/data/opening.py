@@ -34,8 +34,11 @@ def open_or_prepare(data: Data, progress: Report | None = None) -> Store:
 def is_missing(data: Data) -> bool:
     """Whether the store has to be made first. Raises DataError where the configuration does not say from what."""
     directory = recipes.default_store(data)
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        return False
+    try:
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            return False
+    except OSError as error:  # a name that is too long, or a directory that cannot be read
+        raise DataError(f"{directory}: cannot be read: {error.strerror}; give data.store another directory") from error
     if missing := recipes.missing_source(data):
         raise DataError(
             f"{directory}: no such store; run `{recipes.prepare_command(data)}`, or give {missing} in the configuration"

@@ -16,7 +16,7 @@ from tpdist.config.parts import Data
 from tpdist.data import recipes
 from tpdist.data.manifest import SPLITS, Manifest, Split, token_file
 from tpdist.data.store import ROWS_PER_BATCH, Store
-from tpdist.data.synthetic import MarkovSource, Sampler
+from tpdist.data.synthetic import MarkovSource, Sampler, check
 from tpdist.data.text import Source
 from tpdist.data.tokens import tokenizer
 from tpdist.data.vocabulary import UNK, Level, Vocabulary, choose_types
@@ -120,13 +120,14 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
 def _check_synthetic(data: Data) -> None:
     if data.level != "word":
         raise ConfigError("recipe synthetic has words only", "data.level")
+    for name, has in (("max_types", "types"), ("min_count", "types"), ("max_tokens", "tokens")):
+        if getattr(data, name) is not None:
+            raise ConfigError(f"recipe synthetic has exactly data.synthetic.{has} {has}", f"data.{name}")
+    check(data.synthetic)
 
 
 def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
     _check_synthetic(data)
-    for name, has in (("max_types", "types"), ("min_count", "types"), ("max_tokens", "tokens")):
-        if getattr(data, name) is not None:
-            raise ConfigError(f"recipe synthetic has exactly data.synthetic.{has} {has}", f"data.{name}")
     options = data.synthetic
     source = MarkovSource.draw(options)
     sampler = Sampler(source, options.seed)

@@ -9,6 +9,7 @@
 - `python-docs`, `synthetic`: need no files; see the modules of those names.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,11 @@ def prepare_command(data: Data) -> str:
             ("max_types", data.max_types, None),
             ("min_count", data.min_count, None),
             ("max_tokens", data.max_tokens, None),
+            ("column", shlex.quote(data.column), "text"),
         )
         if value != default
     ]
-    return " ".join(filter(None, [*words, f"--out {default_store(data)}"]))
+    return " ".join(filter(None, [*words, f"--out {shlex.quote(str(default_store(data)))}"]))
 
 
 def missing_source(data: Data) -> str | None:

@@ -55,17 +55,6 @@ class StreamLayout:
         total = self.blocks
         return [(begin, min(begin + blocks_per_window, total)) for begin in range(0, total, blocks_per_window)]
 
-    def require_window(self, blocks: int = 1) -> "StreamLayout":
-        """The layout itself, if every stream fills a window of `blocks` whole blocks. Raises DataError if not."""
-        need = self.streams * blocks * self.block
-        if self.length(self.streams - 1) < blocks * self.block:
-            raise DataError(
-                f"the training split of {self.pairs + 1:,} tokens is shorter than one window: S={self.streams} streams "
-                f"of K={blocks} blocks of B={self.block} steps take {need + 1:,}; lower batching.streams, "
-                "batching.blocks or objective.block, or give a longer text"
-            )
-        return self
-
 
 class Blocks(NamedTuple):
     """Some blocks of some streams.

@@ -88,8 +88,9 @@ def staged(out: Path) -> Iterator[Path]:
 
 def refuse_existing(out: Path) -> None:
     """Raise DataError if `out` exists and is not an empty directory: nothing is ever overwritten."""
-    if not out.exists() and not out.is_symlink():
-        return
+    with writing(out):
+        if not out.exists() and not out.is_symlink():
+            return
     if not out.is_dir():
         raise DataError(f"{out}: exists and is a file; give another directory")
     with writing(out):

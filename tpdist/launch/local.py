@@ -16,17 +16,19 @@ from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
+from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
-from tpdist.training.interchange import export_model
+from tpdist.training.interchange import export_model, start_from
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
+from tpdist.training.snapshot import restore
 from tpdist.training.trainer import Trainer
-from tpdist.training.worker import introduction, run_worker
+from tpdist.training.worker import introduction, refuse_occupied, run_worker
 
 MODELS = ("best", "last")
 
@@ -57,6 +59,7 @@ def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Se
 
     config: None for the run in `run_dir`, which goes on with `overrides`.
     """
+    going_on = config is None
     run = RunDirectory(Path(run_dir or "runs/NAME-TIME")) if config else RunDirectory.open(str(run_dir))
     if config is None:
         config = run.load_config(overrides)
@@ -74,8 +77,15 @@ def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Se
         fewest, most = config.cluster.limits
         if fewest < most:
             lines.append(f"{fewest} to {most} workers as they come and go")
-        saved = depot_for(config, run).names()
-        lines += [f"would go on from {saved[-1]}"] if saved else []
+        depot = depot_for(config, run)
+        if going_on:
+            loaded = load_checkpoint(depot, lines.append)
+            restore(trainer, loaded)
+            lines.append(f"would go on from {loaded.name}")
+        else:
+            refuse_occupied(depot)
+            if config.model.init_from is not None:
+                start_from(trainer.model, config.model.init_from, trainer.store.vocabulary)
         epochs = config.run.epochs
         updates = f"{epochs * len(trainer.batches):,} updates in {epochs} epoch{'s' if epochs > 1 else ''}"
         return [*lines, updates]

@@ -10,7 +10,7 @@ from tpdist.errors import TpdistError
 from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller, WorkerFailedError
-from tpdist.training.depots import has_checkpoints
+from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
@@ -49,5 +49,5 @@ def run_on_workers(
     except (TpdistError, KeyboardInterrupt) as error:
         worth_reading = controller.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
-            run.discard()
+            forget(config, run)
         raise

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from typing import Any
 
 import torch
@@ -12,19 +13,26 @@ from tpdist.errors import ConfigError
 from tpdist.models.cells import GRU, LSTM, MRNN, Cell, Elman
 from tpdist.models.language_model import LanguageModel
 
+TOO_LARGE = re.compile("allocate memory|overflow")  # how torch says it
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 def build_model(model: Model, run: Run, types: int) -> LanguageModel:
     """A model of `types` token types with parameters drawn from `run.seed`, on the CPU.
 
-    Raises ConfigError with the key where an own cell cannot be loaded.
+    Raises ConfigError with the key where an own cell cannot be loaded, or where memory is too small.
     """
     width = model.embedding or model.hidden
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        layers = [build_cell(model, width if i == 0 else model.hidden) for i in range(model.layers)]
-        language_model = LanguageModel(types, width, layers, model.tied)
+        try:
+            layers = [build_cell(model, width if i == 0 else model.hidden) for i in range(model.layers)]
+            language_model = LanguageModel(types, width, layers, model.tied)
+        except RuntimeError as error:
+            if not TOO_LARGE.search(str(error)):
+                raise
+            what = f"{types:,} types, embedding {width:,}, {model.layers:,} layers of {model.hidden:,}"
+            raise ConfigError(f"{what} do not fit into memory; take fewer", "model.hidden") from error
         _draw(language_model, model)
     if run.dtype == "bfloat16":
         language_model.product_dtype = torch.bfloat16

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # typing's is known to pydantic from Py
 
 from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
-from tpdist.training.depots import MANIFEST, Depot
+from tpdist.training.depot import MANIFEST, Depot
 from tpdist.training.files import json_text, load_tensors, write_json
 
 FORMAT = 2

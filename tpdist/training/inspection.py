@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tpdist.errors import RunError
 from tpdist.training.checkpoints import Loaded, read_checkpoint, verify_checkpoint
-from tpdist.training.depots import Depot
+from tpdist.training.depot import Depot
 from tpdist.training.snapshot import counters
 from tpdist.training.state import RunState
 

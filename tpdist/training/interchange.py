@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tpdist.config import Experiment
 from tpdist.data import Vocabulary
-from tpdist.errors import ConfigError, RunError, TpdistError
+from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
 from tpdist.training.files import load_tensors, save_tensors, write_json
@@ -108,7 +108,11 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
                 key,
             )
     beside = Path(file).with_name(VOCABULARY)
-    if beside.is_file() and json.loads(beside.read_text(encoding="utf-8")) != vocabulary.types:
+    try:
+        types = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{beside}: is no vocabulary of an export: {first_line(error)}", key) from error
+    if types != vocabulary.types:
         raise ConfigError(f"{beside}: is another vocabulary than the corpus's; prepare the corpus as it was then", key)
     with torch.no_grad():
         for name, parameter in own.items():

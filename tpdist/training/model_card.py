@@ -84,11 +84,12 @@ def _rows(config: Experiment, vocabulary: Vocabulary, figures: dict[str, Any]) -
         "unigram_perplexity": "validation perplexity of the unigram model",
     }
     method, objective, batching = config.method, config.objective, config.batching
+    window = f"K={batching.blocks}" if batching.mode == "minibatch" else "batch mode"
     return [
         *((text, f"{figures[name]:.2f}") for name, text in names.items() if figures.get(name) is not None),
         *([("parameters", f"{figures['parameters']:,}")] if "parameters" in figures else []),
         ("corpus", f"{config.data.recipe}, level {vocabulary.level}"),
-        ("method", f"{method.name}, B={objective.block}, S={batching.streams}, K={batching.blocks}"),
+        ("method", f"{method.visit or method.name}, B={objective.block}, S={batching.streams}, {window}"),
         ("optimiser", f"{config.optimizer.name}, learning rate {config.optimizer.lr:g}"),
         ("epoch", str(figures["epoch"])),
         ("seed", str(config.run.seed)),

@@ -8,11 +8,14 @@ RUN/models/best.*        the parameters of the best epoch: .safetensors, and .js
 RUN/models/last.*        those of the last epoch
 RUN/result.json          the figures of the finished run
 RUN/.lock                held by the process that trains
+RUN/.id                  whose checkpoints lie elsewhere (`run.checkpoint_to`)
 """
 
+import errno
 import itertools
 import json
 import os
+import secrets
 import shlex
 import shutil
 import time
@@ -28,7 +31,7 @@ from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json
+from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json, write_text
 
 try:
     import fcntl
@@ -99,6 +102,15 @@ class RunDirectory:
             )
         if os.path.lexists(self.path):
             raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
+        if any(os.path.isfile(parent) for parent in self.path.parents):
+            raise RunError(f"{self.path}: cannot be made: {os.strerror(errno.ENOTDIR)}")
+
+    def identity(self) -> str:
+        """A random name, drawn when it is first asked for, that a directory keeps where it is moved or renamed."""
+        file = self.path / ".id"
+        if not file.is_file():
+            write_text(file, secrets.token_hex(8))
+        return file.read_text(encoding="utf-8")
 
     @property
     def resume_command(self) -> str:
@@ -133,8 +145,7 @@ class RunDirectory:
 
     def save_config(self, config: Experiment) -> None:
         """config.yaml, with absolute paths: the run can then be used from any directory."""
-        text = to_yaml(with_absolute_paths(config, Path.cwd()))
-        write_atomic(self.config_file, lambda file: _write_text(file, text))
+        write_text(self.config_file, to_yaml(with_absolute_paths(config, Path.cwd())))
 
     def discard(self) -> None:
         """Remove the directory of a run that never took a step."""
@@ -158,13 +169,17 @@ class RunDirectory:
         load_parameters(model, load_tensors(file), str(file))
         return model
 
-    def damage(self, which: str) -> str | None:
-        """What is wrong with the files of the `best` or the `last` model, if anything."""
+    def damage(self, which: str, step: int | None = None) -> str | None:
+        """What is wrong with the files of the `best` or the `last` model, if anything. step: when it was saved."""
+        file = self.models / f"{which}.json"
         try:
             self._about(which)
             load_tensors(self.models / f"{which}.safetensors")
         except RunError as error:
             return str(error)
+        saved = json.loads(file.read_text(encoding="utf-8")).get("step")
+        if step is not None and saved != step:
+            return f"{file}: is of step {saved}, and the best until the checkpoint, of step {step}, is gone"
         return None
 
     def _about(self, which: str) -> tuple[int, str]:
@@ -186,7 +201,8 @@ class RunDirectory:
         about = json.loads((self.models / f"{which}.json").read_text(encoding="utf-8"))
         known = {name: about[name] for name in ("epoch", "valid_perplexity")}
         if which == "best" and self.result_file.is_file():
-            known |= json.loads(self.result_file.read_text(encoding="utf-8")) | {"epoch": about["epoch"]}
+            result = json.loads(self.result_file.read_text(encoding="utf-8"))
+            known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
 
 
@@ -244,7 +260,3 @@ def with_absolute_paths(config: Experiment, base: Path) -> Experiment:
         init_from = str(base / config.model.init_from)
         update["model"] = config.model.model_copy(update={"init_from": init_from})
     return config.model_copy(update=update)
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

@@ -47,4 +47,4 @@ def _draw(logits: torch.Tensor, temperature: float, top_k: int | None, generator
         return int(logits.argmax())
     if top_k is not None and top_k < len(logits):
         logits = logits.where(logits >= logits.topk(top_k).values[-1], -torch.inf)
-    return int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=generator))
+    return int(torch.multinomial(torch.softmax((logits - logits.max()) / temperature, 0), 1, generator=generator))

@@ -115,15 +115,14 @@ class Trainer:
 
     def _look_at_best(self) -> None:
         """A model of the best epoch that cannot be read does not count. Raises RunError where no epoch is left."""
-        damage = self.run.damage("best") if self.workers.leads and self.state.best is not None else None
+        damage = None
+        if self.workers.leads and self.state.best is not None:
+            damage = self.run.damage("best", self.state.best_step)
         damage = self.workers.gather(damage)[0]
         if damage is None:
             return
         if self.over:
-            raise RunError(
-                f"{damage}; no epoch is left to write another: set run.epochs to {self.state.epoch} or more, or "
-                "evaluate --model last"
-            )
+            raise RunError(f"{damage}; no epoch is left to write another: {self.for_more}, or evaluate --model last")
         self.reporter.say(f"{damage}; the best of the epochs to come counts")
         self.state.best, self.state.best_epoch, self.state.best_step = None, 0, 0
 
@@ -131,6 +130,13 @@ class Trainer:
     def over(self) -> bool:
         """No epoch is left to train."""
         return self.state.epoch > self.config.run.epochs or self.state.out_of_patience(self.config.run.patience)
+
+    @property
+    def for_more(self) -> str:
+        """What to set where the run is over and shall go on."""
+        if self.state.epoch > self.config.run.epochs:
+            return f"--set run.epochs={self.state.epoch}, or more"
+        return f"--set run.patience={self.state.stale + 1}, or more"
 
     def fit(self, stop: StopSignal) -> Fit:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""

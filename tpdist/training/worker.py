@@ -1,6 +1,7 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
 import errno
+import json
 from contextlib import nullcontext, suppress
 
 import torch
@@ -9,8 +10,10 @@ from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
+from tpdist.tprop import plan_epoch
 from tpdist.training.checks import set_kernels
-from tpdist.training.depots import Depot, depot_for
+from tpdist.training.depot import Depot
+from tpdist.training.depots import depot_for, forget
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.heap import keep_freed_memory
@@ -54,7 +57,7 @@ def run_worker(
         try:
             found = depot_for(config, run)
             if workers.leads:
-                _clear(found, resume)
+                _clear(found, config, run, resume)
             depot = found
             workers.wait_for_all()
             trainer = Trainer(config, store, run, reporter, workers, device)
@@ -62,7 +65,7 @@ def run_worker(
                 trainer.resume()
             elif config.model.init_from is not None:
                 start_from(trainer.model, config.model.init_from, store.vocabulary)
-            nothing_left = resume and trainer.over and run.result_file.is_file()
+            nothing_left = resume and trainer.over and _has_result(run, trainer)
             if resume and workers.leads and not nothing_left:
                 run.save_config(config)
             if announce:
@@ -71,7 +74,7 @@ def run_worker(
                 if resume:
                     reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}")
                 if nothing_left:
-                    reporter.say(f"nothing is left to do; for more: --set run.epochs={trainer.state.epoch}, or more")
+                    reporter.say(f"nothing is left to do; for more: {trainer.for_more}")
             fit = trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
@@ -84,24 +87,41 @@ def run_worker(
                 trainer.writer.give_up()
             started = trainer is not None and trainer.state.step > 0
             if workers.leads and not (hosted or resume or started or _saved(depot)):
-                run.discard()
+                forget(config, run)
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                where = error.filename or run.path
-                raise RunError(
-                    f"{where}: no space left on the disk ({error.strerror}); {_how_to_go_on(depot, run)}"
-                ) from error
+            if isinstance(error, OSError) and error.strerror:
+                full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
+                raise RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}") from error
             raise
     _conclude(result, reporter)
     return result
 
 
-def _clear(depot: Depot, resume: bool) -> None:
+def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) -> None:
     """What killed processes left. Raises RunError where another run of this name has its checkpoints."""
+    if config.run.checkpoint_to is not None and depot.claim(run.identity()) != run.identity():
+        mend = "leave run.checkpoint_to as it was" if resume else "give --run-dir a new name"
+        raise RunError(f"{depot.where}: is the place of another run of this name; {mend}")
     depot.sweep()
-    if not resume and depot.names():
+    if not resume:
+        refuse_occupied(depot)
+
+
+def refuse_occupied(depot: Depot) -> None:
+    """Raise RunError where a new run would find checkpoints."""
+    if depot.names():
         raise RunError(f"{depot.where}: holds checkpoints already; give --run-dir a new name")
+
+
+def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
+    """Whether `result.json` is of all that was trained, and has all that is asked for."""
+    try:
+        was = json.loads(run.result_file.read_text(encoding="utf-8"))
+        tested = was["test_perplexity"] is not None or not trainer.config.run.test
+        return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _saved(depot: Depot | None) -> list[str]:
@@ -158,6 +178,7 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
 def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
     """The lines that a run begins with. device: of its workers, where they are elsewhere."""
     config, layout, place = trainer.config, trainer.batches.layout, trainer.workers.place
+    plan = plan_epoch(config, trainer.state.epoch, trainer.batches.per_window)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     lines = [
         f"run {trainer.run.path}",
@@ -165,9 +186,8 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
         f"{parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
         f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
         f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; "
-        f"lambda {trainer.plan.terms.weight:g}, {trainer.plan.h_steps} H-steps ({config.method.starts} starts), "
-        f"{trainer.plan.theta_steps} θ-steps"
-        + (f", {trainer.plan.sweeps} costate sweeps" if trainer.plan.sweeps else ""),
+        f"lambda {plan.terms.weight:g}, {plan.h_steps} H-steps ({config.method.starts} starts), "
+        f"{plan.theta_steps} θ-steps" + (f", {plan.sweeps} costate sweeps" if plan.sweeps else ""),
     ]
     if trainer.workers.count > 1:
         lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")

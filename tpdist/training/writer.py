@@ -31,7 +31,7 @@ from tpdist.training.checkpoints import (
     verify_checkpoint,
     write_manifest,
 )
-from tpdist.training.depots import MANIFEST, Depot
+from tpdist.training.depot import MANIFEST, Depot
 from tpdist.training.files import save_tensors, write_json
 
 LOOK_S = 0.05  # between two looks at the threads of all workers, while they are waited for
@@ -109,9 +109,6 @@ class Writer:
             own = self._save(name, token, packed.shard.file, packed.states)
             if self._workers.leads:
                 self._lead(name, token, packed, own)
-                for old in self.depot.names()[: -self._keep]:
-                    if old != best:
-                        self.depot.remove(old)
             else:
                 # the leader may have read it, and have given the stage its name, before it is synced here
                 with suppress(FileNotFoundError):
@@ -120,6 +117,16 @@ class Writer:
         except BaseException as error:
             self._error = error
             self._tell(name, token, packed.shard.file, error)
+            return
+        if self._workers.leads:
+            self._prune(best)
+
+    def _prune(self, best: str | None) -> None:
+        """Remove the older checkpoints. What cannot be removed stays until the next time: the newest is whole."""
+        with suppress(RunError, OSError):
+            for old in self.depot.names()[: -self._keep]:
+                if old != best:
+                    self.depot.remove(old)
 
     def _lead(self, name: str, token: int, packed: Packed, own: FileRow) -> None:
         """The rest of a checkpoint, once every other worker's receipt is there."""
