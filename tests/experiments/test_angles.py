@@ -1,12 +1,15 @@
 """Angles between gradients, where the answer is known."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_runs import small
 
 import tpdist
-from tpdist.experiments.angles import angles
+from tpdist.experiments.angles import angles, main
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +37,23 @@ def test_nothing_of_the_run_is_changed(run: Path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     angles(run, ["batching.blocks=3"], weight=1.0, windows=1)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_program_looks_at_the_chosen_runs_and_keeps_its_commands(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = small(small_corpus, method={"name": "bptt"}, run={"epochs": 1})
+    rows = []
+    for point, chosen in (("a", True), ("b", False)):
+        tpdist.train(config, tmp_path / "points" / point)
+        rows.append({"point": point, "arm": "bptt", "state": "done", "set.x": point, "valid_perplexity": 2.0})
+        rows[-1]["chosen"] = chosen
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results.parquet")
+    for weight in ("1.0", "0.5"):
+        command = ["angles", str(tmp_path), "--windows", "1", "--weight", weight, "--json", str(tmp_path / "kept.json")]
+        monkeypatch.setattr("sys.argv", command)
+        main()
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert list(kept["cosines"]) == ["B = 4, λ = 1", "B = 4, λ = 0.5"]
+    assert all(len(values) == 1 for column in kept["cosines"].values() for values in column.values())
+    assert kept["command"].count("python -m tpdist.experiments.angles") == 2

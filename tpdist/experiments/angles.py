@@ -1,15 +1,18 @@
 """How far the θ-gradient of a visit is from that of BPTT with a longer reach, on the windows of a trained run.
 
-`python -m tpdist.experiments.angles RUN --set …`: the run's model, in float64; windows spread over the training text,
-each entered with the state that an exact roll-out over the windows before it leaves. One table: what H-steps do to the
-gradient, with starts tied (the paper) and held (README, "The method").
+`python -m tpdist.experiments.angles SWEEP --set …`: the models of one of its arms, in float64; windows spread over the
+training text, each entered with the state that an exact roll-out over the windows before it leaves. One table: what
+H-steps do to the gradient, with starts tied (the paper) and held (README, "The method").
 """
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +20,8 @@ from torch import Tensor
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
 from tpdist.experiments.modules import ended, json_file
+from tpdist.experiments.results import versions
+from tpdist.experiments.testtime import chosen_runs
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
@@ -115,28 +120,34 @@ def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.angles", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="such as one for each seed")
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-b20")
+    parser.add_argument("--arm", default="bptt", help="whose chosen setting's runs are looked at; default bptt")
     parser.add_argument("--weight", type=float, default=1.0, metavar="λ")
     parser.add_argument("--windows", type=int, default=WINDOWS, metavar="N")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
     )
     parser.add_argument(
-        "--json", type=json_file, metavar="FILE", help="write the means of every run here, as a column of what it holds"
+        "--json", type=json_file, metavar="FILE", help="write the means of every run here, a column beside others"
     )
     options = parser.parse_args()
     means: dict[str, list[float]] = {}
-    for run in options.runs:
+    home = Path(options.sweep)
+    runs = [home / "points" / row["point"] for row in chosen_runs(home, [options.arm])[options.arm]]
+    for run in runs:
         for name, values in angles(run, options.set, options.weight, options.windows).items():
             means.setdefault(name, []).append(round(sum(values) / len(values), 5))
     for name, values in means.items():
         print(f"{name:<40} " + "  ".join(f"{value:.4f}" for value in values))
     if options.json:
-        block = _config(RunDirectory.open(options.runs[0]), options.set).objective.block
+        block = _config(RunDirectory.open(runs[0]), options.set).objective.block
         file = options.json
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
         kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
-        kept["windows"] = options.windows
+        kept |= {"windows": options.windows, "versions": versions()}
+        before = [str(kept["command"])] if "command" in kept else []
+        own = shlex.join(["python", "-m", "tpdist.experiments.angles", *sys.argv[1:]])
+        kept["command"] = "; ".join([*before, own])
         file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

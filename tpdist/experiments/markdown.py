@@ -96,7 +96,7 @@ def _cells(arm: Kept) -> list[str]:
         _spread(arm["mean"], arm["interval"], 2),
         paper,
         "" if arm["test"] is None else f"{arm['test']:.2f}",
-        _listed(arm["seeds"]),
+        _listed(arm["seeds"]) + (f"; {arm['failed']} runs failed" if arm["failed"] else ""),
         arm["setting"],
         str(arm["tried"]),
         f"{arm['tokens']:,}",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file
-from tpdist.experiments.results import best_runs, versions
+from tpdist.experiments.results import Row, best_runs, versions
 from tpdist.launch.local import evaluate
 from tpdist.training.files import write_json
 
@@ -23,18 +23,11 @@ SIZES = {"h": (0.02, 0.05, 0.1), "theta": (0.02, 0.05, 0.1)}
 
 def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Of every arm: seeds, and validation perplexities over seeds, plain and with either kind of step at its size."""
-    file = sweep / "results.parquet"
-    if not file.is_file():
-        raise TpdistError(f"{file}: is not there: run the sweep first")
-    runs = best_runs(pq.read_table(file).to_pylist())
-    missing = [arm for arm in arms if arm not in runs]
-    if missing:
-        raise TpdistError(f"{sweep}: no run of {missing[0]!r} has ended; choose from {', '.join(runs)}")
     found: dict[str, Any] = {}
-    for arm in arms or runs:
-        points = [sweep / "points" / row["point"] for row in runs[arm]]
-        entry: dict[str, Any] = {"seeds": [row["seed"] for row in runs[arm]]}
-        entry["plain"] = [round(row["valid_perplexity"], 3) for row in runs[arm]]
+    for arm, rows in chosen_runs(sweep, arms).items():
+        points = [sweep / "points" / row["point"] for row in rows]
+        entry: dict[str, Any] = {"seeds": [row["seed"] for row in rows]}
+        entry["plain"] = [round(row["valid_perplexity"], 3) for row in rows]
         for kind, sizes in SIZES.items():
             tried = {size: _with(kind, size, points[0], overrides) for size in sizes}
             size = min(tried, key=lambda one: tried[one])
@@ -43,6 +36,21 @@ def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()
         found[arm] = entry
     command = f"python -m tpdist.experiments.testtime {sweep}"
     return {"command": command, "versions": versions(), "steps": STEPS, "test_time": found}
+
+
+def chosen_runs(sweep: Path, arms: Sequence[str]) -> dict[str, list[Row]]:
+    """By arm, the rows of the setting that the sweep in that directory has chosen. arms: none for all.
+
+    Raises TpdistError where the sweep, or an arm's run, is not there.
+    """
+    file = sweep / "results.parquet"
+    if not file.is_file():
+        raise TpdistError(f"{file}: is not there: run the sweep first")
+    runs = best_runs(pq.read_table(file).to_pylist())
+    missing = [arm for arm in arms if arm not in runs]
+    if missing:
+        raise TpdistError(f"{sweep}: no run of {missing[0]!r} has ended; choose from {', '.join(runs)}")
+    return {arm: runs[arm] for arm in arms or runs}
 
 
 def _with(kind: str, size: float, run: Path, overrides: Sequence[str]) -> float:
