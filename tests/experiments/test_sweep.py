@@ -18,8 +18,8 @@ import tpdist
 from tpdist.errors import RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
-from tpdist.experiments.sweep import Sweeping, choose, summary, sweep
-from tpdist.experiments.table import draw
+from tpdist.experiments.sweep import Sweeping, choose, sweep
+from tpdist.experiments.table import draw, summary
 from tpdist.training.evaluation import Evaluation
 from tpdist.training.progress import Silent
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from tpdist import __version__
 from tpdist.errors import RunError
 from tpdist.experiments.points import Point, expand, load_sweep
-from tpdist.experiments.results import best_setting, versions
-from tpdist.experiments.table import Table, describe
+from tpdist.experiments.results import versions
+from tpdist.experiments.table import Table, describe, summary
 from tpdist.launch.local import evaluate
 from tpdist.launch.tasks import Task, run_tasks
 from tpdist.training.files import write_atomic, write_json
@@ -211,41 +211,6 @@ def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set
         if mean < means.get(best.get(setting[0], ("", "")), float("inf")):
             best[setting[0]] = setting
     return set(best.values())
-
-
-def summary(rows: Sequence[Row]) -> list[str]:
-    """A line an arm: how many settings it tried, the best one, its validation perplexity over the seeds."""
-    lines = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        settings: dict[str, list[Row]] = {}
-        for row in own:
-            tried = {key.removeprefix("set."): value for key, value in row.items() if key.startswith("set.")}
-            settings.setdefault(", ".join(f"{key}={value}" for key, value in tried.items()) or "as it is", []).append(
-                row
-            )
-        done = {name: _values(group) for name, group in settings.items() if _values(group)}
-        failed = sum(row["state"] == "failed" for row in own)
-        if not done:
-            error = next((row["error"] for row in own if row["error"]), None)
-            why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
-            lines.append(f"{arm}: none is done; {why}")
-            continue
-        name = best_setting({name: [row for row in settings[name] if row["state"] == "done"] for name in done})
-        values = done[name]
-        tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
-        spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
-        lines.append(
-            f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
-            f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
-            + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
-            + (f"; {failed} points failed" if failed else "")
-        )
-    return lines
-
-
-def _values(rows: Iterable[Row]) -> list[float]:
-    return [row["valid_perplexity"] for row in rows if row["state"] == "done"]
 
 
 def _read(path: Path) -> dict[str, Any]:

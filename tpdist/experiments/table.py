@@ -1,19 +1,19 @@
-"""What a person sees of a sweep: a live table on a terminal, a line for every point in a pipe."""
+"""What a person sees of a sweep: a live table on a terminal, a line for every point in a pipe, a summary at the end."""
 
 import json
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
+from tpdist.experiments.results import Row, best_setting
 from tpdist.training.progress import Reporter, Silent
 
-Row = dict[str, Any]
 MOST_ROWS = 30  # of a table that fits on a screen
 
 
@@ -93,3 +93,38 @@ def last_rows(run: Path) -> tuple[Row, Row]:
             if row["kind"] == "epoch":
                 return newest, row
     return newest, {}
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """A line an arm: how many settings it tried, the best one, its validation perplexity over the seeds."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        settings: dict[str, list[Row]] = {}
+        for row in own:
+            tried = {key.removeprefix("set."): value for key, value in row.items() if key.startswith("set.")}
+            settings.setdefault(", ".join(f"{key}={value}" for key, value in tried.items()) or "as it is", []).append(
+                row
+            )
+        done = {name: _values(group) for name, group in settings.items() if _values(group)}
+        failed = sum(row["state"] == "failed" for row in own)
+        if not done:
+            error = next((row["error"] for row in own if row["error"]), None)
+            why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
+            lines.append(f"{arm}: none is done; {why}")
+            continue
+        name = best_setting({name: [row for row in settings[name] if row["state"] == "done"] for name in done})
+        values = done[name]
+        tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
+        spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
+        lines.append(
+            f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
+            f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
+            + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
+            + (f"; {failed} points failed" if failed else "")
+        )
+    return lines
+
+
+def _values(rows: Iterable[Row]) -> list[float]:
+    return [row["valid_perplexity"] for row in rows if row["state"] == "done"]
