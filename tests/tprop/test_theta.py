@@ -40,3 +40,18 @@ def test_the_options_decide_how_a_step_is_taken(option: str) -> None:
     asked = Theta(model, Optimizer(options={option: False})).optimizer
     assert asked.param_groups[0][option] is False
     assert not asked.param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "options", "guards"),
+    [
+        ("adam", "float32", {}, True),
+        ("adam", "float64", {}, False),  # its factor is a float32: the division is ours
+        ("rmsprop", "float32", {}, False),
+        ("adam", "float32", {"foreach": True}, False),
+    ],
+)
+def test_who_steps_along_no_infinity_on_a_gpu(name: str, dtype: str, options: dict[str, bool], guards: bool) -> None:
+    model = build_model(Model(hidden=3), Run(dtype=dtype), 5)  # type: ignore[arg-type]
+    spec = Optimizer(name=name, lr=0.1, options=options)  # type: ignore[arg-type]
+    assert Theta(model, spec).guards is guards
