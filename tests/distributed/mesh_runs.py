@@ -20,6 +20,7 @@ from tpdist.training.trainer import Trainer
 
 CORPUS = {"recipe": "synthetic", "synthetic": {"types": 12, "states": 4, "branching": 2, "tokens": 311}}
 Parts = dict[str, dict[str, Any]]
+WINDOWS = 40  # at most, in an epoch
 
 
 def experiment(store: Path | str, parts: Parts) -> Experiment:
@@ -71,9 +72,17 @@ def train_here(config: Experiment, run: str, updates: int, resume: bool, workers
 
 
 def own_slots(batches: Batches) -> list[tuple[int, int]]:
-    """(place in `Boundaries`, boundary of the corpus) of this worker's own blocks, without spare places."""
+    """(place in `Boundaries`, boundary of the corpus) of this worker's own blocks, without spare places.
+
+    A closing target stands behind all boundaries, at its window's number.
+    """
     own = {block for index in range(len(batches)) for block in batches._own(index)}
-    return [(place, slot) for place, slot in enumerate(batches.slots) if slot in own]
+    found = [(place, slot) for place, slot in enumerate(batches.slots) if slot in own]
+    for index, windows in enumerate(batches._windows):
+        mine = batches._own(index)
+        if batches._closing and mine and mine.stop == windows[0].stop:
+            found.append((batches._begins[index] + len(mine), batches.layout.blocks + index))
+    return found
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,10 @@ def together(results: list[dict[str, Any]], blocks: int, streams: int) -> dict[s
         for name, t in result["theta"].items():
             assert torch.equal(t, whole[f"theta.{name}"]), "one θ everywhere"
         for name, t in result["states"].items():
-            full = whole.setdefault(name, t.new_full((streams, blocks, t.shape[2]), torch.nan))
+            full = whole.setdefault(name, t.new_full((streams, blocks + WINDOWS, t.shape[2]), torch.nan))
             for place, slot in result["slots"]:
                 full[result["streams"].start : result["streams"].stop, slot] = t[:, place]
+    owned = [t[:, :blocks] for name, t in whole.items() if not name.startswith("theta.")]
+    assert not any(t.isnan().any() for t in owned), "every block has an owner"
     whole["losses"] = torch.tensor(results[0]["losses"], dtype=torch.float64)
     return whole

@@ -20,7 +20,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "costate": {"name": "costate", "sweeps": 3},
 }
 MODELS: dict[str, dict[str, Any]] = {"gru": {}, "lstm": {"cell": "lstm"}, "gru-2": {"layers": 2}}
-MESHES = [(2, 1), (1, 2), (2, 2), (1, 3)]
+MESHES = [(2, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
+IDLE = (1, 4)  # the last window has three blocks, and the last worker none of them
 ALS = {"cell": "elman", "activation": "identity"}
 
 
@@ -76,6 +77,10 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
             },
             "batching": {"mode": "batch", "chunk_tokens": 15, "recompute": recompute},
         }
+    if mesh == IDLE:
+        minibatches = {name: parts for name, parts in found.items() if "minibatch" in name or name == "released"}
+        twice = {"theta_steps": 2}
+        return {name: {**parts, "method": {**parts["method"], **twice}} for name, parts in minibatches.items()}
     found["als"] = {
         "model": ALS,
         "objective": {"block": 1, "loss_on": "target", "weight": 1.0},

@@ -1,5 +1,6 @@
 """A run goes on with another number of workers, to the same numbers: 3 → 1 → 2 workers, uneven spans, float64."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,21 @@ PARTS: dict[str, Parts] = {
         "batching": {"order": "shuffled", "blocks": 4, "streams": 5},
         "model": {"layers": 2},
     },
+    "closing targets, an idle worker": {
+        "method": {
+            "name": "admm", **PERSISTENT, "closing": True, "theta_steps": 2,
+            "h_optimizer": {"name": "adam", "lr": 0.05},
+        }
+    },
 }  # fmt: skip
 ALONG_TIME = [(1, 3), (1, 1), (1, 2), (2, 1)]
+IDLE = [(1, 4), (1, 3), (1, 4), (1, 1)]  # the last window has three blocks
 ALONG_STREAM = [(3, 1), (1, 1), (2, 1), (3, 1)]  # windows in random order are a worker's own along time
 PART = 3  # updates on each mesh; an epoch has five, or three, so a run is cut in the middle of one
 
 
 def meshes(name: str) -> list[tuple[int, int]]:
-    return ALONG_STREAM if "random" in name else ALONG_TIME
+    return IDLE if "idle" in name else ALONG_STREAM if "random" in name else ALONG_TIME
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +84,14 @@ def test_on_as_many_workers_every_byte_of_the_states_is_the_same(name: str, corp
     assert cut.name == whole.name
     for file in ("states-0-0.safetensors", "states-0-1.safetensors", "tensors.safetensors"):
         assert (cut / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("method", [{"name": "costate"}, {"name": "admm", "h_optimizer": {"name": "adam", "lr": 0.05}}])
+def test_other_workers_along_time_draw_other_windows(method: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    """In random order: an epoch that was cut begins anew with them, and one that was over is followed by the next."""
+    parts = {"method": {**method, "first": "persistent"}, "batching": {"order": "shuffled", "blocks": 4}}
+    steps = [((1, 1), 3, (1, 3)), ((1, 2), 4, (1, 4)), ((1, 2), 1, (2, 1)), ((1, 1), 5, (2, 5))]
+    for i, (mesh, updates, reached) in enumerate(steps):
+        train_all([Case(str(corpus), str(tmp_path), parts, mesh, updates, resume=i > 0)])
+        state = json.loads((list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
+        assert (state["epoch"], state["position"]) == reached, mesh

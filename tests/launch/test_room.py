@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 from small_runs import small
 
-from tpdist.config import Experiment
+import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
 from tpdist.launch.actor import Place
+from tpdist.launch.local import foresee
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
@@ -67,20 +68,26 @@ def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("cuda", 0.0, "cluster.gpus_per_worker: workers under Ray have no GPU but those set aside, got 0"),
         ("cpu", 0.5, "cluster.gpus_per_worker: a worker with GPUs trains on them, got 0.5 beside run.device: cpu"),
-        ("auto", 0.00001, "cluster.gpus_per_worker: Ray gives no less than 0.0001 of a GPU, got 1e-05"),
     ],
 )
-def test_the_device_of_workers_is_what_is_set_aside(device: str, gpus: float, message: str) -> None:
-    parts = {"run": {"device": device}, "cluster": {"workers": 2, "gpus_per_worker": gpus}}
-    with pytest.raises(ValueError, match=message):
-        Experiment.model_validate(parts)
+@pytest.mark.parametrize("workers", [1, 2])  # whether a single worker is one of a cluster, only the command line says
+def test_the_device_of_workers_is_what_is_set_aside(
+    device: str, gpus: float, message: str, workers: int, small_corpus: Path, tmp_path: Path
+) -> None:
+    cluster_too = {"workers": workers, "gpus_per_worker": gpus}
+    config = small(small_corpus, run={"device": device}, cluster=cluster_too)
+    for begin in (
+        lambda: tpdist.train(config, tmp_path / "run", address="auto"),
+        lambda: foresee(config, tmp_path / "run", address="auto"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            begin()
+    assert not (tmp_path / "run").exists()
 
 
-def test_one_worker_of_a_cluster_too() -> None:
-    """Whether a single worker is one of a cluster, only the command line says."""
-    config = Experiment.model_validate({"run": {"device": "cuda"}})
-    with pytest.raises(ConfigError, match="have no GPU but those set aside"):
-        many.run_on_workers(config, None, None, Silent(), None, "auto")  # type: ignore[arg-type]
+def test_a_run_of_workers_can_be_read_without_them(small_corpus: Path) -> None:
+    """Only who starts workers asks for their devices."""
+    assert small(small_corpus, run={"device": "cpu"}, cluster={"workers": 2, "gpus_per_worker": 1.0})
 
 
 @pytest.mark.parametrize("began", [True, False])

@@ -1,6 +1,7 @@
 """An epoch's windows: every label once, in order, whatever S, K and B."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tpdist import ConfigError
 from tpdist.data import ArrayTokens
 from tpdist.models import IGNORED
 from tpdist.parallel import Place
+from tpdist.tprop import Window
 from tpdist.training.batches import Ahead, Batches
 
 
@@ -29,6 +31,30 @@ def layouts(draw: st.DrawFn) -> tuple[int, int, int, int]:
     tokens = draw(st.integers(streams * block + 1, 200))
     longest = math.ceil(math.ceil((tokens - 1) / streams) / block)
     return streams, draw(st.integers(1, longest)), block, tokens
+
+
+@given(layouts(), st.booleans(), st.data())
+def test_workers_along_time_see_the_boundaries_that_one_sees(
+    layout: tuple[int, int, int, int], closing: bool, data: st.DataObject
+):
+    """Which are constraints and which may move, also where streams end in the middle of a window."""
+    streams, blocks, block, tokens = layout
+    workers = data.draw(st.integers(1, blocks))
+
+    def windows(place: Place) -> list[Window | None]:
+        batches = make(tokens, block, place, {"closing": closing}, streams=streams, blocks=blocks)
+        return [batch.window for batch in batches.epoch(1)]
+
+    parts = [windows(Place(0, time, 1, workers)) for time in range(workers)]
+    for whole, *shares in zip(windows(Place()), *parts, strict=True):
+        own = [share for share in shares if share is not None]
+        assert whole is not None
+        for name in ("coupled", "movable"):
+            joined = [*(getattr(share, name)[:, :-1] for share in own), getattr(own[-1], name)[:, -1:]]
+            assert torch.equal(torch.cat(joined, 1), getattr(whole, name))
+        for left, right in pairwise(own):
+            assert torch.equal(left.coupled[:, -1], right.coupled[:, 0])
+            assert left.offset + left.blocks == right.offset
 
 
 @given(layouts(), st.booleans(), st.data())

@@ -82,7 +82,7 @@ def test_what_was_never_finished_is_no_checkpoint(to: str, small_corpus: Path, t
 def test_another_run_of_this_name_is_not_overwritten(to: str, small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1})
     tpdist.train(config, tmp_path / "run")
-    with pytest.raises(RunError, match="elsewhere/run: is the place of another run of this name; give --run-dir a new"):
+    with pytest.raises(RunError, match="elsewhere/run: holds checkpoints already; give --run-dir a new name"):
         tpdist.train(config, tmp_path / "other/run")
     assert not (tmp_path / "other/run").exists()
     assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
@@ -111,6 +111,19 @@ def test_a_run_that_never_took_a_step_leaves_its_place(to: str, small_corpus: Pa
     with pytest.raises(ConfigError, match="init_from"):
         tpdist.train(config, tmp_path / "run")
     tpdist.train(small(small_corpus, run={"checkpoint_to": to, "epochs": 1}), tmp_path / "run")
+
+
+def test_a_place_of_a_run_that_was_made_before_places_were_claimed(to: str, small_corpus: Path, tmp_path: Path):
+    """A newcomer is refused and leaves no claim; nor does a run leave one where it finds nothing to go on from."""
+    config = small(small_corpus, run={"checkpoint_to": to, "epochs": 1})
+    tpdist.train(config, tmp_path / "run")
+    depot(to, tmp_path / "run").release()
+    with pytest.raises(RunError, match="holds checkpoints already"):
+        tpdist.train(config, tmp_path / "other/run")
+    assert tpdist.resume(tmp_path / "run", ["run.epochs=2"]).epochs == 2
+    with pytest.raises(RunError, match="no checkpoint to resume from"):
+        tpdist.resume(tmp_path / "run", [f"run.checkpoint_to={to}2"])
+    tpdist.train(small(small_corpus, run={"checkpoint_to": f"{to}2", "epochs": 1}), tmp_path / "third/run")
 
 
 def test_a_link_to_a_run_is_that_run(to: str, small_corpus: Path, tmp_path: Path):

@@ -180,8 +180,6 @@ def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:
             f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {most} workers; make them equal", "cluster.mesh"
         )
         return
-    if most > 1:
-        yield from device_misfits(config)
     if 0 < config.cluster.gpus_per_worker < 0.0001:
         yield ConfigError(
             f"Ray gives no less than 0.0001 of a GPU, got {config.cluster.gpus_per_worker}", "cluster.gpus_per_worker"

@@ -66,6 +66,7 @@ def lay_over(tree: Tree, override: Override) -> None:
             if field is None or part_of(field) is None:
                 return  # the file has a wrong value there, and will be told so
             data[name] = {}  # a value or a section: the override wants the section
+            tree.places[".".join(sections[:depth])] = override.tree.places[override.key]
         data[name] = dict(data.get(name) or {})
         data = data[name]
     value, old = override.tree.data, data.get(last)

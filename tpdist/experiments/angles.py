@@ -147,7 +147,7 @@ def main() -> None:
         kept |= {"windows": options.windows, "versions": versions()}
         before = [str(kept["command"])] if "command" in kept else []
         own = shlex.join(["python", "-m", "tpdist.experiments.angles", *sys.argv[1:]])
-        kept["command"] = "; ".join([*before, own])
+        kept["command"] = "; ".join(before if own in "".join(before) else [*before, own])
         file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -78,7 +78,11 @@ def problem_of(arm: str) -> str:
 
 def with_others(kept: Kept, before: Kept) -> Kept:
     """`kept`, and the arms that were kept before and are not in it."""
-    return {**kept, **{name: {**before.get(name, {}), **kept[name]} for name in PROBLEMS}}
+    joined = {name: {**before.get(name, {}), **kept[name]} for name in PROBLEMS}
+    command, was = kept["command"], before["command"]
+    if any(joined[name] != kept[name] for name in PROBLEMS):
+        command = was if command in was else f"{was}; {command}"
+    return {**kept, "command": command, **joined}
 
 
 def learn(problem: Problem, config: Experiment) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,15 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
             for seed in sweep.seeds:
                 run = config.run.model_copy(update={"seed": seed})
                 points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
+    return points
+
+
+def expand_all(path: str | Path, overrides: Sequence[str]) -> list[Point]:
+    """The points of all arms that `overrides` leave possible: nobody has asked for each of them."""
+    points = []
+    for name in arms_of(load_sweep(path, overrides)):
+        with suppress(ConfigError):
+            points += expand(path, overrides, [escape(name)])
     return points
 
 

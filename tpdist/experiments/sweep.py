@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tpdist import __version__
 from tpdist.errors import RunError
-from tpdist.experiments.points import Point, expand, load_sweep
+from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import versions
 from tpdist.experiments.table import Table, describe, summary
 from tpdist.launch.local import evaluate
@@ -88,7 +88,7 @@ def sweep(
     Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
-    everything = expand(path, overrides) if arms else points
+    everything = expand_all(path, overrides) if arms else points
     home = _home(path, points, directory)
     try:
         home.path.mkdir(parents=True, exist_ok=True)

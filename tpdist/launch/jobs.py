@@ -19,7 +19,8 @@ from typing import Any
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from tpdist.config import load_config
+from tpdist.config import load_config, with_place
+from tpdist.config.checks import device_misfits
 from tpdist.data import default_store
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.dashboard import address_of, connect, translated
@@ -83,6 +84,8 @@ def submit(
     ended badly, Interrupted where the user stopped following.
     """
     config = load_config(config_path, overrides)
+    for misfit in device_misfits(config):
+        raise with_place(misfit, config)
     root = Path(working_dir).resolve()
     files = pack_list(root, limit_mib)
     try:

@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from tpdist.config import Experiment, with_place
+from tpdist.config.checks import device_misfits
 from tpdist.data import Split, Store, default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
@@ -48,13 +49,15 @@ def train(
     """
     if run_dir is not None:
         RunDirectory(Path(run_dir)).refuse_existing()
-    with _at_work(config, reporter, under_ray(config, address)):
+    with _at_work(config, reporter, address):
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
         return _run(config, store, run, reporter or Silent(), None, address)
 
 
-def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Sequence[str] = ()) -> list[str]:
+def foresee(
+    config: Experiment | None, run_dir: str | Path | None, overrides: Sequence[str] = (), address: str | None = None
+) -> list[str]:
     """What a run would be: the lines that it begins with. Everything is checked as for the run; nothing is written.
 
     config: None for the run in `run_dir`, which goes on with `overrides`.
@@ -65,27 +68,28 @@ def foresee(config: Experiment | None, run_dir: str | Path | None, overrides: Se
         config = run.load_config(overrides)
     elif run_dir is not None:
         run.refuse_existing()
-    many = under_ray(config, None)
-    with _at_work(config, None, many):
+    many = under_ray(config, address)
+    with _at_work(config, None, address):
         if is_missing(config.data):
             store = foresee_store(config.data, default_store(config.data))
             return ["the store is missing and would be prepared first:", *store]
         # an update of windows of workers' own spans covers as many as there are
         first, device = Workers.first_of(config.mesh()), torch.device("cpu") if many else None
         trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first, device)
-        lines = introduction(trainer, ("cuda" if config.cluster.gpus_per_worker else "cpu") if many else None)
-        fewest, most = config.cluster.limits
-        if fewest < most:
-            lines.append(f"{fewest} to {most} workers as they come and go")
-        depot = depot_for(config, run)
+        depot, said = depot_for(config, run), []
         if going_on:
-            loaded = load_checkpoint(depot, lines.append)
+            loaded = load_checkpoint(depot, said.append)
             restore(trainer, loaded)
-            lines.append(f"would go on from {loaded.name}")
+            said.append(f"would go on from {loaded.name}")
         else:
             refuse_occupied(depot)
             if config.model.init_from is not None:
                 start_from(trainer.model, config.model.init_from, trainer.store.vocabulary)
+        lines = introduction(trainer, ("cuda" if config.cluster.gpus_per_worker else "cpu") if many else None)
+        fewest, most = config.cluster.limits
+        if fewest < most:
+            lines.append(f"{fewest} to {most} workers as they come and go")
+        lines += said
         epochs = config.run.epochs
         updates = f"{epochs * len(trainer.batches):,} updates in {epochs} epoch{'s' if epochs > 1 else ''}"
         return [*lines, updates]
@@ -105,7 +109,7 @@ def resume(
     """
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)
-    with _at_work(config, reporter, under_ray(config, address)):
+    with _at_work(config, reporter, address):
         store = open_or_prepare(config.data, data_progress)
         return _run(config, store, run, reporter or Silent(), tuple(overrides), address)
 
@@ -214,12 +218,15 @@ def under_ray(config: Experiment, address: str | None) -> bool:
 
 
 @contextmanager
-def _at_work(config: Experiment, reporter: Reporter | None, elsewhere: bool) -> Iterator[None]:
+def _at_work(config: Experiment, reporter: Reporter | None, address: str | None) -> Iterator[None]:
     """Checks before a run; afterwards torch's settings are as they were, and errors know their place in the file."""
     was = torch.are_deterministic_algorithms_enabled()
     try:
-        if not elsewhere:
+        if address is None:
             pick_device(config)
+        if under_ray(config, address):
+            for misfit in device_misfits(config):
+                raise misfit
         yield
     except ConfigError as error:
         raise with_place(error, config) from error

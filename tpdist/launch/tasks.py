@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ray.exceptions import LocalRayletDiedError, RayError
 from tpdist.config import Experiment
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
-from tpdist.training.depots import has_checkpoints
+from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
@@ -107,7 +106,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
         if has_checkpoints(config, RunDirectory(Path(run))):
             resume(run)
         else:
-            shutil.rmtree(run, ignore_errors=True)
+            forget(config, RunDirectory(Path(run)))
             train(config, run)
     except TpdistError as error:
         return str(error).splitlines()[0]

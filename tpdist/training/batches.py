@@ -107,7 +107,8 @@ class Batches:
         for index in range(len(self)):
             own = self._own(index)
             begins.append(len(slots))
-            slots += [*own, -own.stop] if self._closing else own
+            # an idle worker's would be taken for that of the worker which has the window's last block
+            slots += [*own, -own.stop] if self._closing and own else own
         return begins, slots if self._closing else [*slots, slots[-1] + 1]
 
     def __len__(self) -> int:

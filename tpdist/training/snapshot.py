@@ -10,10 +10,12 @@ from tpdist.errors import RunError
 from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard, not_a_state
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
 from tpdist.training.run_dir import load_parameters, unique_state
-from tpdist.training.state import RunState
+from tpdist.training.state import EpochSums, RunState
 
 if TYPE_CHECKING:
     from tpdist.training.trainer import Trainer
+
+DRAWN_BY = "windows drawn by"  # in a checkpoint's layout
 
 
 def pack(trainer: "Trainer") -> Packed:
@@ -25,7 +27,7 @@ def pack(trainer: "Trainer") -> Packed:
     state = {
         "corpus": trainer.store.manifest.checksum,
         "optimizers": _optimizers(trainer),
-        "layout": _layout(trainer),
+        "layout": _layout(trainer) | {DRAWN_BY: _drawn_by(trainer)},
         "theta_scalars": scalars,
         "h_counts": {index[begin]: counts for begin, counts in trainer.boundaries.h_counts.items()},
         **trainer.state.to_json(),
@@ -40,7 +42,8 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
     """Put a checkpoint into a trainer of the same model and corpus.
 
     The rest of the configuration may have changed: an optimiser of another name or with other options starts anew,
-    and streams, blocks, windows and seed may change between epochs where no states are stored.
+    and streams, blocks, windows and seed may change between epochs where no states are stored. Where other workers
+    draw other windows (of their own spans, in random order), an epoch that was not over begins anew.
 
     Raises RunError, naming what does not fit.
     """
@@ -53,8 +56,12 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
     counted = counters(state, where)
     load_parameters(trainer.model, _under("model.", tensors), where)
     _check_layout(trainer, state, where)
+    others = state["layout"].get(DRAWN_BY, _drawn_by(trainer)) != _drawn_by(trainer)
+    if others and counted.position:
+        trainer.reporter.say(f"other workers draw other windows: epoch {counted.epoch} begins anew")
+        counted.position, counted.sums = 0, EpochSums()
     states = _own_states(trainer, loaded)
-    _restore_boundaries(trainer, _under("boundaries.", states), state, where)
+    _restore_boundaries(trainer, _under("boundaries.", states), state, where, others)
     was, now = state["optimizers"], _optimizers(trainer)
     if was["theta"] == now["theta"]:
         unpack_optimizer(trainer.theta.optimizer, "theta.", tensors, state["theta_scalars"], where)
@@ -126,7 +133,9 @@ def _same_boundaries(theirs: list[int], mine: list[int], spare: bool) -> tuple[l
     return [i for i, _ in pairs], [j for _, j in pairs]
 
 
-def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+def _restore_boundaries(
+    trainer: "Trainer", saved: dict[str, Tensor], state: dict[str, Any], where: str, others: bool
+) -> None:
     own = trainer.boundaries
     for name, tensor in own.tensors().items():
         if name not in saved or saved[name].shape != tensor.shape:
@@ -142,6 +151,10 @@ def _restore_boundaries(trainer: "Trainer", saved: dict[str, Tensor], state: dic
         return
     own.h_moments = {name: t.to(trainer.device) for name, t in _under("h_moments.", saved).items()}
     begins = {index: begin for begin, index in trainer.batches.begin_index().items()}
+    if others:  # other windows: as often visited as those that were visited least
+        least = min(state["h_counts"].values(), key=lambda counts: sum(counts.values()), default=None)
+        own.h_counts = {} if least is None else {begin: dict(least) for begin in begins.values()}
+        return
     try:
         own.h_counts = {begins[int(index)]: dict(counts) for index, counts in state["h_counts"].items()}
     except (ValueError, KeyError) as error:
@@ -159,6 +172,11 @@ def _optimizers(trainer: "Trainer") -> dict[str, Any]:
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """As JSON gives it back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _drawn_by(trainer: "Trainer") -> int:
+    """How many workers along time draw windows of their own spans."""
+    return trainer.workers.place.times if trainer.batches.own_windows else 1
 
 
 def _layout(trainer: "Trainer") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tpdist.errors import Interrupted, RunError
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.checks import set_kernels
-from tpdist.training.depot import Depot
+from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
 from tpdist.training.evaluation import evaluate_tokens
 from tpdist.training.files import write_atomic, write_json
@@ -100,12 +100,16 @@ def run_worker(
 
 def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) -> None:
     """What killed processes left. Raises RunError where another run of this name has its checkpoints."""
-    if config.run.checkpoint_to is not None and depot.claim(run.identity()) != run.identity():
-        mend = "leave run.checkpoint_to as it was" if resume else "give --run-dir a new name"
-        raise RunError(f"{depot.where}: is the place of another run of this name; {mend}")
-    depot.sweep()
     if not resume:
         refuse_occupied(depot)
+    elsewhere = config.run.checkpoint_to is not None and (not resume or depot.names())
+    if elsewhere and depot.claim(run.identity()) != run.identity():
+        mend = "leave run.checkpoint_to as it was" if resume else "give --run-dir a new name"
+        raise RunError(
+            f"{depot.where}: is the place of another run of this name; {mend}, or delete {depot.where}/{OWNER} if that "
+            "run is no more"
+        )
+    depot.sweep()
 
 
 def refuse_occupied(depot: Depot) -> None:
