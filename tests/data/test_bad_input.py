@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
     "Parquet column of numbers": (
         {"train.parquet": {"body": ["a"], "id": [1]}},
         {"train": "train.parquet", "column": "id"},
-        "{d}/train.parquet: column 'id' holds int64, not strings",
+        "{d}/train.parquet: column 'id' holds int64, not strings; cast it to string",
     ),
     "NUL in Parquet": (
         {"train.parquet": {"text": ["a", "b\0"]}},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Data, Synthetic
-from tpdist.data import open_or_prepare, opening, prepare
+from tpdist.data import Store, foresee, open_or_prepare, opening, prepare
 from tpdist.errors import DataError
 
 
@@ -60,15 +60,12 @@ def test_a_missing_store_says_the_command(options: dict, line: str):
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        ({"max_tokens": 9}, "made with data.max_tokens null, the configuration has 9"),
-        ({"max_types": 5}, "made with data.max_types null, the configuration has 5"),
-        ({"min_count": 3}, "made with data.min_count 1, the configuration has 3"),
-        ({"level": "char"}, "made with data.level word, the configuration has char"),
-        ({"recipe": "ptb"}, "made with data.recipe text, the configuration has ptb"),
-        (
-            {"recipe": "synthetic"},
-            "made with data.recipe text, the configuration has synthetic",
-        ),
+        ({"max_tokens": 9}, "max_tokens null, the configuration has 9; set data.max_tokens=null to use it, or"),
+        ({"max_types": 5}, "max_types null, the configuration has 5; set data.max_types=null to use it, or"),
+        ({"min_count": 3}, "min_count 1, the configuration has 3; set data.min_count=1 to use it, or"),
+        ({"level": "char"}, "level word, the configuration has char; set data.level=word to use it, or"),
+        ({"recipe": "ptb"}, "recipe text, the configuration has ptb;"),
+        ({"recipe": "synthetic"}, "recipe text, the configuration has synthetic;"),
     ],
 )
 def test_a_store_made_otherwise_is_refused(texts, changed: dict, what: str):
@@ -76,7 +73,7 @@ def test_a_store_made_otherwise_is_refused(texts, changed: dict, what: str):
     open_or_prepare(data)
     with pytest.raises(DataError) as caught:
         open_or_prepare(data.model_copy(update=changed))
-    assert str(caught.value) == f"mine: {what}; give data.store another directory, or delete this one"
+    assert str(caught.value) == f"mine: made with data.{what} give data.store another directory, or delete this one"
 
 
 def test_another_synthetic_source_is_refused():
@@ -94,6 +91,26 @@ def test_a_text_that_changed_since_is_refused(texts):
         open_or_prepare(data)
     Path(data.train).unlink()  # the text itself is not needed any more
     open_or_prepare(data)
+
+
+def test_a_text_of_the_same_size_that_changed_since_is_refused(texts):
+    data = texts("a b a b\n")
+    made = open_or_prepare(data).directory / "manifest.json"
+    later = made.stat().st_mtime + 10
+    os.utime(data.train, (later, later))
+    open_or_prepare(data)  # touched, and the same
+    Path(data.train).write_text("b a b a\n")
+    os.utime(data.train, (later, later))
+    with pytest.raises(DataError, match=r"made from train.txt as it was, .*train.txt has changed since; give"):
+        open_or_prepare(data)
+
+
+def test_all_options_that_differ_are_named_and_how_to_use_the_store(texts):
+    data = texts("a b a b c d\n", max_types=3, max_tokens=5)
+    open_or_prepare(data)
+    both = r"data.max_types 3, .*; with data.max_tokens 5, .*; set data.max_types=3 data.max_tokens=5 to use it, or"
+    with pytest.raises(DataError, match=both):
+        open_or_prepare(data.model_copy(update={"max_types": None, "max_tokens": None}))
 
 
 def test_a_damaged_store_is_found_before_the_run(texts):
@@ -115,3 +132,38 @@ def test_a_store_that_another_process_makes_meanwhile_is_opened(texts, monkeypat
 
     monkeypatch.setattr(opening, "prepare", beaten)
     assert open_or_prepare(data).manifest.tokens["train"] == 5
+
+
+def test_a_link_and_a_place_below_a_file_are_refused_before_the_work(texts, tmp_path: Path):
+    data = texts("a b a b\n")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "file").write_text("")
+    for out, said in (("link", "is a link or a mount point"), ("file/store", "a file, where a directory is expected")):
+        for work in (prepare, foresee):
+            with pytest.raises(DataError, match=said):
+                work(data, tmp_path / out)
+
+
+def test_a_path_that_cannot_be_looked_at_is_one_line():
+    """A name too long stands for a directory that is closed to the user."""
+    long = "a" * 300
+    for look in (
+        lambda: Store.open(long),
+        lambda: prepare(Data(recipe="ptb", source=long), "out"),
+        lambda: open_or_prepare(Data(recipe="text8", source=long, store="out")),
+        lambda: open_or_prepare(Data(recipe="ptb", store=long)),
+    ):
+        with pytest.raises(DataError, match="File name too long"):
+            look()
+
+
+def test_a_dry_preparation_looks_at_the_texts(texts, tmp_path: Path):
+    with pytest.raises(DataError, match="a gzip file: unpack it first"):
+        foresee(texts(b"\x1f\x8b packed"), tmp_path / "out")
+
+
+def test_a_training_text_of_white_space_is_refused_quietly(texts, tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    with pytest.raises(DataError, match="the train split has"):
+        prepare(texts(" ", " ", " "), tmp_path / "out")
+    assert not list(recwarn)

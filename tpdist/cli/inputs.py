@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.errors import TpdistError
+
+READS = {"source": ("ptb", "wikitext", "text8")} | dict.fromkeys(("train", "valid", "test", "column"), ("text",))
 
 
 def add(commands: Any) -> None:
@@ -44,6 +47,9 @@ def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    for name, recipes in READS.items():
+        if given[name] is not None and options.recipe not in recipes:
+            raise TpdistError(f"--{name}: recipe {options.recipe} does not read it; leave it out")
     from tpdist.config import load_config
 
     config = load_config(None, above(options.set, overrides))
@@ -51,7 +57,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from tpdist.training.progress import DataBar
 
     if options.dry_run:
-        print_lines(foresee(config.data, Path(options.out)), options.json)
+        print_lines(foresee(config.data, Path(options.out)), options)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

@@ -33,11 +33,11 @@ def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help=f"check everything, say {what}, and do nothing")
 
 
-def print_lines(lines: list[str], json: bool) -> None:
-    """What `--dry-run` says; one list where JSON is asked for."""
-    if json:
+def print_lines(lines: list[str], options: argparse.Namespace) -> None:
+    """What `--dry-run` says; one list where JSON is asked for, and nothing where quiet is."""
+    if options.json:
         print_json({"dry_run": lines})
-    else:
+    elif not options.quiet:
         print("\n".join(lines))
 
 

@@ -92,7 +92,7 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.dry_run:
         run = options.run_dir if config is not None else options.resume
-        print_lines(foresee(config, run, overrides, options.address), options.json)
+        print_lines(foresee(config, run, overrides, options.address), options)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

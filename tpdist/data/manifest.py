@@ -43,6 +43,7 @@ class SourceEntry(_Strict):
 
     name: str
     bytes: int
+    sha256: str | None = None
 
 
 class Manifest(_Strict):
@@ -79,11 +80,11 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a store's directory. Raises DataError unless it is whole and of this version."""
     path = directory / MANIFEST_FILE
     again = "prepare it again (tpdist data prepare)"
-    if not directory.exists():
-        raise DataError(f"{directory}: no such store")
-    if not directory.is_dir():
-        raise DataError(f"{directory}: a file; a store is a directory")
     try:
+        if not directory.exists():
+            raise DataError(f"{directory}: no such store")
+        if not directory.is_dir():
+            raise DataError(f"{directory}: a file; a store is a directory")
         raw = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{directory}: not a store (no {MANIFEST_FILE}); {again} into another directory") from None

@@ -1,12 +1,10 @@
 """The store of a configuration: open it, or make it first."""
 
-from pathlib import Path
-
 from tpdist.config.parts import Data
 from tpdist.data import recipes
 from tpdist.data.manifest import MANIFEST_FILE
 from tpdist.data.prepare import Report, prepare
-from tpdist.data.store import Store
+from tpdist.data.store import Store, sha256_of
 from tpdist.errors import DataError
 
 
@@ -49,29 +47,43 @@ def is_missing(data: Data) -> bool:
 def check_options(store: Store, data: Data) -> None:
     """Raise DataError, naming the option and both values, unless the store was made as `data` says.
 
-    Files that the configuration gives are compared by their size only.
+    Files that the configuration gives are compared by size, and by SHA-256 if they are newer than the store.
     """
     made = store.manifest.options
     asked = recipes.store_options(data)
     pairs = [("recipe", store.manifest.recipe, data.recipe)]
     pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name != "column"]
-    for name, has, wants in pairs:
-        if has != wants:
-            raise _other(store, f"made with data.{name} {_show(has)}, the configuration has {_show(wants)}")
+    other = [(name, has, wants) for name, has, wants in pairs if has != wants]
+    other = other[:1] if store.manifest.recipe != data.recipe else other  # its options are others then
+    if other:
+        made_with = [f"data.{name} {_show(has)}, the configuration has {_show(wants)}" for name, has, wants in other]
+        use = " ".join(f"data.{name}={_show(has)}" for name, has, _ in other if name != "recipe")
+        raise _other(store, f"made with {'; with '.join(made_with)}", use)
     if data.recipe in recipes.NO_FILES or recipes.missing_source(data):
         return
     try:
         files = recipes.source_files(data)
     except DataError:
         return  # the text is no longer there; the store is enough
+    made_at = (store.directory / MANIFEST_FILE).stat().st_mtime
     for split, path in files.items():
         was = store.manifest.sources[split]
-        if path.is_file() and (size := path.stat().st_size) != was.bytes:
-            raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {Path(path)} has {size:,}")
+        try:
+            status = path.stat()
+            # a file that is older than the store is the one that was read
+            changed = was.sha256 is not None and status.st_mtime > made_at and sha256_of(path) != was.sha256
+        except OSError:
+            continue  # as above
+        if status.st_size != was.bytes:
+            raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {path} has {status.st_size:,}")
+        if changed:
+            raise _other(store, f"made from {was.name} as it was, {path} has changed since")
 
 
-def _other(store: Store, what: str) -> DataError:
-    return DataError(f"{store.directory}: {what}; give data.store another directory, or delete this one")
+def _other(store: Store, what: str, use: str = "") -> DataError:
+    """use: settings by which the store would do."""
+    mend = f"set {use} to use it, or give" if use else "give"
+    return DataError(f"{store.directory}: {what}; {mend} data.store another directory, or delete this one")
 
 
 def _show(value: str | int | None) -> str:

@@ -20,7 +20,7 @@ from tpdist.data.synthetic import MarkovSource, Sampler, check
 from tpdist.data.text import Source
 from tpdist.data.tokens import tokenizer
 from tpdist.data.vocabulary import UNK, Level, Vocabulary, choose_types
-from tpdist.data.writer import refuse_existing, staged, write_manifest, write_tokens, write_vocabulary
+from tpdist.data.writer import id_dtype, refuse_existing, staged, write_manifest, write_tokens, write_vocabulary
 from tpdist.errors import ConfigError, DataError
 
 
@@ -66,6 +66,8 @@ def foresee(data: Data, out: Path | str) -> list[str]:
         made = [f"train: {data.synthetic.tokens:,} tokens, drawn from a source of {data.synthetic.types} types"]
     else:
         texts = recipes.corpus(data).texts
+        for text in texts.values():
+            next(iter(text.pieces()))  # what is no text says so at its beginning
         made = [f"{split}: {text.name}, {text.size:,} bytes" for split, text in texts.items()]
     return [*made, f"level {data.level}; would write {out}"]
 
@@ -78,6 +80,8 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
     with staged(out) as directory:
         seen = tokens_of.count(meter.pieces("count", "train", texts["train"]), texts["train"].name, data.max_tokens)
         expected = sum(seen.values())
+        if expected < 2:
+            raise DataError(f"{texts['train'].name}: the train split has {expected} tokens; at least 2 are needed")
         types, counts = choose_types(seen, data.max_types, recipes.min_count(data), False)
         if UNK not in types and any(_has_unseen(texts[split], level, seen) for split in ("valid", "test")):
             types, counts = choose_types(seen, data.max_types, recipes.min_count(data), True)
@@ -92,7 +96,7 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
             score = _Unigram(vocabulary)
             most = data.max_tokens if split == "train" else None
             ids = tokens_of.encode(meter.pieces("encode", split, text), text.name, types, most)
-            tokens[split] = write_tokens(directory / token_file(split), _dtype(len(types)), score.passing(ids))
+            tokens[split] = write_tokens(directory / token_file(split), id_dtype(len(types)), score.passing(ids))
             if tokens[split] < 2:
                 raise DataError(f"{text.name}: the {split} split has {tokens[split]} tokens; at least 2 are needed")
             unigram[split] = score.perplexity
@@ -104,10 +108,10 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
                 recipe=data.recipe,
                 options=recipes.store_options(data),
                 level=level,
-                sources=corpus.sources,
+                sources=recipes.hashed(data, corpus.sources),
                 types=len(types),
                 tokens=tokens,
-                dtype=_dtype(len(types)).name,  # type: ignore[arg-type]
+                dtype=id_dtype(len(types)).name,  # type: ignore[arg-type]
                 rows_per_batch=ROWS_PER_BATCH,
                 unigram_perplexity={"valid": unigram["valid"], "test": unigram["test"]},
                 best_perplexity=None,
@@ -133,7 +137,7 @@ def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
     sampler = Sampler(source, options.seed)
     sizes: dict[Split, int] = {"train": options.tokens, "valid": options.tokens // 10, "test": options.tokens // 10}
     total, before = sum(sizes.values()), 0
-    dtype = _dtype(options.types)
+    dtype = id_dtype(options.types)
     with staged(out) as directory:
         order = np.arange(options.types)
         vocabulary = Vocabulary([], [], "word")
@@ -179,11 +183,6 @@ def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
 
 def _has_unseen(text: Source, level: Level, seen: dict[str, int]) -> bool:
     return tokenizer(level).has_unseen((piece for piece, _ in text.pieces()), text.name, seen)
-
-
-def _dtype(types: int) -> np.dtype:
-    """The smallest dtype of a store that holds ids below `types`."""
-    return np.dtype(np.uint8 if types <= 1 << 8 else np.uint16 if types <= 1 << 16 else np.int32)
 
 
 class _Meter:

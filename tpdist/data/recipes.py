@@ -9,6 +9,7 @@
 - `python-docs`, `synthetic`: need no files; see the modules of those names.
 """
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from pathlib import Path
 from tpdist.config.parts import Data
 from tpdist.data.manifest import SPLITS, SourceEntry, Split
 from tpdist.data.python_docs import python_docs
-from tpdist.data.text import FileText, ParquetText, Source, file_size
+from tpdist.data.store import sha256_of
+from tpdist.data.text import FileText, ParquetText, Source, file_size, unreadable
 from tpdist.errors import ConfigError, DataError
 
 FILE_PATTERNS = {"ptb": ("ptb.{}.txt",), "wikitext": ("wiki.{}.tokens", "wiki.{}.raw")}
@@ -123,6 +125,16 @@ def corpus(data: Data) -> Corpus:
     )
 
 
+def hashed(data: Data, sources: dict[Split, SourceEntry]) -> dict[Split, SourceEntry]:
+    """The sources with the SHA-256 of their files, where they are files."""
+    if data.recipe in NO_FILES:
+        return sources
+    digests = {path: sha256_of(path) for path in set(source_files(data).values())}
+    return {
+        split: sources[split].model_copy(update={"sha256": digests[path]}) for split, path in source_files(data).items()
+    }
+
+
 def source_files(data: Data) -> dict[Split, Path]:
     """The file of every split, of a recipe that reads files and has been given them.
 
@@ -131,6 +143,12 @@ def source_files(data: Data) -> dict[Split, Path]:
     if data.recipe == "text":
         return {split: Path(getattr(data, split)) for split in SPLITS}
     source = Path(data.source or "")
+    try:
+        os.stat(source)
+    except FileNotFoundError:
+        pass  # said below, with what is wanted
+    except OSError as error:
+        raise unreadable(source, error) from None
     if data.recipe == "text8":
         path = source / "text8" if (source / "text8").is_file() else source
         return dict.fromkeys(SPLITS, path)

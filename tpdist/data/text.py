@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tpdist.errors import DataError, first_line
 
 CHUNK_BYTES = 1 << 20
-PARQUET_ROWS = 1024
+PARQUET_ROWS = 64
 MAGIC = {
     b"\x1f\x8b": "a gzip file: unpack it first",
     b"PK\x03\x04": "a zip file: unpack it first",
@@ -148,7 +148,7 @@ class FileText:
 @dataclass(frozen=True)
 class ParquetText:
     """A text column of a Parquet file: a row is a line. One line end at a row's end is not doubled; null rows are
-    left out."""
+    left out. Of a row group the whole compressed column is in memory, and some rows of it as text."""
 
     path: Path
     column: str
@@ -169,7 +169,9 @@ class ParquetText:
                 self._check_column(file.schema_arrow)
                 total, row = max(file.metadata.num_rows, 1), 0
                 for batch in file.iter_batches(self.rows, columns=[self.column]):
-                    yield self._text(batch.column(0), row), size * row // total
+                    text, done = self._text(batch.column(0), row), size * row // total
+                    for begin in range(0, len(text), CHUNK_BYTES):
+                        yield text[begin : begin + CHUNK_BYTES], done
                     row += len(batch)
         except OSError as error:
             raise unreadable(self.path, error) from None
@@ -180,9 +182,11 @@ class ParquetText:
     def _check_column(self, schema: pa.Schema) -> None:
         if self.column not in schema.names:
             raise DataError(f"{self.path}: no column {self.column!r}; it has {', '.join(map(repr, schema.names))}")
+        if schema.names.count(self.column) > 1:
+            raise DataError(f"{self.path}: several columns {self.column!r}; give them names of their own")
         kind = schema.field(self.column).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise DataError(f"{self.path}: column {self.column!r} holds {kind}, not strings")
+            raise DataError(f"{self.path}: column {self.column!r} holds {kind}, not strings; cast it to string")
 
     def _text(self, column: pa.Array, first_row: int) -> str:
         try:
@@ -209,7 +213,7 @@ class StringText:
 
     @property
     def size(self) -> int:
-        return len(self.text)
+        return len(self.text.encode())
 
     def pieces(self) -> Iterator[tuple[str, int]]:
-        yield self.text, len(self.text)
+        yield self.text, self.size

@@ -55,9 +55,6 @@ def staged(out: Path) -> Iterator[Path]:
     """
     refuse_existing(out)
     out = out.absolute()
-    for parent in out.parents:
-        if parent.exists() and not parent.is_dir():
-            raise DataError(f"{parent}: a file, where a directory is expected")
     created = [parent for parent in out.parents if not parent.exists()]
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +67,11 @@ def staged(out: Path) -> Iterator[Path]:
         yield directory
         refuse_existing(out)
         with writing(out):
-            (directory / LOCK_FILE).unlink(missing_ok=True)
             directory.chmod(0o777 & ~_umask())
             _sync_directory(directory)
             os.rename(directory, out)
             _sync_directory(out.parent)
+            (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is swept by it
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(OSError):
@@ -88,9 +85,14 @@ def staged(out: Path) -> Iterator[Path]:
 
 def refuse_existing(out: Path) -> None:
     """Raise DataError if `out` exists and is not an empty directory: nothing is ever overwritten."""
+    for parent in out.absolute().parents:
+        if os.path.isfile(parent):
+            raise DataError(f"{parent}: a file, where a directory is expected")
     with writing(out):
         if not out.exists() and not out.is_symlink():
             return
+    if out.is_symlink() or os.path.ismount(out):
+        raise DataError(f"{out}: is a link or a mount point, which is not replaced; give a directory inside it")
     if not out.is_dir():
         raise DataError(f"{out}: exists and is a file; give another directory")
     with writing(out):
@@ -99,6 +101,11 @@ def refuse_existing(out: Path) -> None:
             raise DataError(
                 f"{out}: exists and holds {kind}; it is not overwritten: give another directory or delete it"
             )
+
+
+def id_dtype(types: int) -> np.dtype:
+    """The smallest dtype of a store that holds ids below `types`."""
+    return np.dtype(np.uint8 if types <= 1 << 8 else np.uint16 if types <= 1 << 16 else np.int32)
 
 
 class TokenWriter:
@@ -187,9 +194,11 @@ def write_text(path: Path, text: str) -> None:
 def _lock(directory: Path) -> int | None:
     if fcntl is None:
         return None
-    handle = os.open(directory / LOCK_FILE, os.O_CREAT | os.O_RDWR)
+    taken = directory / f"{LOCK_FILE}.new"
+    handle = os.open(taken, os.O_CREAT | os.O_RDWR)
     with suppress(OSError):  # some network file systems cannot lock; then only a sweep is lost
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    taken.rename(directory / LOCK_FILE)  # a sweep sees it once it is held
     return handle
 
 

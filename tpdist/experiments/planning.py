@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpdist.config import Experiment
+from tpdist.data.writer import id_dtype
 from tpdist.errors import ConfigError
 from tpdist.models.head import ROWS
 from tpdist.tprop import Plan
@@ -212,4 +213,8 @@ def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, tokens_p
     states = tokens / config.objective.block * shape.state * NUMBER
     slots = sum((plan.stores_states, plan.keep_duals, plan.keep_costates))
     slots += THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
-    return {"ids_bytes": tokens * 4, "states_bytes": slots * states, "pass_s": tokens / tokens_per_s}
+    return {
+        "ids_bytes": tokens * id_dtype(shape.types).itemsize,
+        "states_bytes": slots * states,
+        "pass_s": tokens / tokens_per_s,
+    }

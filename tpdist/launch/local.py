@@ -16,9 +16,10 @@ from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
+from tpdist.tprop import plan_epoch
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.checkpoints import load_checkpoint
-from tpdist.training.checks import pick_device
+from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
@@ -28,6 +29,7 @@ from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
 from tpdist.training.snapshot import restore
+from tpdist.training.trackers import check_installed
 from tpdist.training.trainer import Trainer
 from tpdist.training.worker import introduction, refuse_occupied, run_worker
 
@@ -70,21 +72,24 @@ def foresee(
         run.refuse_existing()
     many = under_ray(config, address)
     with _at_work(config, None, address):
+        check_installed(config)
+        depot, said = depot_for(config, run), []
+        if not going_on:
+            refuse_occupied(depot)
         if is_missing(config.data):
             store = foresee_store(config.data, default_store(config.data))
-            return ["the store is missing and would be prepared first:", *store]
+            try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
+            missing = "the store is missing and would be prepared first:"
+            return [missing, *store, "what depends on it is checked once it is there"]
         # an update of windows of workers' own spans covers as many as there are
         first, device = Workers.first_of(config.mesh()), torch.device("cpu") if many else None
         trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first, device)
-        depot, said = depot_for(config, run), []
         if going_on:
             loaded = load_checkpoint(depot, said.append)
             restore(trainer, loaded)
             said.append(f"would go on from {loaded.name}")
-        else:
-            refuse_occupied(depot)
-            if config.model.init_from is not None:
-                start_from(trainer.model, config.model.init_from, trainer.store.vocabulary)
+        elif config.model.init_from is not None:
+            start_from(trainer.model, config.model.init_from, trainer.store.vocabulary)
         lines = introduction(trainer, ("cuda" if config.cluster.gpus_per_worker else "cpu") if many else None)
         fewest, most = config.cluster.limits
         if fewest < most:

@@ -5,6 +5,7 @@ A tracker takes rows by `add`. `open_trackers` makes those of `run.track`; the n
 in RUN/tracking.json.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -32,6 +33,17 @@ class External(Protocol):
     def close(self) -> None: ...
 
 
+def check_installed(config: Experiment) -> None:
+    """Raise ConfigError for a tracker of `run.track` whose package is missing."""
+    for name in config.run.track:
+        if importlib.util.find_spec(name) is None:
+            raise _missing(name)
+
+
+def _missing(name: str) -> ConfigError:
+    return ConfigError(f"{name} is not installed; pip install 'tpdist[{name}]'", "run.track")
+
+
 def open_trackers(config: Experiment, run: RunDirectory) -> dict[str, External]:
     """Those of `run.track` but TensorBoard, by name. Raises ConfigError where a package is missing or refuses."""
     makers = {"mlflow": Mlflow, "wandb": Wandb}
@@ -42,7 +54,7 @@ def open_trackers(config: Experiment, run: RunDirectory) -> dict[str, External]:
         try:
             trackers[name] = makers[name](config, run)
         except ImportError as error:
-            raise ConfigError(f"{name} is not installed; pip install 'tpdist[{name}]'", "run.track") from error
+            raise _missing(name) from error
         except Exception as error:  # whatever a library that talks to a server may raise
             raise ConfigError(f"{name} cannot be used: {first_line(error)}", "run.track") from error
     return trackers
