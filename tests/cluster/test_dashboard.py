@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,11 +59,8 @@ def test_a_name_that_no_host_can_have() -> None:
 
 def test_something_listens_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard_module, "ANSWER_LIMIT_S", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
-        with pytest.raises(JobError, match="nothing answers"):
-            connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert time.monotonic() - start < 3
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(JobError, match="nothing answers"):
+        connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://", "ftp://x", "http://[::1"])

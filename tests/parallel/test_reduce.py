@@ -1,7 +1,7 @@
 """θ's gradient summed over workers: sent while the backward pass runs, and the sum that a plain addition gives."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -44,12 +44,12 @@ class Told:
 
 
 def every_case_on_a_rank() -> dict[tuple[str, int], Told]:
-    return {case: one_case(*case) for case in CASES}
+    return {case: one_case(*case) for case in CASES} | {("rounded", MANY): one_case("gru", MANY, "bfloat16")}
 
 
-def one_case(name: str, tokens: int) -> Told:
+def one_case(name: str, tokens: int, dtype: Literal["bfloat16"] | None = None) -> Told:
     rank = dist.get_rank()
-    workers = Workers.join((RANKS, 1), torch.device("cpu"))
+    workers = Workers.join((RANKS, 1), torch.device("cpu"), dtype)
     model = language_model(MODELS[name])
     log: list[str] = []
     order = model.in_backward_order()
@@ -86,6 +86,17 @@ def test_the_sum_is_that_of_all_workers(told: list[dict], name: str, tokens: int
     for rank in told:
         for got, p in zip(rank[name, tokens].gradients, wanted.parameters(), strict=True):
             torch.testing.assert_close(got, p.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_a_rounded_gradient_sends_less(told: list[dict]) -> None:
+    numbers = sum(p.numel() for p in language_model({}).parameters())
+    for rank in told:
+        exact, rounded = rank["gru", MANY], rank["rounded", MANY]
+        assert (exact.sent, rounded.sent) == (8 * numbers, 2 * numbers)
+        for got, wanted in zip(rounded.gradients, exact.gradients, strict=True):
+            assert got.dtype == wanted.dtype
+            assert not torch.equal(got, wanted)
+            torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
 
 
 def test_rows_of_the_embedding_send_less(told: list[dict]) -> None:

@@ -41,6 +41,24 @@ def test_curvature_is_the_diagonal_on_average():
     torch.testing.assert_close(got[:, :BLOCKS], wanted, rtol=0.2, atol=0.01 * float(wanted.max()))
 
 
+def test_the_penaltys_curvature_is_whole():
+    """Where λ is so large that the loss counts for nothing."""
+    problem = Problem(**SETTING)
+    start = problem.carried[:, None].expand(-1, BLOCKS, -1).contiguous()
+    weights = (WEIGHT, 1000 * WEIGHT)
+    small, large = (
+        gauss_newton.as_starts(problem.model, weight, problem.window, start, seed=0, draws=2_000) for weight in weights
+    )
+    of_penalty = (large - small)[:, :BLOCKS] / (weights[1] - weights[0])
+    wanted = torch.zeros_like(of_penalty)
+    for s in range(STREAMS):
+        for i in range(BLOCKS):
+            ids = problem.window.inputs[:, s, i, None]
+            j = jacobian(lambda h, ids=ids: problem.model.unroll(ids, h[None])[1][0], start[s, i])
+            wanted[s, i] = (j.T @ j).diag() * problem.window.coupled[s, i + 1]
+    torch.testing.assert_close(of_penalty, wanted, rtol=0.08, atol=0.02 * float(wanted.max()))
+
+
 def test_without_curvature_of_starts_the_visit_is_that_of_plain_steps(monkeypatch):
     """Two tied steps of 1/λ: the same θ-gradient, targets, residuals."""
     zero = lambda model, weight, window, start, seed: torch.zeros_like(start[:, :1]).expand(-1, BLOCKS + 1, -1)  # noqa: E731

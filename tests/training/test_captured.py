@@ -23,6 +23,10 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "pm", "starts": "tied", "h_steps": 2, "h_optimizer": {"name": "adagrad", "lr": 0.1}}
     },
     "admm, persistent": {"method": {"name": "admm", "first": "persistent", "relaxation": 1}},
+    "admm, in parts": {
+        "method": {"name": "admm", "first": "persistent", "relaxation": 1},
+        "batching": {"chunk_tokens": 8},
+    },
     "alm, closing": {"method": {"name": "alm", "closing": True, "first": "persistent", "relaxation": 1}},
     "costate, kept": {"method": {"name": "costate", "first": "persistent", "relaxation": 1, "keep_costates": True}},
     "costate, shuffled": {"method": {"name": "costate", "first": "persistent", "relaxation": 2}, "batching": SHUFFLED},
