@@ -105,6 +105,14 @@ def test_a_text_of_the_same_size_that_changed_since_is_refused(texts):
         open_or_prepare(data)
 
 
+def test_a_directory_in_the_place_of_the_text_is_no_text(texts):
+    data = texts("a b a b\n")
+    open_or_prepare(data)
+    Path(data.train).unlink()
+    Path(data.train).mkdir()
+    open_or_prepare(data)
+
+
 def test_all_options_that_differ_are_named_and_how_to_use_the_store(texts):
     data = texts("a b a b c d\n", max_types=3, max_tokens=5)
     open_or_prepare(data)

@@ -189,16 +189,16 @@ def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(misfit, "cluster.workers" if mesh is None else "cluster.mesh")
 
 
-def device_misfits(config: "Experiment") -> Iterator[ConfigError]:
-    """Under Ray a worker trains on the GPUs that are set aside for it, and without any on CPUs."""
+def check_devices(config: "Experiment") -> None:
+    """Under Ray a worker trains on the GPUs that are set aside for it, and without any on CPUs. Raises ConfigError."""
     gpus, device = config.cluster.gpus_per_worker, config.run.device
     if device == "cuda" and not gpus:
-        yield ConfigError(
+        raise ConfigError(
             f"workers under Ray have no GPU but those set aside, got {gpus:g}; write 1, or run.device: auto",
             "cluster.gpus_per_worker",
         )
     if device == "cpu" and gpus:
-        yield ConfigError(
+        raise ConfigError(
             f"a worker with GPUs trains on them, got {gpus:g} beside run.device: cpu; write 0, or run.device: auto",
             "cluster.gpus_per_worker",
         )

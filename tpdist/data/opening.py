@@ -1,8 +1,10 @@
 """The store of a configuration: open it, or make it first."""
 
+from pathlib import Path
+
 from tpdist.config.parts import Data
 from tpdist.data import recipes
-from tpdist.data.manifest import MANIFEST_FILE
+from tpdist.data.manifest import MANIFEST_FILE, Split
 from tpdist.data.prepare import Report, prepare
 from tpdist.data.store import Store, sha256_of
 from tpdist.errors import DataError
@@ -66,15 +68,20 @@ def check_options(store: Store, data: Data) -> None:
     except DataError:
         return  # the text is no longer there; the store is enough
     made_at = (store.directory / MANIFEST_FILE).stat().st_mtime
-    for split, path in files.items():
+    split_of: dict[Path, Split] = {path: split for split, path in files.items()}  # text8 has one file for all
+    for path, split in split_of.items():
         was = store.manifest.sources[split]
         try:
+            if not path.is_file():
+                continue  # as above
             status = path.stat()
+            same_size = status.st_size == was.bytes
             # a file that is older than the store is the one that was read
-            changed = was.sha256 is not None and status.st_mtime > made_at and sha256_of(path) != was.sha256
+            newer = was.sha256 is not None and status.st_mtime > made_at
+            changed = same_size and newer and sha256_of(path) != was.sha256
         except OSError:
-            continue  # as above
-        if status.st_size != was.bytes:
+            continue
+        if not same_size:
             raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {path} has {status.st_size:,}")
         if changed:
             raise _other(store, f"made from {was.name} as it was, {path} has changed since")

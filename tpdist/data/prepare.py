@@ -80,8 +80,7 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
     with staged(out) as directory:
         seen = tokens_of.count(meter.pieces("count", "train", texts["train"]), texts["train"].name, data.max_tokens)
         expected = sum(seen.values())
-        if expected < 2:
-            raise DataError(f"{texts['train'].name}: the train split has {expected} tokens; at least 2 are needed")
+        _refuse_short(texts["train"], "train", expected)
         types, counts = choose_types(seen, data.max_types, recipes.min_count(data), False)
         if UNK not in types and any(_has_unseen(texts[split], level, seen) for split in ("valid", "test")):
             types, counts = choose_types(seen, data.max_types, recipes.min_count(data), True)
@@ -97,8 +96,7 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
             most = data.max_tokens if split == "train" else None
             ids = tokens_of.encode(meter.pieces("encode", split, text), text.name, types, most)
             tokens[split] = write_tokens(directory / token_file(split), id_dtype(len(types)), score.passing(ids))
-            if tokens[split] < 2:
-                raise DataError(f"{text.name}: the {split} split has {tokens[split]} tokens; at least 2 are needed")
+            _refuse_short(text, split, tokens[split])
             unigram[split] = score.perplexity
         if tokens["train"] != expected:
             raise DataError(f"{texts['train'].name}: it changed while it was read")
@@ -119,6 +117,11 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
                 files={},
             ),
         )
+
+
+def _refuse_short(text: Source, split: Split, tokens: int) -> None:
+    if tokens < 2:
+        raise DataError(f"{text.name}: the {split} split has {tokens} tokens; at least 2 are needed")
 
 
 def _check_synthetic(data: Data) -> None:

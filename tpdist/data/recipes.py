@@ -129,10 +129,9 @@ def hashed(data: Data, sources: dict[Split, SourceEntry]) -> dict[Split, SourceE
     """The sources with the SHA-256 of their files, where they are files."""
     if data.recipe in NO_FILES:
         return sources
-    digests = {path: sha256_of(path) for path in set(source_files(data).values())}
-    return {
-        split: sources[split].model_copy(update={"sha256": digests[path]}) for split, path in source_files(data).items()
-    }
+    files = source_files(data)
+    digests = {path: sha256_of(path) for path in set(files.values())}
+    return {split: sources[split].model_copy(update={"sha256": digests[path]}) for split, path in files.items()}
 
 
 def source_files(data: Data) -> dict[Split, Path]:

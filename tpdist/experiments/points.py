@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +61,29 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
     chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
     if not chosen:
         raise ConfigError(f"{path}: no arm is like {', '.join(arms)}; there are {', '.join(every)}")
-    points = []
-    for name, arm in chosen.items():
-        for tried in settings(sweep, arm):
-            above = {**arm.set, **tried, "run.test": False, "sweep": None}
-            kept = [
-                text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above
-            ]
-            config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
-            if config.cluster.limits[1] > 1:
-                raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
-            for seed in sweep.seeds:
-                run = config.run.model_copy(update={"seed": seed})
-                points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
-    return points
+    return [point for name, arm in chosen.items() for point in _points(path, overrides, sweep, name, arm)]
 
 
 def expand_all(path: str | Path, overrides: Sequence[str]) -> list[Point]:
     """The points of all arms that `overrides` leave possible: nobody has asked for each of them."""
-    points = []
-    for name in arms_of(load_sweep(path, overrides)):
+    sweep, points = load_sweep(path, overrides), []
+    for name, arm in arms_of(sweep).items():
         with suppress(ConfigError):
-            points += expand(path, overrides, [escape(name)])
+            points += _points(path, overrides, sweep, name, arm)
+    return points
+
+
+def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str, arm: Arm) -> list[Point]:
+    points = []
+    for tried in settings(sweep, arm):
+        above = {**arm.set, **tried, "run.test": False, "sweep": None}
+        kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
+        config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
+        if config.cluster.limits[1] > 1:
+            raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
+        for seed in sweep.seeds:
+            run = config.run.model_copy(update={"seed": seed})
+            points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
     return points
 
 

@@ -99,8 +99,10 @@ def sweep(
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
 
-    def write() -> None:
-        home.write(wanted_rows(home, everything, tuning))
+    def write() -> list[Row]:
+        rows = wanted_rows(home, everything, tuning)
+        home.write(rows)
+        return rows
 
     _run_missing(home, points, tuning, write, Table(reporter), address, reporter, limit_s)
     if test:
@@ -112,8 +114,8 @@ def sweep(
                 reached = evaluate(home.run(point), "test").perplexity
                 home.test(point).parent.mkdir(exist_ok=True)
                 write_atomic(home.test(point), lambda file, reached=reached: write_json(file, {"perplexity": reached}))
-    write()
-    rows = wanted_rows(home, points, tuning)
+    asked = {point.arm for point in points}
+    rows = [row for row in write() if row["arm"] in asked]
     for line in summary(rows):
         reporter.say(line)
     reporter.say(f"every point is a row of {home.path / 'results.parquet'}")
@@ -153,7 +155,7 @@ def _run_missing(
     home: Sweeping,
     points: Sequence[Point],
     tuning: Sequence[int],
-    write: Callable[[], None],
+    write: Callable[[], object],
     table: Table,
     address: str | None,
     reporter: Reporter,

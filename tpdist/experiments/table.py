@@ -3,7 +3,7 @@
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,15 +106,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
             settings.setdefault(", ".join(f"{key}={value}" for key, value in tried.items()) or "as it is", []).append(
                 row
             )
-        done = {name: _values(group) for name, group in settings.items() if _values(group)}
+        ended = {name: [row for row in group if row["state"] == "done"] for name, group in settings.items()}
+        done = {name: group for name, group in ended.items() if group}
         failed = sum(row["state"] == "failed" for row in own)
         if not done:
             error = next((row["error"] for row in own if row["error"]), None)
             why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
             lines.append(f"{arm}: none is done; {why}")
             continue
-        name = best_setting({name: [row for row in settings[name] if row["state"] == "done"] for name in done})
-        values = done[name]
+        name = best_setting(done)
+        values = [row["valid_perplexity"] for row in done[name]]
         tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
         lines.append(
@@ -124,7 +125,3 @@ def summary(rows: Sequence[Row]) -> list[str]:
             + (f"; {failed} points failed" if failed else "")
         )
     return lines
-
-
-def _values(rows: Iterable[Row]) -> list[float]:
-    return [row["valid_perplexity"] for row in rows if row["state"] == "done"]

@@ -20,9 +20,9 @@ import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
-from tpdist.config.checks import device_misfits
+from tpdist.config.checks import check_devices
 from tpdist.data import default_store
-from tpdist.errors import Interrupted, TpdistError
+from tpdist.errors import ConfigError, Interrupted, TpdistError
 from tpdist.launch.dashboard import address_of, connect, translated
 from tpdist.launch.entrypoint import NOT_SHOWN, entrypoint_of, failure, find_result
 from tpdist.launch.packing import PACK_LIMIT_MIB, JobError, pack_list, write_package
@@ -84,8 +84,10 @@ def submit(
     ended badly, Interrupted where the user stopped following.
     """
     config = load_config(config_path, overrides)
-    for misfit in device_misfits(config):
-        raise with_place(misfit, config)
+    try:
+        check_devices(config)
+    except ConfigError as error:
+        raise with_place(error, config) from error
     root = Path(working_dir).resolve()
     files = pack_list(root, limit_mib)
     try:

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 
 from tpdist.config import Experiment, with_place
-from tpdist.config.checks import device_misfits
+from tpdist.config.checks import check_devices
 from tpdist.data import Split, Store, default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
@@ -230,8 +230,7 @@ def _at_work(config: Experiment, reporter: Reporter | None, address: str | None)
         if address is None:
             pick_device(config)
         if under_ray(config, address):
-            for misfit in device_misfits(config):
-                raise misfit
+            check_devices(config)
         yield
     except ConfigError as error:
         raise with_place(error, config) from error

@@ -158,38 +158,38 @@ class RunDirectory:
 
     def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
         """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""
-        types, trained_on = self._about(which)
-        if trained_on != corpus.checksum:
+        about = self._about(which)
+        if about["corpus"] != corpus.checksum:
             raise RunError(
                 f"{self.path}: its model was trained on another corpus than the store that the configuration names "
                 f"now holds; prepare that corpus again"
             )
-        model = build_model(config.model, config.run, types)
+        model = build_model(config.model, config.run, about["types"])
         file = self.models / f"{which}.safetensors"
         load_parameters(model, load_tensors(file), str(file))
         return model
 
     def damage(self, which: str, step: int | None = None) -> str | None:
         """What is wrong with the files of the `best` or the `last` model, if anything. step: when it was saved."""
-        file = self.models / f"{which}.json"
         try:
-            self._about(which)
+            saved = self._about(which).get("step")
             load_tensors(self.models / f"{which}.safetensors")
         except RunError as error:
             return str(error)
-        saved = json.loads(file.read_text(encoding="utf-8")).get("step")
         if step is not None and saved != step:
+            file = self.models / f"{which}.json"
             return f"{file}: is of step {saved}, and the best until the checkpoint, of step {step}, is gone"
         return None
 
-    def _about(self, which: str) -> tuple[int, str]:
-        """Token types and the corpus's checksum."""
+    def _about(self, which: str) -> dict[str, Any]:
+        """What `save_model` was told: token types and the corpus's checksum among it."""
         file = self.models / f"{which}.json"
         if not file.is_file():
             raise RunError(f"{file}: missing; the run has not finished an epoch yet")
         try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            return about["types"], about["corpus"]
+            about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            _ = about["types"], about["corpus"]  # what its readers need is there
+            return about
         except (OSError, ValueError, TypeError, KeyError) as error:
             other = "evaluate --model last, or " if which == "best" else ""
             raise RunError(
