@@ -220,10 +220,20 @@ BAD_FILES = [
         "  h_optimizer: {name: adagrad, lr: 0.1}\ncluster: {workers: 2}",
         [
             "a.yaml:1: run.on_non_finite: run.cuda_graph records whole updates: it needs stop, got skip",
-            "a.yaml:5: method.h_optimizer: run.cuda_graph records whole updates: it needs sgd without options, got "
-            "adagrad",
+            "a.yaml:5: method.h_optimizer: run.cuda_graph records whole updates: it needs sgd without options, or "
+            "adagrad on states made anew, got adagrad",
             "a.yaml:6: cluster.workers: run.cuda_graph records whole updates: it needs 1, since messages are not "
             "recorded, got 2",
+        ],
+    ),
+    (
+        "run: {cuda_graph: true}\nmethod:\n  h_optimizer: {name: adam}\n"
+        "optimizer:\n  name: adagrad\n  options: {lr_decay: 0.1}",
+        [
+            "a.yaml:3: method.h_optimizer: run.cuda_graph records whole updates: it needs sgd without options, or "
+            "adagrad on states made anew, got adam",
+            "a.yaml:6: optimizer.options.lr_decay: run.cuda_graph records whole updates: it needs 0, since the rate is "
+            "recorded too, got 0.1",
         ],
     ),
     (

@@ -1,10 +1,15 @@
-"""One visit of a small window on a device: what the GPU's checks compare with the CPU. Needs no config file, no ray."""
+"""Updates and small runs on a device: what the GPU's checks compare with the CPU. Needs no config file, no ray."""
 
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import tpdist
 from tpdist.config import Experiment
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Captured, CudaGraphs, Theta, make_window, plan_epoch, visit
@@ -32,6 +37,16 @@ BATCHING: dict[str, dict[str, Any]] = {  # parts of two blocks of three streams
 }
 
 
+# cuDNN has other kernels for float32 than for float64, small hidden sizes have their own, and has given wrong gradients
+SIZES = (50, 100, 150, 200)
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "lr": 0.5, "clip": 0.5},
+    "adam": {"name": "adam", "lr": 0.001, "clip": 0.5},
+    "adagrad": {"name": "adagrad", "lr": 0.01, "clip": None, "options": {"initial_accumulator_value": 0.1}},
+}
+# relative to a tensor's largest entry; a run's: of its perplexities
+TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "run": 1e-3}
+
 CAPTURED = tuple(name for name in METHODS if name not in BATCHING)  # methods whose updates can be CUDA graphs
 COUNT = WARM + 3
 PLAIN: dict[str, Any] = {"name": "sgd", "lr": 0.5, "clip": None}  # gradients are in θ's change
@@ -39,9 +54,14 @@ ADAM: dict[str, Any] = {"name": "adam", "lr": 0.01, "clip": 0.5}
 
 
 def updates(
-    device: str, model: dict[str, Any], method: str, optimizer: dict[str, Any] = PLAIN, captured: bool = False
+    device: str,
+    model: dict[str, Any],
+    method: str,
+    optimizer: dict[str, Any] = PLAIN,
+    captured: bool = False,
+    dtype: str = "float64",
 ) -> dict[str, Tensor]:
-    """θ, u and the loss after some updates in float64, on the CPU.
+    """θ, u and the loss after some updates, on the CPU.
 
     method: a name in METHODS. captured: the last of them are replayed from a CUDA graph; raises RuntimeError where
     they cannot.
@@ -53,7 +73,7 @@ def updates(
             "method": METHODS[method],
             "batching": {"streams": STREAMS, "blocks": BLOCKS, **BATCHING.get(method, {})},
             "optimizer": optimizer,
-            "run": {"dtype": "float64"},
+            "run": {"dtype": dtype},
         }
     )
     language_model = build_model(config.model, config.run, TYPES).to(device)
@@ -66,7 +86,7 @@ def updates(
     losses = []
     for _ in range(COUNT):
         window = make_window(
-            tokens[:, :, :-1].contiguous(), tokens[:, :, 1:].contiguous(), torch.float64,
+            tokens[:, :, :-1].contiguous(), tokens[:, :, 1:].contiguous(), getattr(torch, dtype),
             tokens=BLOCK * STREAMS * BLOCKS, opens=False,
         )  # fmt: skip
         outcome = one_visit(language_model, plan, theta, window, 0, boundaries, carried, Alone())
@@ -77,11 +97,63 @@ def updates(
     return found | {"loss": torch.stack(losses).cpu()}
 
 
-def difference(device: str, model: dict[str, Any], method: str, captured: bool = False) -> float:
+def difference(
+    device: str,
+    model: dict[str, Any],
+    method: str,
+    captured: bool = False,
+    optimizer: dict[str, Any] | None = None,
+    dtype: str = "float64",
+) -> float:
     """Between the device's numbers and the CPU's; of updates by Adam where they are replayed from a CUDA graph."""
-    optimizer = ADAM if captured else PLAIN
-    cpu = updates("cpu", model, method, optimizer)
-    return largest_difference(cpu, updates(device, model, method, optimizer, captured))
+    optimizer = optimizer or (ADAM if captured else PLAIN)
+    cpu = updates("cpu", model, method, optimizer, dtype=dtype)
+    return largest_difference(cpu, updates(device, model, method, optimizer, captured, dtype))
+
+
+def float32s() -> dict[str, Callable[[str], float]]:
+    """By name, what a device's difference from the CPU is in float32, where cuDNN has kernels of their own."""
+    cases = [
+        (f"{cell} {hidden}, {name}", {"cell": cell, "hidden": hidden}, optimizer)
+        for cell in ("gru", "lstm")
+        for hidden in SIZES
+        for name, optimizer in OPTIMIZERS.items()
+    ]
+    return {
+        f"{name}, float32": partial(difference, model=model, method="costate", optimizer=optimizer, dtype="float32")
+        for name, model, optimizer in cases
+    }
+
+
+def runs(device: str) -> dict[str, dict[str, Any]]:
+    """By name, what is different about runs of the whole program."""
+    found: dict[str, dict[str, Any]] = {
+        "a run of admm": {},
+        "a run of costate, shuffled": {
+            "method": {"name": "costate", "first": "persistent", "relaxation": 1},
+            "batching": {"order": "shuffled"},
+        },
+        "a run by Adagrad": {"optimizer": {"name": "adagrad", "lr": 0.05}},
+    }
+    return found | ({"a run as graphs": {"run": {"cuda_graph": True}}} if device == "cuda" else {})
+
+
+def as_trained(device: str, parts: dict[str, Any]) -> float:
+    """Between validation perplexities of a run on the device, of one that goes on there, and of one on the CPU."""
+    reached = []
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        for name, where, resumed in (("cpu", "cpu", False), ("whole", device, False), ("resumed", device, True)):
+            run = {**parts.get("run", {}), "epochs": 1 if resumed else 2, "device": where}
+            run = {key: value for key, value in run.items() if key != "cuda_graph" or where != "cpu"}
+            config = {"batching": {"streams": 4}, **parts, "run": run, "model": {"hidden": 32}}
+            source = {"types": 12, "states": 4, "branching": 2, "tokens": 20_000}
+            config["data"] = {"recipe": "synthetic", "store": str(home / "store"), "synthetic": source}
+            result = tpdist.train(Experiment.model_validate(config), home / name)
+            if resumed:
+                result = tpdist.resume(home / name, overrides=["run.epochs=2"])
+            reached.append(result.valid_perplexity)
+    return max(abs(one / reached[0] - 1) for one in reached[1:])
 
 
 def refuse(said: str) -> None:
@@ -89,5 +161,6 @@ def refuse(said: str) -> None:
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Over all tensors, relative to each one's largest entry."""
-    return max(float((other[name] - t).abs().max() / t.abs().max().clamp(min=1e-12)) for name, t in one.items())
+    """Over all tensors, relative to each one's largest entry; NaN where one of them has a NaN."""
+    each = [(other[name] - t).abs().max() / t.abs().max().clamp(min=1e-12) for name, t in one.items()]
+    return float(torch.stack([value.double() for value in each]).max())

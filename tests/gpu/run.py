@@ -18,11 +18,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from problems_gpu import CAPTURED, CELLS, METHODS, difference  # noqa: E402
+import torch  # noqa: E402
+from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, runs  # noqa: E402
 
+from tpdist.config import Run  # noqa: E402
 from tpdist.experiments.measure import machine  # noqa: E402
+from tpdist.training.checks import set_kernels  # noqa: E402
 
-TOLERANCE = 1e-8
 SMALL: dict[str, dict[str, Any]] = {  # sizes for a machine without a GPU
     "step": {"types": 1_000, "hidden": 50, "rounds": 2},
     "head": {"types": 1_000, "hidden": 50, "many": 2_000, "rounds": 2},
@@ -38,7 +40,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
     deadline = time.monotonic() + options.limit
+    set_kernels(Run())  # as in training
     found: dict[str, Any] = {"machine": machine(options.device), "checks": {}, "bench": {}, "ratios": {}}
+    found["machine"]["cudnn"] = torch.backends.cudnn.version()
     parts: list[tuple[str, Callable[[], None]]] = [
         ("checks", lambda: checks(options.device, found)),
         *((what, partial(bench, what, options.device, found)) for what in SMALL),
@@ -58,18 +62,41 @@ def main() -> None:
         (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, value in found["ratios"].items():
         print(f"{name:<24} {value:.3f}")
-    sys.exit(failed or any(value > TOLERANCE for value in found["checks"].values()))
+    sys.exit(failed or not all(passed(one) for one in found["checks"].values()))
 
 
 def checks(device: str, found: dict[str, Any]) -> None:
-    """The device's float64 numbers against the CPU's."""
+    """The device's numbers against the CPU's. One that fails does not keep the others from being made."""
+    for name, (kind, check) in wanted(device).items():
+        one: dict[str, Any] = {"tolerance": TOLERANCES[kind]}
+        try:
+            one["value"] = check()
+        except Exception as error:
+            one["error"] = f"{type(error).__name__}: {error}"
+        found["checks"][name] = one
+        if not passed(one):
+            print(f"{name}: {one.get('error', one.get('value'))}, wanted {one['tolerance']:.0e} at most")
+    failed = sum(not passed(one) for one in found["checks"].values())
+    print(f"{len(found['checks'])} checks against the CPU, {failed} failed")
+
+
+def wanted(device: str) -> dict[str, tuple[str, Callable[[], float]]]:
+    """By name: what is compared, in which of TOLERANCES."""
+    all_of_them: dict[str, tuple[str, Callable[[], float]]] = {}
     for cell, model in CELLS.items():
         for method in METHODS:
-            found["checks"][f"{cell}, {method}"] = difference(device, model, method)
+            all_of_them[f"{cell}, {method}"] = "float64", partial(difference, device, model, method)
             if device == "cuda" and method in CAPTURED:
-                found["checks"][f"{cell}, {method}, as a graph"] = difference(device, model, method, captured=True)
-    worst = max(found["checks"], key=found["checks"].get)
-    print(f"{len(found['checks'])} checks against the CPU; largest difference {found['checks'][worst]:.1e} ({worst})")
+                graph = partial(difference, device, model, method, captured=True)
+                all_of_them[f"{cell}, {method}, as a graph"] = "float64", graph
+    all_of_them |= {name: ("float32", partial(check, device)) for name, check in float32s().items()}
+    all_of_them |= {name: ("run", partial(as_trained, device, parts)) for name, parts in runs(device).items()}
+    return all_of_them
+
+
+def passed(check: dict[str, Any]) -> bool:
+    """A NaN is no agreement."""
+    return check.get("value", float("nan")) <= check["tolerance"]
 
 
 def bench(what: str, device: str, found: dict[str, Any]) -> None:

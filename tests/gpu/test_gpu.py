@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.distributed as dist
-from problems_gpu import CAPTURED, CELLS, METHODS, difference
+from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, runs
 
+from tpdist.config import Experiment
+from tpdist.models import build_model
 from tpdist.parallel import Workers
 from tpdist.testing import run_ranks
 
-TOLERANCE = 1e-8
+TOLERANCE = TOLERANCES["float64"]
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,6 +28,24 @@ def test_the_gpu_computes_what_the_cpu_does(cell: str, method: str) -> None:
 @pytest.mark.parametrize("method", CAPTURED)
 def test_a_cuda_graph_computes_what_the_cpu_does(cell: str, method: str) -> None:
     assert difference("cuda", CELLS[cell], method, captured=True) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", float32s())
+def test_in_float32_too(name: str) -> None:
+    assert float32s()[name]("cuda") < TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize("name", runs("cuda"))
+def test_a_run_reaches_what_the_cpu_does(name: str) -> None:
+    assert as_trained("cuda", runs("cuda")[name]) < TOLERANCES["run"]
+
+
+def test_a_model_in_bfloat16_takes_no_float16() -> None:
+    config = Experiment.model_validate({"model": {"hidden": 16}, "run": {"dtype": "bfloat16"}})
+    model = build_model(config.model, config.run, 9).to("cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs, _ = model.layers[0](torch.zeros(2, 3, 16, device="cuda"), torch.zeros(3, 16, device="cuda"))
+    assert outputs.dtype == torch.float32
 
 
 def share_one_gpu() -> float:

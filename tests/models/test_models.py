@@ -312,3 +312,18 @@ def test_an_own_cell_from_nowhere_names_the_key() -> None:
 def test_an_own_cell_from_a_package_that_is_not_listed_is_refused(own_module: str) -> None:
     with pytest.raises(ValueError, match="allow_cells_from"):
         build(cell=f"{own_module}:Leaky")
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_copy_is_in_one_piece(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU cuDNN would put the weights together anew at every call, and say so."""
+    flattened: list[nn.Module] = []
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda self: flattened.append(self))
+    model = build(cell=cell, layers=2)
+    flattened.clear()
+    copied = model.copied()
+    assert flattened == [module for module in copied.modules() if isinstance(module, nn.RNNBase)]
+    assert len(flattened) == 2
+    for one, other in zip(model.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()

@@ -72,6 +72,18 @@ def visits(cell: dict[str, Any], case: dict[str, Any]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _states_lie_as_cudnn_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses first states that are not contiguous, which torch's CPU kernels and `meta` take."""
+    for kind in (torch.nn.GRU, torch.nn.LSTM):
+
+        def forward(self: Any, x: Tensor, first: Any, _plain: Any = kind.forward) -> Any:
+            assert all(state.is_contiguous() for state in tree_leaves(first))
+            return _plain(self, x, first)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+
+@pytest.fixture(autouse=True)
 def _autocast_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """`meta` knows no autocast; in float32 it is off in use too."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

@@ -1,11 +1,14 @@
 """The θ-step: fused or not, it is the plain sequence of divide, clip, step."""
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from tpdist.config import Model, Optimizer, Run
 from tpdist.models import build_model
-from tpdist.tprop import Theta
+from tpdist.tprop import Theta, optimizers
 from tpdist.tprop.optimizers import CLASSES, FUSED
 
 TOKENS = 40
@@ -40,6 +43,41 @@ def test_the_options_decide_how_a_step_is_taken(option: str) -> None:
     asked = Theta(model, Optimizer(options={option: False})).optimizer
     assert asked.param_groups[0][option] is False
     assert not asked.param_groups[0]["fused"]
+
+
+@pytest.fixture
+def without_a_fused_adagrad(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As torch 2.11 is on a GPU: it takes the option, and refuses the first step."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("`fused=True` requires all the params to be floating point Tensors of supported devices")
+
+    module = sys.modules[torch.optim.Adagrad.__module__]  # torch.optim.adagrad, a name that torch deletes
+    monkeypatch.setattr(module, "_device_dtype_check_for_fused", refuse)
+    optimizers._has_fused.cache_clear()
+    yield
+    optimizers._has_fused.cache_clear()
+
+
+@pytest.mark.usefixtures("without_a_fused_adagrad")
+def test_where_torch_has_no_fused_kernel_the_step_is_a_plain_one() -> None:
+    model = build_model(Model(hidden=3), Run(), 5)
+    theta = Theta(model, Optimizer(name="adagrad", lr=0.1))
+    assert not theta.guards
+    before = model.bias.detach().clone()
+    theta.begin(None, 1)
+    model.loss(torch.ones(4, 3), torch.tensor([0, 1, 2, 3])).backward()
+    theta.step(4)
+    assert not torch.equal(model.bias, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "device"), [({}, "cpu"), ({"fused": True}, "meta"), ({"capturable": True}, "meta")]
+)
+def test_steps_are_counted_where_they_are_read(options: dict[str, bool], device: str) -> None:
+    number = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([number], **options)
+    assert optimizers.count(3.0, optimizer, torch.device("meta")).device.type == device
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,10 @@ def test_what_is_written_into_a_recording_is_recorded_anew(small_corpus: Path, t
 
 class Refuses(ByHand):
     def record(self, work: Work) -> tuple[Callable[[], None], Any]:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
 
 def test_training_goes_on_where_nothing_can_be_recorded(small_corpus: Path, tmp_path: Path, monkeypatch):

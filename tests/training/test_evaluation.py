@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
-from tpdist.training.evaluation import evaluate_tokens, perplexity
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.worker import run_worker
@@ -167,6 +168,27 @@ def test_deterministic_runs_repeat_and_leave_torch_as_it_was(small_corpus: Path,
         assert not torch.are_deterministic_algorithms_enabled()
     assert seen[0] == seen[1]
     assert Store.open(small_corpus).manifest.unigram_perplexity["valid"] > seen[0]
+
+
+def test_kernels_are_those_of_the_run_and_then_as_they_were(small_corpus: Path, tmp_path: Path, monkeypatch):
+    was, during = precisions(), []
+
+    def evaluated(*arguments: Any, **options: Any) -> Evaluation:
+        during.append(precisions())
+        return evaluate_tokens(*arguments, **options)
+
+    monkeypatch.setattr("tpdist.launch.local.evaluate_tokens", evaluated)
+    monkeypatch.setattr("tpdist.training.worker.evaluate_tokens", evaluated)
+    tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
+    assert precisions() == was
+    tpdist.evaluate(tmp_path / "run")
+    assert precisions() == was
+    assert during == [("ieee", "ieee")] * 2
+    assert torch.get_float32_matmul_precision() == "highest"  # raises where a setting was left behind
+
+
+def precisions() -> tuple[str, str]:
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
 
 
 def test_a_worker_is_deterministic_wherever_it_is_hosted(small_corpus: Path, tmp_path: Path):

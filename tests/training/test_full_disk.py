@@ -1,4 +1,4 @@
-"""No space on the disk: one line, exit code 2, and the checkpoint before it is whole."""
+"""No space on the disk or in a GPU's memory: one line, exit code 2, and the checkpoint before it is whole."""
 
 import errno
 import subprocess
@@ -15,7 +15,7 @@ import tpdist
 from tpdist import RunError
 from tpdist.cli import main
 from tpdist.config import to_yaml
-from tpdist.training import files, run_dir, tracking
+from tpdist.training import files, run_dir, tracking, trainer
 from tpdist.training.files import save_tensors
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "the-file")
@@ -82,6 +82,28 @@ def test_metrics(small_corpus: Path, tmp_path: Path, monkeypatch):
         patch.setattr(tracking.Tracker, "write", half)
         with pytest.raises(RunError, match="no space left on the disk"):
             tpdist.train(small(small_corpus), run)
+    tpdist.resume(run)
+    assert_same_runs(tmp_path / "whole", run)
+
+
+def test_a_full_memory(small_corpus: Path, tmp_path: Path, monkeypatch):
+    run, count = tmp_path / "run", trainer.count_update
+
+    def full(self: trainer.Trainer, *arguments: Any) -> None:
+        if self.state.step == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+        count(self, *arguments)
+
+    tpdist.train(small(small_corpus), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "count_update", full)
+        with pytest.raises(RunError) as raised:
+            tpdist.train(small(small_corpus), run)
+    assert str(raised.value) == (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. Write a smaller batching.chunk_tokens, or fewer "
+        "batching.streams; the checkpoint step-00000009-epoch is whole. "
+        f"Continue with: tpdist train --resume {run}"
+    )
     tpdist.resume(run)
     assert_same_runs(tmp_path / "whole", run)
 

@@ -19,7 +19,8 @@ class Run(Part):
         default=None, description="stop after this many epochs without gain on validation"
     )
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
-        default="float32", description="bfloat16: matrix products only; states and parameters stay float32"
+        default="float32",
+        description="bfloat16: matrix products only, on a GPU not gru's and lstm's; states and parameters stay float32",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     tf32: bool = Field(

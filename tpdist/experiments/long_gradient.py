@@ -123,5 +123,5 @@ def _parameters(model: LanguageModel) -> list[Tensor]:
 
 
 def relative_error(got: list[Tensor], wanted: list[Tensor]) -> float:
-    """The largest over parameters, each of norms."""
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True))
+    """The largest over parameters, each of norms; NaN where one of them is."""
+    return float(torch.stack([(a - b).norm() / b.norm() for a, b in zip(got, wanted, strict=True)]).max())

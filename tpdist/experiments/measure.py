@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from tpdist.config import Run
 from tpdist.errors import TpdistError
+from tpdist.training.checks import set_kernels, settings_kept
 
 Say = Callable[[str], None]
 RESET_PEAK = "5"  # written to /proc/self/clear_refs; proc(5)
@@ -21,7 +23,9 @@ def run(what: str, device: str, say: Say, **options: Any) -> dict[str, Any]:
     """The benchmark of that name: what `bench` of `experiments/<what>.py` returns, which takes its options."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TpdistError("--device: torch sees no CUDA device here; write cpu")
-    return importlib.import_module(f"tpdist.experiments.{what}").bench(say, device, **options)
+    with settings_kept():
+        set_kernels(Run())
+        return importlib.import_module(f"tpdist.experiments.{what}").bench(say, device, **options)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
 from tpdist.training.checkpoints import load_checkpoint
-from tpdist.training.checks import pick_device, try_optimizers
+from tpdist.training.checks import pick_device, set_kernels, settings_kept, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
@@ -146,15 +146,15 @@ def evaluate(
             raise TpdistError(f"--{name}-lr: must be above 0, got {lr}")
     if h_steps and theta_steps:
         raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
-    config, store, model = _load(run_dir, which, overrides)
     test_time: TestTime | None = None
-    if h_steps:
-        test_time = HSteps(h_steps, h_lr, config.objective.weight)
-    elif theta_steps:
-        test_time = ThetaSteps(theta_steps, theta_lr)
-    return evaluate_tokens(
-        model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
-    )
+    with _loaded(run_dir, which, overrides) as (config, store, model):
+        if h_steps:
+            test_time = HSteps(h_steps, h_lr, config.objective.weight)
+        elif theta_steps:
+            test_time = ThetaSteps(theta_steps, theta_lr)
+        return evaluate_tokens(
+            model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
+        )
 
 
 def sample(
@@ -169,8 +169,8 @@ def sample(
     overrides: Sequence[str] = (),
 ) -> str:
     """The prompt continued by `tokens` tokens."""
-    _, store, model = _load(run_dir, which, overrides)
-    return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
+    with _loaded(run_dir, which, overrides) as (_, store, model):
+        return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
 
 
 def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Found]:
@@ -193,9 +193,9 @@ def export(
 
     onnx: one step of it as ONNX too. Returns the directory; raises RunError where it exists.
     """
-    config, store, model = _load(run_dir, which, overrides)
-    run, out = RunDirectory(Path(run_dir)), Path(out)
-    export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
+    with _loaded(run_dir, which, overrides) as (config, store, model):
+        run, out = RunDirectory(Path(run_dir)), Path(out)
+        export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
     return out
 
 
@@ -225,22 +225,25 @@ def under_ray(config: Experiment, address: str | None) -> bool:
 @contextmanager
 def _at_work(config: Experiment, reporter: Reporter | None, address: str | None) -> Iterator[None]:
     """Checks before a run; afterwards torch's settings are as they were, and errors know their place in the file."""
-    was = torch.are_deterministic_algorithms_enabled()
     try:
-        if address is None:
-            pick_device(config)
-        if under_ray(config, address):
-            check_devices(config)
-        yield
+        with settings_kept():
+            if address is None:
+                pick_device(config)
+            if under_ray(config, address):
+                check_devices(config)
+            yield
     except ConfigError as error:
         raise with_place(error, config) from error
     finally:
-        torch.use_deterministic_algorithms(was)
         if reporter is not None:
             reporter.close()
 
 
-def _load(run_dir: str | Path, which: str, overrides: Sequence[str]) -> tuple[Experiment, Store, LanguageModel]:
+@contextmanager
+def _loaded(
+    run_dir: str | Path, which: str, overrides: Sequence[str]
+) -> Iterator[tuple[Experiment, Store, LanguageModel]]:
+    """A run's model on its device, whose kernels are those that it was trained with."""
     if which not in MODELS:
         raise TpdistError(f"--model: must be one of {', '.join(MODELS)}; got {which!r}")
     run = RunDirectory.open(run_dir)
@@ -248,6 +251,9 @@ def _load(run_dir: str | Path, which: str, overrides: Sequence[str]) -> tuple[Ex
     try:
         device = pick_device(config)
         store = open_or_prepare(config.data)
-        return config, store, run.load_model(config, which, store.manifest).to(device)
+        model = run.load_model(config, which, store.manifest).to(device)
     except ConfigError as error:
         raise with_place(error, config) from error
+    with settings_kept():
+        set_kernels(config.run)
+        yield config, store, model

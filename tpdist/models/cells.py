@@ -11,6 +11,7 @@ A cell's state begins with what the layer above sees: `state[:, :H]` is h.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -126,7 +127,8 @@ class GRU(Cell):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             return gru(x, state, self.rnn.all_weights[0])
-        outputs, last = self.rnn(x, state.unsqueeze(0))
+        with _no_float16(x):
+            outputs, last = self.rnn(x, state.contiguous().unsqueeze(0))  # cuDNN takes no other
         return outputs, last.squeeze(0)
 
 
@@ -154,5 +156,11 @@ class LSTM(Cell):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         h, c = (part.contiguous().unsqueeze(0) for part in state.chunk(2, -1))
-        outputs, (h, c) = self.rnn(x, (h, c))
+        with _no_float16(x):
+            outputs, (h, c) = self.rnn(x, (h, c))
         return outputs, torch.cat([h, c], -1).squeeze(0)
+
+
+def _no_float16(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off on a GPU, whose recurrences it would compute in float16 whatever its dtype (torch's AutocastRNN)."""
+    return torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext()

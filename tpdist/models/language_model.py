@@ -3,6 +3,8 @@
 Shape letters: `cells.py`; V types.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,14 @@ class LanguageModel(nn.Module):
                 x, last = layer(x, start)
                 states.append(last)
         return x.to(state.dtype), torch.cat(states, -1).to(state.dtype)
+
+    def copied(self) -> "LanguageModel":
+        """A copy with parameters of its own, in one piece where cuDNN wants them so."""
+        other = copy.deepcopy(self)
+        for module in other.modules():
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()  # nothing to do on a CPU
+        return other
 
     def in_backward_order(self) -> list[nn.Parameter]:
         """The parameters that require gradients, in the order in which a backward pass ends with them."""

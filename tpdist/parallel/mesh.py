@@ -40,6 +40,9 @@ class Workers:
         gradient_dtype: what gradients are sent in, if not their own; a torch dtype's name.
         """
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stream", "time"))
+        if dist.get_backend(mesh.get_group("time")) == "nccl":
+            # its first call wants every rank, and neighbours talk where all of them hold blocks or not
+            dist.all_reduce(torch.zeros(1, device=device), group=mesh.get_group("time"))
         stream, time = (mesh.get_local_rank(name) for name in ("stream", "time"))
         traffic = Traffic()
         world = dist.group.WORLD

@@ -62,10 +62,13 @@ class CudaGraphs:
         main.wait_stream(self._stream)
 
     def record(self, work: Work) -> tuple[Callable[[], None], Results]:
-        graph = torch.cuda.CUDAGraph()
-        # other threads may go on using the device: the one that writes checkpoints does
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            results = work()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._stream.device)
+        try:
+            # other threads may go on using the device: the one that writes checkpoints does
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                results = work()
+        finally:
+            torch.cuda.set_stream(current)  # a recording that broke leaves its own behind
         return graph.replay, results
 
 
@@ -103,7 +106,8 @@ class Captured:
                 self._held = _Recorded(self._graphs, model, plan, theta, window, begin, boundaries, carried, neighbours)
             except RuntimeError as error:
                 self._works = False
-                self._say(f"run.cuda_graph: no update could be recorded, so they run kernel by kernel: {error}")
+                why = error.__context__ or error  # what ended a recording; ending it broken is an error of its own
+                self._say(f"run.cuda_graph: no update could be recorded, so they run kernel by kernel: {why}")
         if self._held is not None and self._held.shape == shape:
             return self._held.replay(theta, window, begin, boundaries, carried)
         self._seen[shape] += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
-from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.optimizers import build_optimizer, count
 from tpdist.tprop.plan import HStep, Plan
 from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
@@ -80,8 +80,8 @@ class Targets:
         if counts is None:
             return
         state = self._optimizer.state[self._free]
-        for name, count in counts.items():
-            state[name] = torch.tensor(count)
+        for name, steps in counts.items():
+            state[name] = count(steps, self._optimizer, self._free.device)
         for name, moment in self._boundaries.h_moments.items():
             value = torch.zeros_like(self.h)
             value[:, : self._kept] = moment[:, self._begin : self._begin + self._kept]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import clip_rows
-from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.optimizers import build_optimizer, count
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import DualStep, Plan
@@ -110,7 +110,7 @@ class Moments:
         state = optimizer.state[moved]
         if self._before is not None:
             kept = {name: moment[here] for name, moment in own.h_moments.items()}
-            state |= {name: torch.tensor(count) for name, count in self._before.items()}
+            state |= {name: count(steps, optimizer, moved.device) for name, steps in self._before.items()}
             state |= kept if remember else {name: moment.clone() for name, moment in kept.items()}
         moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
         optimizer.step()

@@ -13,7 +13,6 @@ What is made over all boundaries is one tensor, the targets, which the dual step
 (tests/tprop/test_in_place.py). Shape letters: `window.py`.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,7 @@ def visit_held_in_place(
     sweep = _Sweep(model, plan, window, h, target, dual, moments)
     sweep.run(theta, neighbours)
     states = {"first": h, "start": h[:, :k], "dual": dual} | ({} if target is None else {"target": target})
-    before = copy.deepcopy(model) if plan.dual else model
+    before = model.copied() if plan.dual else model
     try:
         theta.step(window.tokens)
     except BlowUpError as error:

@@ -1,6 +1,7 @@
 """Optimisers by `torch.optim` name, for θ and for H."""
 
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the CPU and for CUDA
+FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the CPU; `_has_fused` asks for CUDA's
 
 
 def build_optimizer(
@@ -46,10 +47,28 @@ def build_optimizer(
                 f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options.{name}"
             )
     if fused and spec.name in FUSED and not {"foreach", "fused", "differentiable"} & options.keys():
-        options["fused"] = True
+        options["fused"] = all(_has_fused(spec.name, device) for device in {p.device.type for p in parameters})
     if capturable and "capturable" in known:
         options["capturable"] = True
     try:
         return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"torch.optim.{cls.__name__}: {error}", f"{key}.options") from error
+
+
+@cache
+def _has_fused(name: str, device: str) -> bool:
+    """Whether this torch has the kernel there: 2.11 has none of Adagrad for CUDA, and says so at the first step."""
+    number = torch.nn.Parameter(torch.zeros(1, device=device))
+    number.grad = torch.zeros(1, device=device)
+    try:
+        CLASSES[name]([number], lr=1.0, fused=True).step()  # type: ignore[call-arg]
+    except RuntimeError:
+        return False
+    return True
+
+
+def count(value: float, optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
+    """A number of steps in an optimiser's state, where it is read: on a GPU by a kernel of the whole step alone."""
+    group = optimizer.param_groups[0]
+    return torch.tensor(value, device=device if group.get("fused") or group.get("capturable") else "cpu")

@@ -3,7 +3,6 @@
 Each takes the block just read and gives the state from which the next one is rolled out.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +65,7 @@ class ThetaSteps:
     lr: float
 
     def model(self, model: LanguageModel) -> LanguageModel:
-        return copy.deepcopy(model)
+        return model.copied()
 
     def learn(self, model: LanguageModel, inputs: Tensor, labels: Tensor, start: Tensor, after: Tensor) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]

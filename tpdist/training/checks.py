@@ -1,6 +1,8 @@
 """What is looked at before a run: the device, and options that only torch can judge."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -33,6 +35,20 @@ def set_kernels(run: Run) -> None:
     torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Afterwards what `set_kernels` sets is as it was."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    precisions = [place.fp32_precision for place in places]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        for place, precision in zip(places, precisions, strict=True):
+            place.fp32_precision = precision
+
+
 def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
     """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
     specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
@@ -41,7 +57,7 @@ def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None
     for spec, lr, key in specs:
         number = torch.nn.Parameter(torch.zeros(1, device=device))
         number.grad = torch.zeros(1, device=device)
-        optimizer = build_optimizer(spec, lr, [number], key)
+        optimizer = build_optimizer(spec, lr, [number], key, fused=spec is config.optimizer)  # as theirs is built
         try:
             optimizer.step()
         except Exception as error:

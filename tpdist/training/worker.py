@@ -8,7 +8,7 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.errors import Interrupted, RunError
+from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.checks import set_kernels
@@ -47,7 +47,8 @@ def run_worker(
     first update leaves no directory behind, unless a controller hosts it, which mends runs: it gives `recoveries`, how
     many there were, and lets the worker announce itself once.
 
-    Raises, beside what `Trainer` does, RunError where the disk is full or another process trains in the directory.
+    Raises, beside what `Trainer` does, RunError where the disk or a GPU's memory is full, or another process trains in
+    the directory.
     """
     workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
     lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
@@ -90,6 +91,11 @@ def run_worker(
                 forget(config, run)
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
+            if isinstance(error, torch.OutOfMemoryError):
+                raise RunError(
+                    f"{first_line(error)} Write a smaller batching.chunk_tokens, or fewer batching.streams; "
+                    f"{_how_to_go_on(depot, run)}"
+                ) from error
             if isinstance(error, OSError) and error.strerror:
                 full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
                 raise RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}") from error
