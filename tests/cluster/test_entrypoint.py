@@ -28,7 +28,7 @@ def test_the_command_reaches_the_training_unharmed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert result is not None
     assert result["args"] == [
-        "my configs/a.yaml", "--address", "auto", "--run-dir", f"{shared}/runs/one",
+        "my configs/a.yaml", "--run-dir", f"{shared}/runs/one", "--address", "auto",
         "--set", overrides[0], f"data.store={shared}/stores/it's",
     ]  # fmt: skip
 
@@ -40,6 +40,14 @@ def test_the_cluster_says_where_runs_go(tmp_path: Path) -> None:
     assert result is not None
     assert result["run"] == str(tmp_path / "shared" / "runs" / "one")
     assert "--set" not in result["args"]
+
+
+def test_a_run_goes_on_where_it_is(tmp_path: Path) -> None:
+    line = entrypoint_of(None, ["run.epochs=9"], "$TPDIST_SHARED/runs/one", stand_in(tmp_path, RECORD))
+    result = find_result(run_entrypoint(line, tmp_path / "home").stdout)
+    run = tmp_path / "home" / "tpdist" / "runs" / "one"
+    assert result is not None
+    assert result["args"] == ["--resume", str(run), "--address", "auto", "--set", "run.epochs=9"]
 
 
 def test_the_exit_code_is_the_trainings(tmp_path: Path) -> None:

@@ -34,6 +34,52 @@ def test_a_bad_config_is_refused_before_anything_is_sent(project: Path) -> None:
         jobs.submit(project / "small.yaml", ["run.epochs=none"], "http://127.0.0.1:1", project)
 
 
+def foreseen(project: Path, text: str | None, overrides: tuple[str, ...] = (), **options: str) -> list[str]:
+    said: list[str] = []
+    if text is not None:
+        (project / "small.yaml").write_text(text)
+    config = None if text is None else project / "small.yaml"
+    jobs.submit(config, overrides, "http://head:1", project, say=said.append, dry_run=True, **options)
+    return said
+
+
+def test_a_relative_store_lies_in_the_shared_directory(project: Path) -> None:
+    ptb = "data: {recipe: ptb, store: stores/ptb}\n"
+    _, call, needed = foreseen(project, ptb)
+    assert '--set data.store="$TPDIST_SHARED"/stores/ptb;' in call
+    assert needed == "must be on the cluster: $TPDIST_SHARED/stores/ptb"
+    _, call, needed = foreseen(project, ptb, ("data.store=/nfs/ptb", "data.source=/nfs/texts"))
+    assert "--set data.source=/nfs/texts data.store=/nfs/ptb;" in call
+    assert needed == "must be on the cluster: /nfs/texts"  # from which the store is made
+    _, call = foreseen(project, "run: {name: small}\n")  # its text comes with Python
+    assert '--set data.store="$TPDIST_SHARED"/stores/python-docs-word;' in call
+
+
+def test_a_file_that_would_not_travel_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"small.yaml:1: model.init_from: runs/a/model.safetensors: not among the"):
+        foreseen(project, "model: {init_from: runs/a/model.safetensors}\n")
+    (project / "texts").mkdir()
+    (project / "texts" / "ptb.train.txt").write_text("a\n")
+    assert len(foreseen(project, "data: {recipe: ptb, source: ./texts}\n")) == 2
+
+
+def test_a_jobs_run_goes_on(project: Path) -> None:
+    job = "small-20260101-120000-ab12"
+    _, call = foreseen(project, None, ("run.epochs=9",), resume=job)
+    assert f'run="$TPDIST_SHARED"/runs/{job}; tpdist train --resume "$run" --address auto --set run.epochs=9' in call
+    _, call = foreseen(project, None, resume="/nfs/mine")
+    assert "run=/nfs/mine; " in call
+    with pytest.raises(jobs.JobError, match="and not both"):
+        foreseen(project, "run: {name: small}\n", resume=job)
+    with pytest.raises(jobs.JobError, match="leave --run-dir out"):
+        foreseen(project, None, resume=job, run_dir="/nfs/a")
+
+
+def test_auto_is_no_dashboard(project: Path) -> None:
+    with pytest.raises(jobs.JobError, match="--address auto: is for tpdist train"):
+        jobs.submit(project / "small.yaml", [], "auto", project, dry_run=True)
+
+
 # A real job server
 
 
@@ -157,6 +203,16 @@ def test_a_job_that_is_stopped_saves_first(
     outcome = jobs.submit(project / "small.yaml", [], server[0], project, say=say, command=stand_in(tmp_path, body))
     assert outcome.status == "STOPPED"
     assert "saved" in said
+    job = outcome.job
+    assert said[-1] == f"job {job} was stopped. Continue with: tpdist submit --resume {job}"
+    outcome = jobs.submit(
+        None, ["run.epochs=9"], server[0], project, resume=job, say=said.append, command=stand_in(tmp_path, RECORD)
+    )
+    assert outcome.result is not None
+    assert outcome.result["args"][-2:] == ["--set", "run.epochs=9"]
+    assert outcome.run.endswith(f"/runs/{job}")
+    assert outcome.job.startswith("small-2")
+    assert outcome.job.count("-") == job.count("-")
 
 
 @pytest.mark.slow

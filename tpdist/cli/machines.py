@@ -10,7 +10,8 @@ from tpdist.errors import Interrupted
 def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
     submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
-    submit.add_argument("config", metavar="CONFIG")
+    submit.add_argument("config", nargs="?", metavar="CONFIG")
+    submit.add_argument("--resume", metavar="JOB", help="continue this job's run, or the run in this directory there")
     submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
     submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
@@ -47,6 +48,7 @@ def _submit(options: argparse.Namespace) -> int:
         follow=not options.no_follow,
         fetch_to=options.fetch_to,
         run_dir=options.run_dir,
+        resume=options.resume,
         dry_run=options.dry_run,
     )
     return Interrupted.exit_code if outcome.status == "STOPPED" else 0
@@ -63,7 +65,8 @@ def _jobs(options: argparse.Namespace) -> None:
 def _stop(options: argparse.Namespace) -> None:
     from tpdist.launch.jobs import stop
 
-    print(f"{options.job}: " + ("told to save and end" if stop(options.job, options.address) else "had ended already"))
+    told = f"told to save and end. Continue with: tpdist submit --resume {options.job}"
+    print(f"{options.job}: " + (told if stop(options.job, options.address) else "had ended already"))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from tpdist.data.manifest import Manifest, Split
 from tpdist.data.opening import check_options, is_missing, open_or_prepare
 from tpdist.data.prepare import Progress, foresee, prepare
-from tpdist.data.recipes import default_store
+from tpdist.data.recipes import default_store, missing_source
 from tpdist.data.store import ArrayTokens, ArrowTokens, Store, Tokens
 from tpdist.data.streams import Blocks, StreamLayout, read_blocks
 from tpdist.data.vocabulary import EOS, UNK, Vocabulary
@@ -25,6 +25,7 @@ __all__ = [
     "default_store",
     "foresee",
     "is_missing",
+    "missing_source",
     "open_or_prepare",
     "prepare",
     "read_blocks",

@@ -41,6 +41,8 @@ def connect(address: str | None = None) -> JobSubmissionClient:
 def address_of(address: str | None) -> str:
     """The dashboard's URL: as given, else $RAY_API_SERVER_ADDRESS, else Ray's default."""
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+    if address == "auto":
+        raise JobError(f"--address auto: is for tpdist train; must be the dashboard's, such as {DEFAULT_ADDRESS}")
     if "://" not in address:
         address = f"http://{address}"
     try:

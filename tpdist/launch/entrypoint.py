@@ -14,13 +14,17 @@ NOT_SHOWN = re.compile(rf"{RESULT_MARK}|Running entrypoint for job |[-0-9]+ [0-9
 ERROR_LINES = 20
 
 
-def entrypoint_of(config: str, overrides: Sequence[str], run_dir: str, command: str = "tpdist train") -> str:
-    """The job as one line of `sh`. A leading `$TPDIST_SHARED` in `run_dir` or a value is the cluster's to fill in."""
+def entrypoint_of(config: str | None, overrides: Sequence[str], run_dir: str, command: str = "tpdist train") -> str:
+    """The job as one line of `sh`. A leading `$TPDIST_SHARED` in `run_dir` or a value is the cluster's to fill in.
+
+    config: None for the run in `run_dir`, which goes on.
+    """
     sets = " ".join(["--set", *map(_quote, overrides)]) if overrides else ""
+    run = '--resume "$run"' if config is None else f'{shlex.quote(config)} --run-dir "$run"'
     # Ray ends a job by SIGTERM to every process: the shell waits for the training, which saves everything first
     return (
         'trap : TERM; export TPDIST_SHARED="${TPDIST_SHARED:-$HOME/tpdist}"; mkdir -p "$TPDIST_SHARED/runs"; '
-        f'run={_quote(run_dir)}; {command} {shlex.quote(config)} --address auto --run-dir "$run" {sets}; code=$?; '
+        f"run={_quote(run_dir)}; {command} {run} --address auto {sets}; code=$?; "
         f'[ -f "$run/result.json" ] && printf "\\n{RESULT_MARK}%s\\n" "$(tr -d "\\n" < "$run/result.json")"; '
         '[ -d "$run" ] && echo "run: $run"; exit $code'
     )

@@ -7,11 +7,12 @@ one line `TPDIST_RESULT {json}` at its end, which carries `result.json` home.
 
 import asyncio
 import json
+import re
 import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
 from tpdist.config.checks import check_devices
-from tpdist.data import default_store
 from tpdist.errors import ConfigError, Interrupted, TpdistError
 from tpdist.launch.dashboard import address_of, connect, translated
 from tpdist.launch.entrypoint import NOT_SHOWN, entrypoint_of, failure, find_result
-from tpdist.launch.packing import PACK_LIMIT_MIB, JobError, pack_list, write_package
+from tpdist.launch.packing import PACK_LIMIT_MIB, SHARED, JobError, needed_there, pack_list, store_there, write_package
 
 LOOK_EVERY_S = 1.0
 # for a stopped job to save everything; Ray's own 3 s would cut it off
 STOP_LIMIT_S = 120
 COMMAND_KEY = "tpdist_command"
+TIME_OF_A_JOB = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
 
 
 class JobFailedError(TpdistError):
@@ -61,7 +62,7 @@ class JobLine:
 
 
 def submit(
-    config_path: str | Path,
+    config_path: str | Path | None,
     overrides: Sequence[str] = (),
     address: str | None = None,
     working_dir: str | Path = ".",
@@ -70,6 +71,7 @@ def submit(
     say: Callable[[str], None] = print,
     *,
     run_dir: str | None = None,
+    resume: str | None = None,
     limit_mib: float = PACK_LIMIT_MIB,
     command: str = "tpdist train",
     dry_run: bool = False,
@@ -77,36 +79,36 @@ def submit(
     """Train `config_path` on the cluster whose dashboard is at `address`; see the module.
 
     follow: pass the job's log to `say` until it ends. fetch_to: a directory here, for <job>/result.json then.
-    run_dir: the run's directory on the cluster; default `$TPDIST_SHARED/runs/<job>`. command: what is called in place
-    of `tpdist train`. dry_run: say what would be sent and called, and ask nobody.
+    run_dir: the run's directory on the cluster; default `$TPDIST_SHARED/runs/<job>`. resume: in place of a
+    configuration, a job whose run goes on, or its run's directory on the cluster. command: what is called in place of
+    `tpdist train`. dry_run: say what would be sent and called, and ask nobody.
 
     Raises ConfigError before anything is sent, JobError where the cluster cannot take the job, JobFailedError where it
     ended badly, Interrupted where the user stopped following.
     """
-    config = load_config(config_path, overrides)
-    try:
-        check_devices(config)
-    except ConfigError as error:
-        raise with_place(error, config) from error
-    root = Path(working_dir).resolve()
-    files = pack_list(root, limit_mib)
-    try:
-        inside = Path(config_path).resolve().relative_to(root)
-    except ValueError:
-        inside = None
-    if inside is None or inside not in files:
-        raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
-    job = f"{config.run.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    run = run_dir or f"$TPDIST_SHARED/runs/{job}"
-    sets, set_by_hand = list(overrides), ["--set", *overrides] if overrides else []
-    if config.data.store is None:
-        sets.append(f"data.store=$TPDIST_SHARED/{default_store(config.data).as_posix()}")
-    entrypoint = entrypoint_of(inside.as_posix(), sets, run, command)
+    if (config_path is None) == (resume is None):
+        raise JobError("submit: give a configuration file (before --set), or --resume JOB, and not both")
+    root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
+    if resume is None:
+        work = _new(Path(str(config_path)), overrides, root, limit_mib)
+        arguments = [str(work.config)]
+    else:
+        if run_dir is not None:
+            raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
+        name = TIME_OF_A_JOB.sub("", Path(resume).name)
+        work, arguments = _Work(None, name, list(overrides), pack_list(root, limit_mib)), ["--resume", resume]
+        run_dir = resume if "/" in resume else f"{SHARED}/runs/{resume}"
+    job = f"{work.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run = run_dir or f"{SHARED}/runs/{job}"
+    files, entrypoint = work.files, entrypoint_of(work.config, work.sets, run, command)
+    needed = f"must be on the cluster: {', '.join(work.needed)}"
 
     if dry_run:
         size = sum((root / name).stat().st_size for name in files)
         say(f"would send {len(files)} files of {root}, {size / 2**20:.1f} MiB, to {address_of(address)}")
         say(f"would call there: {entrypoint}")
+        if work.needed:
+            say(needed)
         return JobOutcome(job, "DRY_RUN", run)
     client = connect(address)
     home = None if fetch_to is None or not follow else _made(Path(fetch_to) / job)
@@ -114,11 +116,13 @@ def submit(
         package = Path(directory) / "working_dir.zip"
         write_package(root, files, package)
         say(f"sending {len(files)} files, {package.stat().st_size / 2**20:.1f} MiB")
+        if work.needed:
+            say(needed)
         client.submit_job(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env={"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
-            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), inside.as_posix(), *set_by_hand])},
+            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), *arguments, *set_by_hand])},
         )
     say(f"job {job} at {client.get_address()}")
     if not follow:
@@ -132,7 +136,7 @@ def submit(
     result = find_result(log)
     outcome = JobOutcome(job, details.status.value, result["run"] if result else run, result)
     if details.status == JobStatus.STOPPED:
-        say(f"job {job} was stopped; its run can be continued from {run}")
+        say(f"job {job} was stopped. Continue with: {_go_on(run)}")
     elif details.status != JobStatus.SUCCEEDED:
         raise JobFailedError(failure(log, details))
     if outcome.result is not None and home is not None:
@@ -140,6 +144,41 @@ def submit(
         target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
         say(f"result: {target}")
     return outcome
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a job does. config: its file, as it lies there; None for a run that goes on. needed: what it finds there."""
+
+    config: str | None
+    name: str
+    sets: list[str]
+    files: list[Path]
+    needed: list[str] = field(default_factory=list)
+
+
+def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: float) -> _Work:
+    """A new run. Raises ConfigError, or JobError where the file does not travel."""
+    config, files = load_config(config_path, overrides), pack_list(root, limit_mib)
+    try:
+        check_devices(config)
+        needed = needed_there(config, root, files)
+    except ConfigError as error:
+        raise with_place(error, config) from error
+    try:
+        inside = config_path.resolve().relative_to(root)
+    except ValueError:
+        inside = None
+    if inside is None or inside not in files:
+        raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
+    sets = [one for one in overrides if one.partition("=")[0].strip() != "data.store"]
+    sets.append(f"data.store={store_there(config)}")
+    return _Work(inside.as_posix(), config.run.name, sets, files, needed)
+
+
+def _go_on(run: str) -> str:
+    """The command by which a job's run goes on."""
+    return f"tpdist submit --resume {shlex.quote(run.removeprefix(f'{SHARED}/runs/'))}"
 
 
 def jobs(address: str | None = None) -> list[JobLine]:

@@ -6,10 +6,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tpdist.errors import TpdistError
+from tpdist.config import Experiment
+from tpdist.data import default_store, missing_source
+from tpdist.errors import ConfigError, TpdistError
 
 # the head keeps the zip in its memory
 PACK_LIMIT_MIB = 100.0
+SHARED = "$TPDIST_SHARED"  # the cluster's directory for runs and stores, which the cluster fills in
 LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
 
 
@@ -40,6 +43,34 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
             f"{largest}; name what is not needed in .gitignore, or put data on the cluster and give its path there"
         )
     return files
+
+
+def needed_there(config: Experiment, root: Path, files: Sequence[Path]) -> list[str]:
+    """What a job reads that does not travel: absolute paths, and the store if it could not be made there.
+
+    Raises ConfigError for a relative path that is not among `files`: nobody would find it.
+    """
+    data, needed = config.data, []
+    named = {f"data.{name}": getattr(data, name) for name in ("source", "train", "valid", "test")}
+    for key, value in (named | {"model.init_from": config.model.init_from}).items():
+        if value is None:
+            continue
+        path = Path(os.path.normpath(value))
+        if path.is_absolute() or value.startswith(SHARED):
+            needed.append(value)
+        elif not any(file == path or path in file.parents for file in files):
+            raise ConfigError(
+                f"{value}: not among the files of {root} that travel to the cluster; put it there, and write where it "
+                f"lies, such as {SHARED}/{path.name}",
+                key,
+            )
+    return [*needed, store_there(config)] if missing_source(data) else needed
+
+
+def store_there(config: Experiment) -> str:
+    """The store's directory on the cluster: a relative one lies in the shared directory."""
+    store = default_store(config.data)
+    return str(store) if store.is_absolute() or str(store).startswith(SHARED) else f"{SHARED}/{store.as_posix()}"
 
 
 def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
