@@ -16,8 +16,8 @@ from tpdist.cli import build_parser, main
 
 TEXT = "the value of a b c d e\na b and the value of c\n" * 40
 SMALL = "model.hidden=8 run.epochs=1 batching.streams=8 data.max_tokens=20000"
-DRY = {"sweep", "reproduce", "submit"}  # hours, or a cluster
-PARSED = {"bench", "jobs", "stop"}
+DRY = {"sweep", "submit"}  # minutes, or a cluster
+PARSED = {"bench", "jobs", "stop", "reproduce"}
 DONE = {"doctor": {0, 1}}  # it finds something to mend on most machines
 
 

@@ -32,6 +32,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 ended(task, None)
 
     monkeypatch.setattr(sweep_module, "run_tasks", run)
+    monkeypatch.setattr(sweep_module, "open_or_prepare", lambda data: None)
+    monkeypatch.setattr(sweep_module, "is_missing", lambda data: False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 import tpdist
-from tpdist.errors import RunError
+from tpdist.cli import main
+from tpdist.errors import DataError, RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
 from tpdist.experiments.sweep import Sweeping, choose, sweep
@@ -176,6 +177,30 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]
 
 
+def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, tmp_path: Path):
+    home, changes = tmp_path / "out", ["data.recipe=ptb", f"data.store={tmp_path / 'none'}"]
+    for go in (lambda: sweep(file, changes, home, None, Silent()), lambda: module.foresee(file, changes, home)):
+        with pytest.raises(DataError, match=r"none: no such store; run `tpdist data prepare ptb"):
+            go()
+    assert not (home / "failed").exists()
+    changes = [f"data.store={tmp_path / 'new'}"]
+    assert any("would be prepared first" in line for line in module.foresee(file, changes, home))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    home = Sweeping(tmp_path / "out")
+    points = [point for point in expand(file) if point.seed == 0]
+    home.path.mkdir()
+    (home.path / "failed").mkdir()
+    for point in points:
+        home.failure(point).write_text('{"error": "too few tokens"}')
+    assert main(["sweep", str(file), "--dir", str(home.path), "--quiet"]) == 1
+    why = f"{len(points)} points failed and none is done; --retry runs them again: too few tokens"
+    assert capsys.readouterr().err == f"tpdist: {home.path}: {why}\n"
+    assert module.foresee(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
+
+
 def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(RunError, match=r"--dir .*taken: cannot be made"):
@@ -187,8 +212,8 @@ def test_an_arm_without_a_figure_says_why():
         ("early", "waiting", None), ("bad", "failed", "too few tokens"), ("bad", "waiting", None)
     )]  # fmt: skip
     assert summary(rows) == [
-        "early: none is done; 1 points are waiting",
-        "bad: none is done; 1 of 2 points failed: too few tokens",
+        "early: none is done; 1 point is waiting",
+        "bad: none is done; 1 of 2 points failed, --retry runs them again: too few tokens",
     ]
 
 

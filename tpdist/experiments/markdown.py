@@ -36,7 +36,7 @@ def _ratios(kept: Kept) -> str:
             for name in names
         ]
         rows.append([str(row["block"]), *cells, _listed(row["seeds"])])
-    columns = ["B", "ours", "BPTT, K = B", "BPTT, same window", "ours / BPTT", "ours / same window", "seeds"]
+    columns = ["B", "ours", "BPTT, truncated at B", "BPTT, same window", "ours / BPTT", "ours / same window", "seeds"]
     return _lines(columns, rows)
 
 

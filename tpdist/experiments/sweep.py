@@ -18,10 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpdist import __version__
-from tpdist.errors import RunError
+from tpdist.config import Data
+from tpdist.data import default_store, is_missing, open_or_prepare
+from tpdist.data import foresee as foresee_store
+from tpdist.errors import RunError, TpdistError
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import versions
-from tpdist.experiments.table import Table, describe, summary
+from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import evaluate
 from tpdist.launch.tasks import Task, run_tasks
 from tpdist.training.files import write_atomic, write_json
@@ -29,6 +32,12 @@ from tpdist.training.progress import Reporter
 
 Row = dict[str, Any]
 FIGURES = ("valid_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method")
+
+
+class NothingDoneError(TpdistError):
+    """Every point has failed; what each failed of is in the table."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,8 @@ def sweep(
     been done and no setting waits that might be better. arms: patterns of the arms to run, whose rows are returned;
     none: all. limit_s: end after so many seconds with what is done then.
 
-    Raises ConfigError for a point that cannot be; a point that fails while it runs is a row, and stops nothing.
+    Raises ConfigError for a point that cannot be, DataError where a corpus is not there; a point that fails while it
+    runs is a row, and stops nothing. Raises NothingDoneError where all have failed.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     everything = expand_all(path, overrides) if arms else points
@@ -98,6 +108,8 @@ def sweep(
         for point in points:
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
+    for data in _corpora(home, points):
+        open_or_prepare(data)  # once, before many points want it
 
     def write() -> list[Row]:
         rows = wanted_rows(home, everything, tuning)
@@ -119,7 +131,16 @@ def sweep(
     for line in summary(rows):
         reporter.say(line)
     reporter.say(f"every point is a row of {home.path / 'results.parquet'}")
+    errors = [row["error"] for row in rows if row["state"] == "failed"]
+    if errors and not any(row["state"] == "done" for row in rows):
+        raise NothingDoneError(f"{home.path}: {len(errors)} points failed and none is done; {AGAIN}: {errors[0]}")
     return rows
+
+
+def _corpora(home: Sweeping, points: Sequence[Point]) -> list[Data]:
+    """Each corpus once, of the points that wait."""
+    waiting = (point.config.data for point in points if home.row(point)["state"] == "waiting")
+    return list({data.model_dump_json(): data for data in waiting}.values())
 
 
 def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Row]:
@@ -139,7 +160,15 @@ def foresee(
     rows = [home.row(point) for point in points if point.seed in tuning]
     count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
     lines = [describe(row) for row in rows if row["state"] == "waiting"]
-    lines.append(f"{home.path}: {count['waiting']} points to run, {count['done']} done, {count['failed']} failed")
+    for data in _corpora(home, points):
+        if is_missing(data):
+            lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
+        else:
+            open_or_prepare(data)
+    lines.append(
+        f"{home.path}: {count['waiting']} points to run, {count['done']} done, {count['failed']} failed"
+        + (f"; {AGAIN}" if count["failed"] else "")
+    )
     if more := len(section.seeds) - len(tuning):
         lines.append(f"then the best of every arm with {more} more seed{'s' if more > 1 else ''}")
     return lines

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from tpdist.experiments.results import Row, best_setting
 from tpdist.training.progress import Reporter, Silent
 
+AGAIN = "--retry runs them again"
 MOST_ROWS = 30  # of a table that fits on a screen
 
 
@@ -111,7 +112,9 @@ def summary(rows: Sequence[Row]) -> list[str]:
         failed = sum(row["state"] == "failed" for row in own)
         if not done:
             error = next((row["error"] for row in own if row["error"]), None)
-            why = f"{failed} of {len(own)} points failed: {error}" if error else f"{len(own)} points are waiting"
+            why = f"{len(own)} point{'s are' if len(own) > 1 else ' is'} waiting"
+            if error:
+                why = f"{failed} of {len(own)} points failed, {AGAIN}: {error}"
             lines.append(f"{arm}: none is done; {why}")
             continue
         name = best_setting(done)
@@ -122,6 +125,6 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
             f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
             + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
-            + (f"; {failed} points failed" if failed else "")
+            + (f"; {failed} points failed; {AGAIN}" if failed else "")
         )
     return lines
