@@ -42,7 +42,7 @@ steps=()
 clean() {
   ((${#steps[@]} == 0)) || kill "${steps[@]}" 2>/dev/null || true
   wait || true
-  rm -rf "$private"
+  rm -rf "$private" "/tmp/ray-$SLURM_JOB_ID"
 }
 trap clean EXIT
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by head.sh, worker.sh and train.sh. They run in a container, and as well without one.
+# Shared by head.sh, worker.sh, train.sh and scaling.sh. They run in a container, and as well without one.
 #
 #   TPDIST_NODE_IP         this machine's address; default: the first that `hostname -I` prints
 #   TPDIST_HEAD            the head's address; needed by worker.sh and train.sh
@@ -62,7 +62,8 @@ use_token() {
     "same on every node, or set RAY_AUTH_TOKEN_PATH; RAY_AUTH_MODE=disabled does without"
   [[ -r $file ]] || fail "the token in $file cannot be read by user $(id -un); it must belong to that user, mode 0600"
   case $(stat -Lc %a "$file") in
-    *[4567]) echo "$(basename "$0"): warning: everyone on this machine can read the token: chmod 600 $file" >&2 ;;
+    *00) ;;
+    *) echo "$(basename "$0"): warning: others on this machine can read the token: chmod 600 $file" >&2 ;;
   esac
 }
 

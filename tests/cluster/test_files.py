@@ -59,6 +59,7 @@ def test_launcher_files_start_ray_with_a_token_and_a_closed_dashboard(name: str)
         assert "TPDIST_SHARED=" in command
     assert "--dashboard-host=127.0.0.1" in head
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert all((ROOT / here).exists() for there, here in config["file_mounts"].items() if there.startswith("~/tpdist"))
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"]
 
 
@@ -110,6 +111,7 @@ TEMPLATE = {
     "type": "object",
     "required": ["spec"],
     "properties": {
+        "metadata": {"type": "object", "properties": {"labels": STRINGS}, "additionalProperties": False},
         "spec": {
             "type": "object",
             "required": ["containers"],
@@ -118,9 +120,10 @@ TEMPLATE = {
                 "volumes": {"type": "array", "items": {"type": "object", "required": ["name"]}},
                 "securityContext": {"type": "object"},
                 "restartPolicy": {"enum": ["Never", "OnFailure"]},
+                "terminationGracePeriodSeconds": {"type": "integer"},
             },
             "additionalProperties": False,
-        }
+        },
     },
     "additionalProperties": False,
 }
@@ -200,6 +203,19 @@ def test_every_pod_of_the_rayjob_mounts_what_it_names() -> None:
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
         assert pod["securityContext"]["runAsNonRoot"]
+
+
+def test_no_pod_of_the_rayjob_may_do_more_than_another_and_its_policy_is_theirs_alone() -> None:
+    spec = rayjob()["spec"]
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    for pod in (spec["submitterPodTemplate"], *groups):
+        assert pod["spec"]["securityContext"] == groups[0]["spec"]["securityContext"]
+        assert all(one["securityContext"]["capabilities"] == {"drop": ["ALL"]} for one in pod["spec"]["containers"])
+    (policy,) = list(yaml.safe_load_all((CLUSTER / "kuberay-rayjob.yaml").read_text(encoding="utf-8")))[1:]
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    assert all(pod["metadata"]["labels"] == labels for pod in groups)
+    assert "labels" not in spec["submitterPodTemplate"].get("metadata", {})
 
 
 def test_the_rayjob_trains_a_file_of_the_image_with_overrides_that_hold() -> None:

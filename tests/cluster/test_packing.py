@@ -12,6 +12,8 @@ from tpdist.launch.packing import JobError, pack_list, write_package
 
 
 def test_runs_stores_and_environments_stay_at_home(project: Path) -> None:
+    (project / ".tpdist-77-abcdef").mkdir()
+    (project / ".tpdist-77-abcdef" / "token").write_text("of a running Slurm job")
     assert pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
 
 

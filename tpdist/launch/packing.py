@@ -13,6 +13,7 @@ from tpdist.errors import ConfigError, TpdistError
 # the head keeps the zip in its memory
 PACK_LIMIT_MIB = 100.0
 SHARED = "$TPDIST_SHARED"  # the cluster's directory for runs and stores, which the cluster fills in
+OF_A_JOB = ".tpdist-"  # where cluster/slurm.sh keeps a running cluster's token
 LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
 
 
@@ -32,7 +33,10 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
     files = sorted(
         path
         for path in candidates
-        if not LEFT_OUT.intersection(path.parts) and (root / path).is_file() and path.suffix != ".pyc"
+        if not LEFT_OUT.intersection(path.parts)
+        and (root / path).is_file()
+        and path.suffix != ".pyc"
+        and not path.parts[0].startswith(OF_A_JOB)
     )
     sizes = {path: (root / path).stat().st_size for path in files}
     total = sum(sizes.values()) / 2**20
