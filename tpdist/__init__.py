@@ -43,3 +43,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(local, name)
     raise AttributeError(f"module 'tpdist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

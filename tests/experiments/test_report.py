@@ -1,6 +1,7 @@
 """A report: whole without a network, and its numbers are the runs'."""
 
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,8 @@ from small_runs import small
 
 import tpdist
 from tpdist.cli import main
-from tpdist.experiments.report import reach
+from tpdist.errors import RunError
+from tpdist.experiments.report import reach, report
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,28 @@ def test_the_gradient_fades_with_the_distance(runs: list[Path]):
     assert len(shares) == 4
     assert shares[0] == 1
     assert all(a > b > 0 for a, b in pairwise(shares))
+
+
+def test_a_sweep_stands_for_its_points_and_a_model_that_cannot_be_made_for_its_curves(runs: list[Path], tmp_path: Path):
+    points = tmp_path / "sweep" / "points"
+    points.mkdir(parents=True)
+    with pytest.raises(RunError, match="none of the sweep's points is done"):
+        report([str(tmp_path / "sweep")], tmp_path / "out.html")
+    for name, run in zip(("one", "two"), runs, strict=False):
+        shutil.copytree(run, points / name)
+    (points / "begun").mkdir()
+    config = points / "two" / "config.yaml"
+    changed = (
+        config.read_text()
+        .replace("cell: gru", "cell: nowhere:Cell")
+        .replace("allow_cells_from: []", "allow_cells_from: [nowhere]")
+    )
+    config.write_text(changed)
+    report([str(tmp_path / "sweep")], tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    assert "<h1>one, two</h1>" in page
+    assert "Not in the reach of the gradient: two: " in page
+    assert "No module named" in page
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

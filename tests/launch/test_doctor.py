@@ -102,10 +102,20 @@ def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path):
     closed = {**here, "RAY_ADDRESS": "127.0.0.1:1"}
     assert states(doctor.ray_cluster(closed)) == ["fine", "note"]
     assert states(doctor.ray_cluster({**here, "RAY_AUTH_MODE": "token"})) == ["fine", "bad", "fine"]
+    (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("a secret")
     found = list(doctor.ray_cluster({**here, "RAY_AUTH_MODE": "token"}))
     assert states(found) == ["fine", "fine"]
     assert "secret" not in str(found)
+
+
+def test_a_token_that_others_can_read(tmp_path: Path):
+    file = tmp_path / "token"
+    file.write_text("x")
+    for mode, states in ((0o644, ["fine", "note"]), (0o600, ["fine"])):
+        file.chmod(mode)
+        found = list(doctor.ray_cluster({"RAY_AUTH_TOKEN_PATH": str(file), "RAY_TMPDIR": str(tmp_path)}))
+        assert [finding.state for finding in found if "token" in finding.found] == states
 
 
 def test_ports_that_are_taken():

@@ -56,6 +56,14 @@ def test_evaluate(both: Path, capsys):
     assert moved.loss != plain.loss
 
 
+def test_an_evaluation_that_blows_up_is_said(both: Path, capsys):
+    assert main(["evaluate", str(both / "python"), "--h-steps", "2", "--h-lr", "1e30"]) == 3
+    said = capsys.readouterr()
+    assert said.err.startswith("tpdist: the valid perplexity is ")
+    assert said.err.endswith("try a smaller --h-lr, got 1e+30\n")
+    assert not said.out
+
+
 def test_sample(both: Path, capsys):
     run = both / "python"
     text = tpdist.sample(run, "w1 w2", tokens=5, temperature=0.7, top_k=3, seed=4, which="last")

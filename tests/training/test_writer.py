@@ -13,7 +13,7 @@ from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints
 
 import tpdist
 from tpdist.parallel import Place, Workers
-from tpdist.parallel.exchange import Traffic
+from tpdist.parallel.traffic import Traffic
 from tpdist.training import epoch_end, writer
 from tpdist.training.checkpoints import Packed, Shard, load_checkpoint
 from tpdist.training.depots import Directory

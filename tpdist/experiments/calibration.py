@@ -31,7 +31,7 @@ VALIDATION_UPDATES = 8  # the first makes what the others find: pages, kernels
 
 
 def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device:
-    """This machine: two window sizes, a straight line through the medians of their updates' times."""
+    """This machine's CPU, GPU or not: two window sizes, a straight line through the medians of their updates' times."""
     keep_freed_memory()  # as a worker does
     B = config.objective.block
     model = build_model(config.model, config.run, types)
@@ -56,7 +56,7 @@ def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device
                 found.append(time.perf_counter() - began)
     small, large = (statistics.median(found) for found in times)
     per_token = max(large - small, 0.0) / ((sizes[1] - sizes[0]) * streams * B)
-    return Device("this machine", max(0.0, small - per_token * sizes[0] * streams * B), per_token, None)
+    return Device("this machine's CPU", max(0.0, small - per_token * sizes[0] * streams * B), per_token, None)
 
 
 def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALIDATION_TOKENS) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def plot(runs: Sequence[str], out: Path) -> list[Path]:
 
     Raises RunError for what is no run or has not ended an epoch, or where it cannot write.
     """
-    drawn = figures(read_runs(runs))
+    drawn = figures(read_runs(runs_of(runs)))
     if out.exists() and not out.is_dir():
         raise RunError(f"--out {out}: is a file; give a directory")
     files = {out / f"{name}.svg": standalone(drawing) for name, drawing in drawn.items()}
@@ -55,6 +55,21 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
         last = {run: list(enumerate(rows[-1].get(key, []))) for run, rows in epochs.items()}
         found[name] = bars(title, "rank", last)
     return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}
+
+
+def runs_of(paths: Sequence[str]) -> list[str]:
+    """The runs at `paths`; a sweep's directory stands for those of its points that are done."""
+    found: list[str] = []
+    for path in paths:
+        points = Path(path) / "points"
+        if not points.is_dir():
+            found.append(path)
+            continue
+        done = sorted(str(file.parent) for file in points.glob("*/result.json"))
+        if not done:
+            raise RunError(f"{path}: none of the sweep's points is done")
+        found += done
+    return found
 
 
 def read_runs(runs: Sequence[str]) -> dict[str, list[Row]]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tpdist.config import Experiment
+from tpdist.errors import TpdistError
 from tpdist.experiments.adding import ADDING
 from tpdist.experiments.copying import COPYING
 from tpdist.experiments.memory import Problem
@@ -44,6 +45,8 @@ def long_memory(
     try:
         for point in sorted(expand(file, overrides, arms), key=lambda point: point.seed):
             name = problem_of(point.arm)
+            if point.config.run.device == "cuda":
+                raise TpdistError("--device: long-memory trains on a CPU, one thread; must be cpu, got cuda")
             path = home / "points" / f"{point.name}.json"
             if not path.is_file():
                 if limit_s is not None and time.monotonic() - began > limit_s:

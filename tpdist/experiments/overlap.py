@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tpdist.errors import TpdistError
 from tpdist.experiments.measure import Say, report
 from tpdist.experiments.scaling import TOKENS_PER_WORKER, batch_config, make_store, run_bare
 
@@ -13,7 +14,9 @@ WORKERS = 2
 
 
 def bench(say: Say, device: str = "cpu", tokens: int = TOKENS_PER_WORKER, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Batch mode as in `tpdist bench scaling`, bare processes, one thread each."""
+    """Batch mode as in `tpdist bench scaling`, bare processes on CPUs, one thread each."""
+    if device != "cpu":
+        raise TpdistError(f"--device: two workers on one GPU do not overlap; must be cpu, got {device}")
     shares: dict[str, list[float]] = {"neighbours": [], "reduction": [], "seconds": []}
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)

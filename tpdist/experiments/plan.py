@@ -81,7 +81,7 @@ def plan(
         "memory": used,
         "bytes": {
             "neighbours": planning.neighbour_bytes(config, own, shape),
-            "gradient": planning.gradient_bytes(config, own, shape) * workers,
+            "gradient": planning.gradient_bytes(config, own, shape) * workers if workers > 1 else 0,
         },
         "seconds": parts | {"slowest": update},
         "efficiency": alone / workers / update,

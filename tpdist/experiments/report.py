@@ -14,8 +14,9 @@ import torch
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
+from tpdist.errors import TpdistError
 from tpdist.experiments.angles import entered_windows, roll
-from tpdist.experiments.figures import Row, figures, read_runs, save
+from tpdist.experiments.figures import Row, figures, read_runs, runs_of, save
 from tpdist.experiments.svg import chart, style
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
@@ -56,13 +57,20 @@ figure { margin: 0 } svg { width: 100%; height: auto } figcaption { color: var(-
 
 
 def report(runs: Sequence[str], out: Path) -> None:
-    """Write the report of `runs` to `out`.
+    """Write the report of `runs` to `out`; a sweep's directory stands for its points.
 
-    Raises RunError for what is no run or has not ended an epoch, or where it cannot write.
+    Raises RunError for what is no run or has not ended an epoch, or where it cannot write. A run whose model or corpus
+    is not at hand has its curves all the same.
     """
+    runs = runs_of(runs)
     epochs = read_runs(runs)
     configs = {name: RunDirectory.open(run).load_config() for name, run in zip(epochs, runs, strict=True)}
-    reached = {name: list(enumerate(reach(run))) for name, run in zip(epochs, runs, strict=True)}
+    reached, missing = {}, []
+    for name, run in zip(epochs, runs, strict=True):
+        try:
+            reached[name] = list(enumerate(reach(run)))
+        except TpdistError as error:
+            missing.append(f"<p>Not in the reach of the gradient: {html.escape(f'{name}: {error}')}</p>\n")
     drawn = figures(epochs) | {"reach": chart("Reach of the gradient", "blocks back", reached, log=True)}
     title = ", ".join(epochs) if len(epochs) < 4 else f"{len(epochs)} runs"
     shown = "".join(
@@ -70,7 +78,7 @@ def report(runs: Sequence[str], out: Path) -> None:
         for name, drawing in drawn.items()
     )
     body = [f"<h1>{html.escape(title)}</h1>", _table(runs, epochs, configs), _differences(configs)]
-    body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>')
+    body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>\n{"".join(missing)}')
     sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(body)}\n</body></html>\n'

@@ -110,6 +110,9 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
     mode = environment.get("RAY_AUTH_MODE", "not set")
     token = _token_source(environment)
     yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {token or 'nowhere'}")
+    file = _token_file(environment)
+    if file is not None and file.stat().st_mode & 0o077:
+        yield Finding("ray", "note", f"others on this machine can read {file}", f"chmod 600 {file}")
     if mode == "token" and token is None:
         mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
         yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)
@@ -173,8 +176,15 @@ def _token_source(environment: Mapping[str, str]) -> str | None:
     """Where Ray would find its token; never the token itself."""
     if environment.get("RAY_AUTH_TOKEN"):
         return "in RAY_AUTH_TOKEN"
+    file = _token_file(environment)
+    return None if file is None else f"in {file}"
+
+
+def _token_file(environment: Mapping[str, str]) -> Path | None:
+    if environment.get("RAY_AUTH_TOKEN"):
+        return None
     file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return f"in {file}" if file.is_file() else None
+    return file if file.is_file() else None
 
 
 def _answers(host: str, port: int) -> bool:

@@ -13,7 +13,7 @@ from tpdist.config.checks import check_devices
 from tpdist.data import Split, Store, default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
-from tpdist.errors import ConfigError, TpdistError
+from tpdist.errors import ConfigError, NonFiniteError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
@@ -135,7 +135,7 @@ def evaluate(
 
     h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). theta_steps: steps of size `theta_lr`
     on θ instead, dynamic evaluation. by_position: perplexity at every position of a block too. overrides: of the run's
-    configuration, such as `data.store=DIR`, for this once.
+    configuration, such as `data.store=DIR`, for this once. Raises NonFiniteError where the perplexity is not finite.
     """
     if split not in get_args(Split):
         raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
@@ -152,9 +152,14 @@ def evaluate(
             test_time = HSteps(h_steps, h_lr, config.objective.weight)
         elif theta_steps:
             test_time = ThetaSteps(theta_steps, theta_lr)
-        return evaluate_tokens(
+        found = evaluate_tokens(
             model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
         )
+    if not math.isfinite(found.perplexity):
+        name, lr = ("h", h_lr) if h_steps else ("theta", theta_lr)
+        tried = f"; try a smaller --{name}-lr, got {lr:g}" if test_time else ""
+        raise NonFiniteError(f"the {split} perplexity is {found.perplexity}: {found.loss:.4g} nats a token{tried}")
+    return found
 
 
 def sample(

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def imported(path: str, key: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
-        raise ConfigError(f"cannot load {path!r}: {error}", key) from error
+        beside = isinstance(error, ModuleNotFoundError) and Path(f"{module_name.split('.')[0]}.py").is_file()
+        hint = "; it lies here: write PYTHONPATH=. before the command" if beside else ""
+        raise ConfigError(f"cannot load {path!r}: {error}{hint}", key) from error
 
 
 def _own_cell(path: str, inputs: int, hidden: int) -> Cell:

@@ -4,27 +4,13 @@ Every worker of a stream group makes every call, in the same order. Messages bet
 states of d numbers each, whatever the number of blocks.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-@dataclass
-class Traffic:
-    """Bytes that this worker sent, by what they were, and the seconds that it waited for others.
-
-    `exchange` is bounded by ARCHITECTURE.md's table. Waiting covers the transfer itself.
-    """
-
-    exchange: int = 0
-    carried: int = 0
-    gradient: int = 0
-    neighbours_s: float = 0.0
-    reduction_s: float = 0.0
+from tpdist.parallel.traffic import Traffic
 
 
 class TimeNeighbours:
@@ -97,10 +83,9 @@ class TimeNeighbours:
         under_way = dist.batch_isend_irecv(operations) if operations else []
 
         def arrival() -> Tensor | None:
-            began = time.perf_counter()
-            for work in under_way:
-                work.wait()
-            self._traffic.neighbours_s += time.perf_counter() - began
+            with self._traffic.waiting("neighbours_s", self._group):
+                for work in under_way:
+                    work.wait()
             return None if into is None else into.to(edge.device)
 
         return arrival
@@ -112,9 +97,8 @@ class TimeNeighbours:
 
     def _receive(self, like: Tensor, source: int) -> Tensor:
         into = torch.empty_like(self._outgoing(like))
-        began = time.perf_counter()
-        dist.recv(into, self._ranks[source], self._group)
-        self._traffic.neighbours_s += time.perf_counter() - began
+        with self._traffic.waiting("neighbours_s", self._group):
+            dist.recv(into, self._ranks[source], self._group)
         return into.to(like.device)
 
     def _outgoing(self, state: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One worker's view of the mesh: its place, its neighbours in time, the sum over all workers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from tpdist.parallel.exchange import TimeNeighbours, Traffic
+from tpdist.parallel.exchange import TimeNeighbours
 from tpdist.parallel.place import Place
 from tpdist.parallel.reduce import GradientSum, Sum
+from tpdist.parallel.traffic import Traffic
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Workers:
 
     def total_traffic(self) -> Traffic:
         """What all workers sent."""
-        everyone = self.gather(asdict(self.traffic))
+        everyone = self.gather(self.traffic.figures())
         return Traffic(**{name: sum(one[name] for one in everyone) for name in everyone[0]})
 
     def any(self, flag: bool) -> bool:

@@ -10,7 +10,6 @@ than there are types, the workers first tell each other which rows those are, a 
 alone.
 """
 
-import time
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tpdist.parallel.exchange import Traffic
+from tpdist.parallel.traffic import Traffic
 
 BUCKET_BYTES = 4 * 2**20
 
@@ -65,9 +64,8 @@ class Sum:
         assert work is not None
 
         def wait() -> None:
-            began = time.perf_counter()
-            work.wait()
-            self._traffic.reduction_s += time.perf_counter() - began
+            with self._traffic.waiting("reduction_s", self._group):
+                work.wait()
 
         return wait
 

@@ -50,7 +50,9 @@ def stop_non_finite(trainer: "Trainer", what: str) -> NoReturn:
     saved = trainer.writer.depot.names()
     where = trainer.writer.depot.where
     kept = f"The checkpoint {where}/{saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
-    tries = [f"a lower optimizer.lr (now {trainer.theta.lr:g})", f"a lower optimizer.clip (now {optimizer.clip})"]
+    clip = optimizer.clip
+    tighter = "an optimizer.clip, such as 1" if clip is None else f"a lower optimizer.clip (now {clip:g})"
+    tries = [f"a lower optimizer.lr (now {trainer.theta.lr:g})", tighter]
     if trainer.plan.moves_targets:
         tries.append(f"a lower method.h_optimizer.lr (now {trainer.plan.h.lr:g})")
     if trainer.plan.dual:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def set_kernels(run: Run) -> None:
 def settings_kept() -> Iterator[None]:
     """Afterwards what `set_kernels` sets is as it was."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
     precisions = [place.fp32_precision for place in places]
     try:
         yield

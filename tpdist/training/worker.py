@@ -192,8 +192,9 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     lines = [
         f"run {trainer.run.path}",
-        f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}, "
-        f"{parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
+        f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}"
+        + (f" in {config.model.layers} layers" if config.model.layers > 1 else "")
+        + f", {parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
         f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
         f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; "
         f"lambda {plan.terms.weight:g}, {plan.h_steps} H-steps ({config.method.starts} starts), "
