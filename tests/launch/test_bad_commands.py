@@ -141,7 +141,7 @@ READ = [
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
-    ("data prepare text --out new", "data.train, data.valid, data.test: recipe text needs it: tpdist data prepare text --train FILE --valid FILE --test FILE --out stores/text-word"),
+    ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare python-docs --source file --out new", "--source: recipe python-docs does not read it; leave it out"),
     ("data prepare text --out new --max-types few", "--set: data.max_types: must be a whole number or null, got 'few'"),
     ("data prepare synthetic --out new --level char", "data.level: recipe synthetic has words only"),

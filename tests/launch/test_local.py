@@ -112,7 +112,7 @@ def test_bad_arguments(options: dict, said: str, both: Path):
 SOURCES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     ({"data": {"synthetic": {"types": 3, "branching": 4}}}, ConfigError, "data.synthetic.branching: 4 different types"),
     ({"data": {"level": "char"}}, ConfigError, "data.level: recipe synthetic has words only"),
-    ({"data": {"recipe": "text"}}, DataError, "no such store; run `tpdist data prepare text --train FILE"),
+    ({"data": {"recipe": "text"}}, DataError, "no such store; run `tpdist data prepare text --source FILE"),
 ]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 
-READS = {"source": ("ptb", "wikitext", "text8")} | dict.fromkeys(("train", "valid", "test", "column"), ("text",))
+TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
+READS = {"source": ("ptb", "wikitext", "text8", "text"), **TEXT}
 
 
 def add(commands: Any) -> None:
@@ -16,7 +17,9 @@ def add(commands: Any) -> None:
     prepare = data.add_parser("prepare", help="turn text into a store")
     prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
     prepare.add_argument("--out", required=True, metavar="DIR", help="the store's directory; must not exist")
-    prepare.add_argument("--source", metavar="PATH", help="ptb, wikitext: the directory; text8: the file")
+    prepare.add_argument(
+        "--source", metavar="PATH", help="ptb, wikitext: the directory; text8, text: a file, cut 90/5/5"
+    )
     for split in ("train", "valid", "test"):
         prepare.add_argument(f"--{split}", metavar="FILE", help=f"recipe text: the {split} file, text or Parquet")
     prepare.add_argument("--level", choices=("word", "char"))
@@ -45,7 +48,7 @@ def add(commands: Any) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in names} | {"store": options.out}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:

@@ -47,7 +47,8 @@ class Data(Part):
     )
     store: Text | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
     source: Text | None = Field(
-        default=None, description="ptb, wikitext: the directory of the text files; text8: the file"
+        default=None,
+        description="ptb, wikitext: the directory of the text files; text8: the file; text: one file, cut 90/5/5",
     )
     train: Text | None = Field(
         default=None, description="recipe text: the training file (text, or Parquet with a text column)"

@@ -5,7 +5,7 @@
 - `text8`: one ASCII file, the first 90 % of its bytes for training, 5 % for validation, 5 % for test (of text8's
   100,000,000: 90M, 5M, 5M). The cuts are exact, so at level word a word at a cut may be halved, as is usual.
   It has no lines: a newline counts as a space.
-- `text`: any three files, UTF-8 text or Parquet with a text column.
+- `text`: any three files, UTF-8 text or Parquet with a text column; or one of text, cut like text8, at ends of lines.
 - `python-docs`, `synthetic`: need no files; see the modules of those names.
 """
 
@@ -19,7 +19,7 @@ from tpdist.config.parts import Data
 from tpdist.data.manifest import SPLITS, SourceEntry, Split
 from tpdist.data.python_docs import python_docs
 from tpdist.data.store import sha256_of
-from tpdist.data.text import FileText, ParquetText, Source, file_size, unreadable
+from tpdist.data.text import FileText, ParquetText, Source, end_of_line, file_size, unreadable
 from tpdist.errors import ConfigError, DataError
 
 FILE_PATTERNS = {"ptb": ("ptb.{}.txt",), "wikitext": ("wiki.{}.tokens", "wiki.{}.raw")}
@@ -73,7 +73,7 @@ def prepare_command(data: Data) -> str:
         "ptb": "--source DIR",
         "wikitext": "--source DIR",
         "text8": "--source FILE",
-        "text": "--train FILE --valid FILE --test FILE",
+        "text": "--train FILE --valid FILE --test FILE" if data.train or data.valid or data.test else "--source FILE",
     }
     words = ["tpdist data prepare", data.recipe, given.get(data.recipe, "")]
     words += [
@@ -94,14 +94,16 @@ def missing_source(data: Data) -> str | None:
     """What a configuration has to give before its store can be prepared; None if nothing."""
     if data.recipe in NO_FILES:
         return None
-    if data.recipe == "text":
+    if data.recipe == "text" and data.source is None:
         names = [f"data.{split}" for split in SPLITS if getattr(data, split) is None]
-        return ", ".join(names) or None
+        return "data.source" if len(names) == len(SPLITS) else ", ".join(names) or None
     return "data.source" if data.source is None else None
 
 
 def corpus(data: Data) -> Corpus:
     """The texts of a recipe that reads text. Raises DataError or ConfigError for what cannot be read."""
+    if data.recipe == "text" and data.source is not None and (data.train or data.valid or data.test):
+        raise ConfigError("one file to cut, or three; got both, leave it out", "data.source")
     if missing := missing_source(data):
         raise ConfigError(f"recipe {data.recipe} needs it: {prepare_command(data)}", missing)
     if data.recipe == "python-docs":
@@ -116,6 +118,8 @@ def corpus(data: Data) -> Corpus:
     }
     if data.recipe == "text8":
         return Corpus(_text8(files["train"], sources["train"].bytes), sources)
+    if data.recipe == "text" and data.source is not None:
+        return Corpus(_one_file(files["train"], sources["train"].bytes), sources)
     return Corpus(
         {
             split: ParquetText(path, data.column) if is_parquet(path) else FileText(path)
@@ -139,7 +143,7 @@ def source_files(data: Data) -> dict[Split, Path]:
 
     Raises DataError if the directory of ptb or wikitext does not hold them.
     """
-    if data.recipe == "text":
+    if data.recipe == "text" and data.source is None:
         return {split: Path(getattr(data, split)) for split in SPLITS}
     source = Path(data.source or "")
     try:
@@ -148,6 +152,8 @@ def source_files(data: Data) -> dict[Split, Path]:
         pass  # said below, with what is wanted
     except OSError as error:
         raise unreadable(source, error) from None
+    if data.recipe == "text":
+        return dict.fromkeys(SPLITS, source)
     if data.recipe == "text8":
         path = source / "text8" if (source / "text8").is_file() else source
         return dict.fromkeys(SPLITS, path)
@@ -169,6 +175,19 @@ def is_parquet(path: Path | str) -> bool:
     return Path(path).suffix.lower() == ".parquet"
 
 
+def _cuts(size: int) -> tuple[int, int, int, int]:
+    return 0, size * 90 // 100, size * 95 // 100, size
+
+
+def _one_file(path: Path, size: int) -> dict[Split, FileText]:
+    """Cut where a line ends, from 90 % and from 95 % of its bytes on."""
+    if is_parquet(path):
+        raise ConfigError(f"{path}: one file is cut as text; of Parquet give data.train, .valid, .test", "data.source")
+    _, valid, test, _ = _cuts(size)
+    cuts = (0, end_of_line(path, valid), end_of_line(path, test), size)
+    return {split: FileText(path, cuts[i], cuts[i + 1]) for i, split in enumerate(SPLITS)}
+
+
 def _text8(path: Path, size: int) -> dict[Split, FileText]:
-    cuts = (0, size * 90 // 100, size * 95 // 100, size)
+    cuts = _cuts(size)
     return {split: FileText(path, cuts[i], cuts[i + 1], ascii=True, lines=False) for i, split in enumerate(SPLITS)}

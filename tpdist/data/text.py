@@ -70,6 +70,20 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: cannot be read: {reason}")
 
 
+def end_of_line(path: Path, at: int) -> int:
+    """The first byte of the line after the one that byte `at` is in; the file's size for the last line."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(at)
+            while chunk := file.read(CHUNK_BYTES):
+                if (found := chunk.find(b"\n")) >= 0:
+                    return at + found + 1
+                at += len(chunk)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return at
+
+
 @dataclass(frozen=True)
 class FileText:
     """UTF-8 text of bytes [begin, end) of a file.
