@@ -78,7 +78,7 @@ def test_one_file_is_cut_at_ends_of_lines(tmp_path: Path):
     assert 0 <= sizes[0] + sizes[1] - 0.95 * file.stat().st_size <= longest
     check_options(store, data)
     file.write_text("another\n" * 100)
-    with pytest.raises(DataError, match="my.txt has 800"):
+    with pytest.raises(DataError, match=r"my\.txt has 800"):
         check_options(store, data)
 
 

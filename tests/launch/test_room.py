@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_runs import small
 
 import tpdist
@@ -83,6 +84,18 @@ def test_the_device_of_workers_is_what_is_set_aside(
         with pytest.raises(ConfigError, match=message):
             begin()
     assert not (tmp_path / "run").exists()
+
+
+def test_gpus_that_this_machine_lacks_are_not_waited_for(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = small(small_corpus, run={"device": "auto"}, cluster={"workers": 3, "gpus_per_worker": 0.5})
+    for begin in (lambda: tpdist.train(config, tmp_path / "run"), lambda: foresee(config, tmp_path / "run")):
+        with pytest.raises(ConfigError, match=r"gpus_per_worker: 3 workers need 1\.5 GPUs, this machine has 1"):
+            begin()
+    two = small(small_corpus, run={"device": "auto"}, cluster={"workers": 2, "gpus_per_worker": 0.5})
+    assert foresee(two, tmp_path / "run")
 
 
 def test_a_run_of_workers_can_be_read_without_them(small_corpus: Path) -> None:

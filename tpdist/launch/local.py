@@ -236,12 +236,25 @@ def _at_work(config: Experiment, reporter: Reporter | None, address: str | None)
                 pick_device(config)
             if under_ray(config, address):
                 check_devices(config)
+                if address is None:
+                    _check_gpus(config)
             yield
     except ConfigError as error:
         raise with_place(error, config) from error
     finally:
         if reporter is not None:
             reporter.close()
+
+
+def _check_gpus(config: Experiment) -> None:
+    """An embedded Ray has this machine's GPUs and no others will come. Raises ConfigError where they are too few."""
+    needed, here = config.cluster.limits[0] * config.cluster.gpus_per_worker, torch.cuda.device_count()
+    if needed > here:
+        raise ConfigError(
+            f"{config.cluster.limits[0]} workers need {needed:g} GPUs, this machine has {here}; write less, or give "
+            "--address of a cluster that has them",
+            "cluster.gpus_per_worker",
+        )
 
 
 @contextmanager
