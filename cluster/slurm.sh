@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A training run on a Slurm cluster. From the top of the project, on a file system that all nodes see:
 #
-#   sbatch --nodes=4 --cpus-per-task=16 cluster/slurm.sh configs/quickstart.yaml --set cluster.workers=64
+#   sbatch --nodes=4 --cpus-per-task=16 cluster/slurm.sh configs/quickstart.yaml --set cluster.workers=64 batching.blocks=16
 #   sbatch --nodes=2 --gpus-per-node=8 cluster/slurm.sh CONFIG --set cluster.workers=16 cluster.gpus_per_worker=1
 #
 # Everything behind the script's name goes to `tpdist train`. To go on with a run that was cut off:

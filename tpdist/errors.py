@@ -37,7 +37,7 @@ class RunError(TpdistError):
 
 
 class NonFiniteError(TpdistError):
-    """Training produced a number that is not finite."""
+    """Training or an evaluation produced a number that is not finite."""
 
     exit_code = 3
 

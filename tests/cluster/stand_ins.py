@@ -15,6 +15,6 @@ def stand_in(directory: Path, body: str) -> str:
 
 
 RECORD = """
-run.mkdir(parents=True)
+run.mkdir(parents=True, exist_ok=True)
 (run / "result.json").write_text(json.dumps({"run": str(run), "args": sys.argv[1:]}, indent=1))
 """

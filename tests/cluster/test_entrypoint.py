@@ -50,6 +50,16 @@ def test_a_run_goes_on_where_it_is(tmp_path: Path) -> None:
     assert result["args"] == ["--resume", str(run), "--address", "auto", "--set", "run.epochs=9"]
 
 
+def test_what_an_earlier_part_of_the_run_reached_is_not_this_ones_result(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_text('{"run": "of before"}')
+    line = entrypoint_of(None, [], str(run), stand_in(tmp_path, "sys.exit(130)\n"))
+    done = run_entrypoint(line, tmp_path / "home")
+    assert done.returncode == 130
+    assert find_result(done.stdout) is None
+
+
 def test_the_exit_code_is_the_trainings(tmp_path: Path) -> None:
     line = entrypoint_of("a.yaml", [], "runs/one", stand_in(tmp_path, "print('tpdist: no'); sys.exit(3)\n"))
     done = run_entrypoint(line, tmp_path / "home")

@@ -47,9 +47,15 @@ def test_a_relative_store_lies_in_the_shared_directory(project: Path) -> None:
     ptb = "data: {recipe: ptb, store: stores/ptb}\n"
     _, call, needed = foreseen(project, ptb)
     assert '--set data.store="$TPDIST_SHARED"/stores/ptb;' in call
+    mine = ("data.store=/nfs/ptb", "run.checkpoint_to=ck", "model.init_from=$TPDIST_SHARED/a.safetensors")
+    _, call, needed = foreseen(project, ptb, mine)
+    sets = 'data.store=/nfs/ptb run.checkpoint_to="$TPDIST_SHARED"/ck model.init_from="$TPDIST_SHARED"/a.safetensors;'
+    assert f"--set {sets}" in call
+    assert needed == "must be on the cluster: /nfs/ptb, $TPDIST_SHARED/a.safetensors"
+    _, call, needed = foreseen(project, ptb)
     assert needed == "must be on the cluster: $TPDIST_SHARED/stores/ptb"
     _, call, needed = foreseen(project, ptb, ("data.store=/nfs/ptb", "data.source=/nfs/texts"))
-    assert "--set data.source=/nfs/texts data.store=/nfs/ptb;" in call
+    assert "--set data.store=/nfs/ptb data.source=/nfs/texts;" in call
     assert needed == "must be on the cluster: /nfs/texts"  # from which the store is made
     _, call = foreseen(project, "run: {name: small}\n")  # its text comes with Python
     assert '--set data.store="$TPDIST_SHARED"/stores/python-docs-word;' in call
@@ -63,12 +69,25 @@ def test_a_file_that_would_not_travel_is_refused(project: Path) -> None:
     assert len(foreseen(project, "data: {recipe: ptb, source: ./texts}\n")) == 2
 
 
+def test_what_a_file_says_of_the_shared_directory_is_filled_in_there(project: Path) -> None:
+    text = "data: {recipe: text, source: $TPDIST_SHARED/a.txt}\n"
+    _, call, needed = foreseen(project, text, run_dir="mine")
+    assert 'data.source="$TPDIST_SHARED"/a.txt;' in call
+    assert 'run="$TPDIST_SHARED"/mine;' in call
+    assert needed == "must be on the cluster: $TPDIST_SHARED/a.txt"
+
+
 def test_a_jobs_run_goes_on(project: Path) -> None:
     job = "small-20260101-120000-ab12"
     _, call = foreseen(project, None, ("run.epochs=9",), resume=job)
     assert f'run="$TPDIST_SHARED"/runs/{job}; tpdist train --resume "$run" --address auto --set run.epochs=9' in call
-    _, call = foreseen(project, None, resume="/nfs/mine")
+    _, call = foreseen(project, None, ("data.store=stores/x",), resume="/nfs/mine")
     assert "run=/nfs/mine; " in call
+    assert '--set data.store="$TPDIST_SHARED"/stores/x;' in call
+    _, call = foreseen(project, None, resume="runs/mine")
+    assert 'run="$TPDIST_SHARED"/runs/mine;' in call
+    with pytest.raises(jobs.JobError, match="give a configuration file"):
+        foreseen(project, None, resume="")
     with pytest.raises(jobs.JobError, match="and not both"):
         foreseen(project, "run: {name: small}\n", resume=job)
     with pytest.raises(jobs.JobError, match="leave --run-dir out"):
@@ -203,16 +222,18 @@ def test_a_job_that_is_stopped_saves_first(
     outcome = jobs.submit(project / "small.yaml", [], server[0], project, say=say, command=stand_in(tmp_path, body))
     assert outcome.status == "STOPPED"
     assert "saved" in said
-    job = outcome.job
-    assert said[-1] == f"job {job} was stopped. Continue with: tpdist submit --resume {job}"
-    outcome = jobs.submit(
-        None, ["run.epochs=9"], server[0], project, resume=job, say=said.append, command=stand_in(tmp_path, RECORD)
-    )
-    assert outcome.result is not None
-    assert outcome.result["args"][-2:] == ["--set", "run.epochs=9"]
-    assert outcome.run.endswith(f"/runs/{job}")
-    assert outcome.job.startswith("small-2")
-    assert outcome.job.count("-") == job.count("-")
+    job = first = outcome.job
+    assert said[-1] == f"job {job} was stopped. Continue with: {jobs.go_on(job, server[0])}"
+    for resumed in (1, 2):  # the second goes on from the first that went on, where its run is
+        outcome = jobs.submit(
+            None, ["run.epochs=9"], server[0], project, resume=job, say=said.append, command=stand_in(tmp_path, RECORD)
+        )
+        assert outcome.result is not None, resumed
+        assert outcome.result["args"][-2:] == ["--set", "run.epochs=9"]
+        assert outcome.run.endswith(f"/runs/{first}")
+        assert outcome.job.startswith("small-2")
+        assert outcome.job.count("-") == job.count("-")
+        job = outcome.job
 
 
 @pytest.mark.slow

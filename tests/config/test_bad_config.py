@@ -227,6 +227,10 @@ BAD_FILES = [
         ],
     ),
     (
+        "data: {recipe: text, source: a.txt, test: b.txt}",
+        ["a.yaml:1: data.source: one file to cut, or three files; got both, leave 'a.txt' out"],
+    ),
+    (
         "run: {cuda_graph: true}\nmethod:\n  h_optimizer: {name: adam}\n"
         "optimizer:\n  name: adagrad\n  options: {lr_decay: 0.1}",
         [

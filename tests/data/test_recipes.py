@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Data, Synthetic
-from tpdist.data import check_options, default_store, prepare
+from tpdist.data import check_options, default_store, prepare, text
 from tpdist.data.python_docs import normalise, paragraphs, python_docs, split_paragraphs
 from tpdist.errors import ConfigError, DataError
 
@@ -82,12 +82,18 @@ def test_one_file_is_cut_at_ends_of_lines(tmp_path: Path):
         check_options(store, data)
 
 
-def test_one_file_or_three(tmp_path: Path):
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_one_length_are_cut_where_they_should_be(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(text, "CHUNK_BYTES", 3)
+    (tmp_path / "my.txt").write_bytes(f"a b c{end}".encode() * 20)
+    store = prepare(Data(recipe="text", source=str(tmp_path / "my.txt")), tmp_path / "store")
+    assert tuple(store.manifest.tokens.values()) == (18 * 4, 4, 4)
+
+
+def test_one_file_that_cannot_be_cut(tmp_path: Path):
     (tmp_path / "one line.txt").write_text("a b c d e f g h i j k l m n o p q r s t u v w x y z")
     with pytest.raises(DataError, match="valid"):
         prepare(Data(recipe="text", source=str(tmp_path / "one line.txt")), tmp_path / "store")
-    with pytest.raises(ConfigError, match="got both"):
-        prepare(Data(recipe="text", source="a", train="b"), tmp_path / "store")
     (tmp_path / "a.parquet").write_text("PAR1")
     with pytest.raises(ConfigError, match="cut as text"):
         prepare(Data(recipe="text", source=str(tmp_path / "a.parquet")), tmp_path / "store")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import tpdist
 from tpdist.cli import main
-from tpdist.errors import DataError, RunError
+from tpdist.errors import DataError, NonFiniteError, RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
 from tpdist.experiments.sweep import Sweeping, choose, sweep
@@ -188,6 +188,41 @@ def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = Sweeping(tmp_path / "out")
+    points = [point for point in expand(file) if point.arm == "bptt"]
+    for point in points:
+        if point.seed == 0 or point.config.optimizer.lr == 0.05:  # the best, by its figure
+            _done(home, point, 7.0 if point.config.optimizer.lr == 0.05 else 8.0)
+    changes = ["data.recipe=ptb", f"data.store={tmp_path / 'none'}"]
+    moved = {point.name: new for point, new in zip(points, expand(file, changes, ["bptt"]), strict=True)}
+    for point in points:
+        if home.run(point).is_dir():
+            home.run(point).rename(home.path / "points" / moved[point.name].name)
+    rows = sweep(file, changes, home.path, None, Silent(), arms=["bptt"])
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert module.foresee(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
+
+
+def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home, asked = Sweeping(tmp_path / "out"), []
+    for point in expand(file):
+        if point.arm == "bptt":
+            _done(home, point, 7.0)
+
+    def blows_up(run: Path, split: str) -> Evaluation:
+        asked.append(run)
+        raise NonFiniteError("the test perplexity is inf")
+
+    monkeypatch.setattr(module, "evaluate", blows_up)
+    for _ in range(2):
+        rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
+        assert [row["test_perplexity"] for row in rows] == [None] * len(rows)
+    assert len(asked) == len(set(asked))
+
+
 def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     home = Sweeping(tmp_path / "out")
     points = [point for point in expand(file) if point.seed == 0]
@@ -196,9 +231,12 @@ def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys
     for point in points:
         home.failure(point).write_text('{"error": "too few tokens"}')
     assert main(["sweep", str(file), "--dir", str(home.path), "--quiet"]) == 1
-    why = f"{len(points)} points failed and none is done; --retry runs them again: too few tokens"
+    why = f"all {len(points)} points failed; --retry runs them again: too few tokens"
     assert capsys.readouterr().err == f"tpdist: {home.path}: {why}\n"
     assert module.foresee(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
+    assert module.foresee(file, [], home.path, retry=True)[-2].endswith(
+        f"{len(points)} points to run, 0 done, 0 failed"
+    )
 
 
 def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):

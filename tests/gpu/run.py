@@ -5,7 +5,6 @@ parts when the time limit is near. On a machine without a GPU, `--device cpu` tr
 """
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -21,9 +20,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import torch  # noqa: E402
 from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, runs  # noqa: E402
 
-from tpdist.config import Run  # noqa: E402
-from tpdist.experiments.measure import machine  # noqa: E402
-from tpdist.training.checks import set_kernels  # noqa: E402
+from tpdist.experiments.measure import machine, run  # noqa: E402
 
 SMALL: dict[str, dict[str, Any]] = {  # sizes for a machine without a GPU
     "step": {"types": 1_000, "hidden": 50, "rounds": 2},
@@ -40,7 +37,6 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
     deadline = time.monotonic() + options.limit
-    set_kernels(Run())  # as in training
     found: dict[str, Any] = {"machine": machine(options.device), "checks": {}, "bench": {}, "ratios": {}}
     found["machine"]["cudnn"] = torch.backends.cudnn.version()
     parts: list[tuple[str, Callable[[], None]]] = [
@@ -101,8 +97,7 @@ def passed(check: dict[str, Any]) -> bool:
 
 def bench(what: str, device: str, found: dict[str, Any]) -> None:
     """`tpdist bench <what>`; at a small size where there is no GPU."""
-    one = importlib.import_module(f"tpdist.experiments.{what}").bench
-    report = one(print, device, **({} if device == "cuda" else SMALL[what]))
+    report = run(what, device, print, **({} if device == "cuda" else SMALL[what]))
     found["bench"][what] = report
     found["ratios"] |= report["ratios"]
 

@@ -92,7 +92,9 @@ def test_gpus_that_this_machine_lacks_are_not_waited_for(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = small(small_corpus, run={"device": "auto"}, cluster={"workers": 3, "gpus_per_worker": 0.5})
     for begin in (lambda: tpdist.train(config, tmp_path / "run"), lambda: foresee(config, tmp_path / "run")):
-        with pytest.raises(ConfigError, match=r"gpus_per_worker: 3 workers need 1\.5 GPUs, this machine has 1"):
+        with pytest.raises(
+            ConfigError, match=r"gpus_per_worker: this machine has 1 GPU, where 3 workers with 0\.5 each do not"
+        ):
             begin()
     two = small(small_corpus, run={"device": "auto"}, cluster={"workers": 2, "gpus_per_worker": 0.5})
     assert foresee(two, tmp_path / "run")

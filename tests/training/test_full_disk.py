@@ -100,8 +100,8 @@ def test_a_full_memory(small_corpus: Path, tmp_path: Path, monkeypatch):
         with pytest.raises(RunError) as raised:
             tpdist.train(small(small_corpus), run)
     assert str(raised.value) == (
-        "CUDA out of memory. Tried to allocate 2.00 GiB. Write a smaller batching.chunk_tokens, or fewer "
-        "batching.streams; the checkpoint step-00000009-epoch is whole. "
+        "CUDA out of memory. Tried to allocate 2.00 GiB. Write a smaller batching.chunk_tokens, or in a new run "
+        "fewer batching.streams; the checkpoint step-00000009-epoch is whole. "
         f"Continue with: tpdist train --resume {run}"
     )
     tpdist.resume(run)

@@ -105,7 +105,7 @@ def _sweep(options: argparse.Namespace) -> None:
     from tpdist.training.progress import Plain, Silent
 
     if options.dry_run:
-        print_lines(foresee(options.config, options.set, options.dir), options)
+        print_lines(foresee(options.config, options.set, options.dir, retry=options.retry), options)
         return
     say = Silent() if options.quiet or options.json else Plain()
     rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
@@ -119,7 +119,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
     changes = above(options.set, [] if options.device is None else [f"run.device={options.device}"])
     if options.dry_run:
-        print_lines(foresee(options.what, options.cells, options.budget, changes), options)
+        print_lines(foresee(options.what, options.cells, options.budget, changes, options.retry), options)
         return
     kept = reproduce(
         options.what,

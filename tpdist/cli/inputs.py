@@ -48,23 +48,23 @@ def add(commands: Any) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
-    given = {name: getattr(options, name) for name in names} | {"store": options.out}
+    given = {name: getattr(options, name) for name in names}
     overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
             raise TpdistError(f"--{name}: recipe {options.recipe} does not read it; leave it out")
     from tpdist.config import load_config
 
-    config = load_config(None, above(options.set, overrides))
+    data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
     from tpdist.data import foresee, prepare
     from tpdist.training.progress import DataBar
 
     if options.dry_run:
-        print_lines(foresee(config.data, Path(options.out)), options)
+        print_lines(foresee(data, Path(options.out)), options)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:
-        store = prepare(config.data, Path(options.out), bar)
+        store = prepare(data, Path(options.out), bar)
     if options.json:
         tokens, unigram = store.manifest.tokens, store.manifest.unigram_perplexity
         print_json({"store": options.out, "tokens": tokens, "types": len(store.vocabulary), "unigram": unigram})

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     submit.add_argument("--resume", metavar="JOB", help="continue this job's run, or the run in this directory there")
     submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
     submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
-    submit.add_argument("--run-dir", metavar="DIR", help="the run there; default $TPDIST_SHARED/runs/<job>")
+    submit.add_argument("--run-dir", metavar="DIR", help="the run there, below $TPDIST_SHARED; default runs/<job>")
     submit.add_argument(
         "--fetch-to", default="runs/fetched", metavar="DIR", help="here, for <job>/result.json; default runs/fetched"
     )
@@ -63,9 +63,9 @@ def _jobs(options: argparse.Namespace) -> None:
 
 
 def _stop(options: argparse.Namespace) -> None:
-    from tpdist.launch.jobs import stop
+    from tpdist.launch.jobs import go_on, stop
 
-    told = f"told to save and end. Continue with: tpdist submit --resume {options.job}"
+    told = f"told to save and end. Continue with: {go_on(options.job, options.address)}"
     print(f"{options.job}: " + (told if stop(options.job, options.address) else "had ended already"))
 
 

@@ -17,9 +17,16 @@ DUAL_METHODS = ("admm", "alm")
 def misfits(config: "Experiment") -> Iterator[ConfigError]:
     """All of them, with the dotted key of each."""
     for check in (
-        _check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph, _check_cluster,
+        _check_data, _check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph,
+        _check_cluster,
     ):  # fmt: skip
         yield from check(config)
+
+
+def _check_data(config: "Experiment") -> Iterator[ConfigError]:
+    data = config.data
+    if data.recipe == "text" and data.source is not None and (data.train or data.valid or data.test):
+        yield ConfigError(f"one file to cut, or three files; got both, leave {data.source!r} out", "data.source")
 
 
 def _check_model(config: "Experiment") -> Iterator[ConfigError]:

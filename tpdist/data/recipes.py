@@ -102,8 +102,6 @@ def missing_source(data: Data) -> str | None:
 
 def corpus(data: Data) -> Corpus:
     """The texts of a recipe that reads text. Raises DataError or ConfigError for what cannot be read."""
-    if data.recipe == "text" and data.source is not None and (data.train or data.valid or data.test):
-        raise ConfigError("one file to cut, or three; got both, leave it out", "data.source")
     if missing := missing_source(data):
         raise ConfigError(f"recipe {data.recipe} needs it: {prepare_command(data)}", missing)
     if data.recipe == "python-docs":

@@ -7,6 +7,7 @@ A source yields pieces of text with every line end as "\\n" (as Python's text mo
 import codecs
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from tpdist.errors import DataError, first_line
 
 CHUNK_BYTES = 1 << 20
+LINE_END = re.compile(rb"\r\n?|\n")
 PARQUET_ROWS = 64
 MAGIC = {
     b"\x1f\x8b": "a gzip file: unpack it first",
@@ -71,13 +73,17 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 
 def end_of_line(path: Path, at: int) -> int:
-    """The first byte of the line after the one that byte `at` is in; the file's size for the last line."""
+    """The first byte from `at` on that begins a line; the file's size where none does."""
+    if at == 0:
+        return 0
+    at -= 1
     try:
         with open(path, "rb") as file:
             file.seek(at)
             while chunk := file.read(CHUNK_BYTES):
-                if (found := chunk.find(b"\n")) >= 0:
-                    return at + found + 1
+                if found := LINE_END.search(chunk):
+                    whole = found.group() != b"\r" or found.end() < len(chunk) or file.read(1) != b"\n"
+                    return at + found.end() + (not whole)
                 at += len(chunk)
     except OSError as error:
         raise unreadable(path, error) from None

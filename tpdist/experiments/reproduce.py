@@ -78,13 +78,15 @@ def reproduce(
     return kept
 
 
-def foresee(what: str, cells: Sequence[str], budget: str | None, overrides: Sequence[str]) -> list[str]:
+def foresee(
+    what: str, cells: Sequence[str], budget: str | None, overrides: Sequence[str], retry: bool = False
+) -> list[str]:
     """The points that `reproduce` would run, a line each."""
     file, home = _sweep_of(what)
     within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
     if what == LONG_MEMORY:
         return [*longmemory.foresee(file, overrides, cells, home), *within]
-    return [*sweeps.foresee(file, overrides, home, cells), *within]
+    return [*sweeps.foresee(file, overrides, home, cells, retry), *within]
 
 
 def _command(what: str, cells: Sequence[str], test: bool, overrides: Sequence[str]) -> str:

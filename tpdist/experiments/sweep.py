@@ -21,11 +21,11 @@ from tpdist import __version__
 from tpdist.config import Data
 from tpdist.data import default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
-from tpdist.errors import RunError, TpdistError
+from tpdist.errors import NonFiniteError, RunError, TpdistError
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import versions
 from tpdist.experiments.table import AGAIN, Table, describe, summary
-from tpdist.launch.local import evaluate
+from tpdist.launch.local import check_gpus, evaluate
 from tpdist.launch.tasks import Task, run_tasks
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
@@ -108,7 +108,9 @@ def sweep(
         for point in points:
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
-    for data in _corpora(home, points):
+    if address is None:
+        check_gpus(points[0].config)
+    for data in _corpora(home, points, tuning):
         open_or_prepare(data)  # once, before many points want it
 
     def write() -> list[Row]:
@@ -123,23 +125,28 @@ def sweep(
         for point in points:
             done = home.row(point)["state"] == "done" and point.arm not in open_arms
             if done and point.setting in best and not home.test(point).exists():
-                reached = evaluate(home.run(point), "test").perplexity
+                try:
+                    reached: dict[str, Any] = {"perplexity": evaluate(home.run(point), "test").perplexity}
+                except NonFiniteError as error:
+                    reached = {"error": str(error)}
                 home.test(point).parent.mkdir(exist_ok=True)
-                write_atomic(home.test(point), lambda file, reached=reached: write_json(file, {"perplexity": reached}))
+                write_atomic(home.test(point), lambda file, reached=reached: write_json(file, reached))
     asked = {point.arm for point in points}
     rows = [row for row in write() if row["arm"] in asked]
     for line in summary(rows):
         reporter.say(line)
     reporter.say(f"every point is a row of {home.path / 'results.parquet'}")
     errors = [row["error"] for row in rows if row["state"] == "failed"]
-    if errors and not any(row["state"] == "done" for row in rows):
-        raise NothingDoneError(f"{home.path}: {len(errors)} points failed and none is done; {AGAIN}: {errors[0]}")
+    if rows and len(errors) == len(rows):
+        raise NothingDoneError(f"{home.path}: all {len(errors)} points failed; {AGAIN}: {errors[0]}")
     return rows
 
 
-def _corpora(home: Sweeping, points: Sequence[Point]) -> list[Data]:
-    """Each corpus once, of the points that wait."""
-    waiting = (point.config.data for point in points if home.row(point)["state"] == "waiting")
+def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Data]:
+    """Each corpus once, of the points that wait and are wanted as far as is known."""
+    best = choose(home, points, tuning)
+    wanted = (point for point in points if point.seed in tuning or point.setting in best)
+    waiting = (point.config.data for point in wanted if home.row(point)["state"] == "waiting")
     return list({data.model_dump_json(): data for data in waiting}.values())
 
 
@@ -151,16 +158,22 @@ def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) 
 
 
 def foresee(
-    path: str | Path, overrides: Sequence[str], directory: str | Path | None, arms: Sequence[str] = ()
+    path: str | Path,
+    overrides: Sequence[str],
+    directory: str | Path | None,
+    arms: Sequence[str] = (),
+    retry: bool = False,
 ) -> list[str]:
     """The points that `sweep` would run, a line each, and what it would write. Runs and writes nothing."""
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     home = _home(path, points, directory)
     tuning = section.seeds[: section.tuning_seeds]
     rows = [home.row(point) for point in points if point.seed in tuning]
+    if retry:
+        rows = [row | {"state": "waiting"} if row["state"] == "failed" else row for row in rows]
     count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
     lines = [describe(row) for row in rows if row["state"] == "waiting"]
-    for data in _corpora(home, points):
+    for data in _corpora(home, points, tuning):
         if is_missing(data):
             lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
         else:

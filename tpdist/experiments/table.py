@@ -125,6 +125,6 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
             f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
             + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
-            + (f"; {failed} points failed; {AGAIN}" if failed else "")
+            + (f"; {failed} point{'s' if failed > 1 else ''} failed; {AGAIN}" if failed else "")
         )
     return lines

@@ -5,13 +5,15 @@ steps a block, and every arm may try as many sizes of them, chosen on its first 
 """
 
 import argparse
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from tpdist.errors import TpdistError
+from tpdist.errors import NonFiniteError, TpdistError
 from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.results import Row, best_runs, versions
 from tpdist.launch.local import evaluate
@@ -54,8 +56,11 @@ def chosen_runs(sweep: Path, arms: Sequence[str]) -> dict[str, list[Row]]:
 
 
 def _with(kind: str, size: float, run: Path, overrides: Sequence[str]) -> float:
+    """A perplexity; inf where steps of this size blow up."""
     options: dict[str, Any] = {f"{kind}_steps": STEPS, f"{kind}_lr": size}
-    return round(evaluate(run, overrides=overrides, **options).perplexity, 3)
+    with suppress(NonFiniteError):
+        return round(evaluate(run, overrides=overrides, **options).perplexity, 3)
+    return math.inf
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.job_submission import JobDetails
 
 RESULT_MARK = "TPDIST_RESULT "
+SHARED = "$TPDIST_SHARED"  # the cluster's directory for runs and stores, which the cluster fills in
 # what Ray's job manager and the job's command write for others than the user
 NOT_SHOWN = re.compile(rf"{RESULT_MARK}|Running entrypoint for job |[-0-9]+ [0-9:,]+\tINFO job_manager\.py:")
 ERROR_LINES = 20
@@ -25,7 +26,8 @@ def entrypoint_of(config: str | None, overrides: Sequence[str], run_dir: str, co
     return (
         'trap : TERM; export TPDIST_SHARED="${TPDIST_SHARED:-$HOME/tpdist}"; mkdir -p "$TPDIST_SHARED/runs"; '
         f"run={_quote(run_dir)}; {command} {run} --address auto {sets}; code=$?; "
-        f'[ -f "$run/result.json" ] && printf "\\n{RESULT_MARK}%s\\n" "$(tr -d "\\n" < "$run/result.json")"; '
+        '[ $code -eq 0 ] && [ -f "$run/result.json" ] && '
+        f'printf "\\n{RESULT_MARK}%s\\n" "$(tr -d "\\n" < "$run/result.json")"; '
         '[ -d "$run" ] && echo "run: $run"; exit $code'
     )
 
@@ -58,8 +60,8 @@ def failure(log: str, details: JobDetails) -> str:
 def _quote(value: str) -> str:
     """For `sh`; only a `$TPDIST_SHARED` that begins the value, or what follows its first `=`, is filled in there."""
     head, equals, tail = value.partition("=")
-    if not value.startswith("$TPDIST_SHARED") and equals and tail.startswith("$TPDIST_SHARED"):
+    if not value.startswith(SHARED) and equals and tail.startswith(SHARED):
         return shlex.quote(f"{head}=") + _quote(tail)
-    if value.startswith("$TPDIST_SHARED"):
-        return '"$TPDIST_SHARED"' + shlex.quote(value.removeprefix("$TPDIST_SHARED"))
+    if value.startswith(SHARED):
+        return f'"{SHARED}"' + shlex.quote(value.removeprefix(SHARED))
     return shlex.quote(value)

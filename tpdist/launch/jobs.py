@@ -12,6 +12,7 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,13 +25,21 @@ from tpdist.config import load_config, with_place
 from tpdist.config.checks import check_devices
 from tpdist.errors import ConfigError, Interrupted, TpdistError
 from tpdist.launch.dashboard import address_of, connect, translated
-from tpdist.launch.entrypoint import NOT_SHOWN, entrypoint_of, failure, find_result
-from tpdist.launch.packing import PACK_LIMIT_MIB, SHARED, JobError, needed_there, pack_list, store_there, write_package
+from tpdist.launch.entrypoint import NOT_SHOWN, SHARED, entrypoint_of, failure, find_result
+from tpdist.launch.packing import (
+    PACK_LIMIT_MIB,
+    JobError,
+    below_shared,
+    needed_there,
+    pack_list,
+    paths_there,
+    write_package,
+)
 
 LOOK_EVERY_S = 1.0
 # for a stopped job to save everything; Ray's own 3 s would cut it off
 STOP_LIMIT_S = 120
-COMMAND_KEY = "tpdist_command"
+COMMAND_KEY, RUN_KEY = "tpdist_command", "tpdist_run"
 TIME_OF_A_JOB = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
 
 
@@ -86,31 +95,30 @@ def submit(
     Raises ConfigError before anything is sent, JobError where the cluster cannot take the job, JobFailedError where it
     ended badly, Interrupted where the user stopped following.
     """
-    if (config_path is None) == (resume is None):
+    if bool(config_path) == bool(resume):
         raise JobError("submit: give a configuration file (before --set), or --resume JOB, and not both")
+    if resume and run_dir is not None:
+        raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
     root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
-    if resume is None:
-        work = _new(Path(str(config_path)), overrides, root, limit_mib)
-        arguments = [str(work.config)]
+    if resume:
+        name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root, limit_mib)
+        work, arguments = _Work(None, name, _lifted(overrides), files), ["--resume", resume]
     else:
-        if run_dir is not None:
-            raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
-        name = TIME_OF_A_JOB.sub("", Path(resume).name)
-        work, arguments = _Work(None, name, list(overrides), pack_list(root, limit_mib)), ["--resume", resume]
-        run_dir = resume if "/" in resume else f"{SHARED}/runs/{resume}"
+        work = _new(Path(str(config_path)), overrides, root, limit_mib)
+        files, arguments = work.files, [str(work.config)]
     job = f"{work.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    run = run_dir or f"{SHARED}/runs/{job}"
-    files, entrypoint = work.files, entrypoint_of(work.config, work.sets, run, command)
+    client = None if dry_run else connect(address)
+    run = _run_of(resume, client) if resume else below_shared(run_dir or f"runs/{job}")
+    entrypoint = entrypoint_of(work.config, work.sets, run, command)
     needed = f"must be on the cluster: {', '.join(work.needed)}"
 
-    if dry_run:
+    if client is None:
         size = sum((root / name).stat().st_size for name in files)
         say(f"would send {len(files)} files of {root}, {size / 2**20:.1f} MiB, to {address_of(address)}")
         say(f"would call there: {entrypoint}")
         if work.needed:
             say(needed)
         return JobOutcome(job, "DRY_RUN", run)
-    client = connect(address)
     home = None if fetch_to is None or not follow else _made(Path(fetch_to) / job)
     with translated(client), tempfile.TemporaryDirectory() as directory:
         package = Path(directory) / "working_dir.zip"
@@ -122,7 +130,7 @@ def submit(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env={"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
-            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), *arguments, *set_by_hand])},
+            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), *arguments, *set_by_hand]), RUN_KEY: run},
         )
     say(f"job {job} at {client.get_address()}")
     if not follow:
@@ -136,7 +144,7 @@ def submit(
     result = find_result(log)
     outcome = JobOutcome(job, details.status.value, result["run"] if result else run, result)
     if details.status == JobStatus.STOPPED:
-        say(f"job {job} was stopped. Continue with: {_go_on(run)}")
+        say(f"job {job} was stopped. Continue with: {go_on(job, address)}")
     elif details.status != JobStatus.SUCCEEDED:
         raise JobFailedError(failure(log, details))
     if outcome.result is not None and home is not None:
@@ -162,7 +170,7 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: flo
     config, files = load_config(config_path, overrides), pack_list(root, limit_mib)
     try:
         check_devices(config)
-        needed = needed_there(config, root, files)
+        there = paths_there(config, root, files)
     except ConfigError as error:
         raise with_place(error, config) from error
     try:
@@ -171,14 +179,37 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: flo
         inside = None
     if inside is None or inside not in files:
         raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
-    sets = [one for one in overrides if one.partition("=")[0].strip() != "data.store"]
-    sets.append(f"data.store={store_there(config)}")
-    return _Work(inside.as_posix(), config.run.name, sets, files, needed)
+    sets = [one for one in overrides if _key(one) not in there]
+    sets += [f"{key}={path}" for key, path in there.items()]
+    return _Work(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
 
 
-def _go_on(run: str) -> str:
+def _lifted(overrides: Sequence[str]) -> list[str]:
+    """Overrides of a run that goes on, with relative paths where they lie there."""
+    made = ("data.store", "run.checkpoint_to")
+    return [
+        f"{_key(one)}={below_shared(one.partition('=')[2].strip())}" if _key(one) in made else one for one in overrides
+    ]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _run_of(resume: str, client: JobSubmissionClient | None) -> str:
+    """The directory there of a run that goes on. client: who knows a job's; None where nobody is asked."""
+    if "/" in resume:
+        return below_shared(resume)
+    known = {}
+    if client is not None:
+        with suppress(JobError), translated(client, resume):  # a cluster that was started anew knows no old jobs
+            known = client.get_job_info(resume).metadata or {}
+    return known.get(RUN_KEY, f"{SHARED}/runs/{resume}")
+
+
+def go_on(job: str, address: str | None) -> str:
     """The command by which a job's run goes on."""
-    return f"tpdist submit --resume {shlex.quote(run.removeprefix(f'{SHARED}/runs/'))}"
+    return shlex.join(["tpdist", "submit", "--resume", job, *(["--address", address] if address else [])])
 
 
 def jobs(address: str | None = None) -> list[JobLine]:

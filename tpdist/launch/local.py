@@ -1,6 +1,7 @@
 """The commands' meaning: train, resume, evaluate, sample. One worker runs in this process, many run under Ray."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tpdist.data import Split, Store, default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, NonFiniteError, TpdistError
+from tpdist.launch.placement import Node
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
@@ -237,7 +239,7 @@ def _at_work(config: Experiment, reporter: Reporter | None, address: str | None)
             if under_ray(config, address):
                 check_devices(config)
                 if address is None:
-                    _check_gpus(config)
+                    check_gpus(config)
             yield
     except ConfigError as error:
         raise with_place(error, config) from error
@@ -246,12 +248,14 @@ def _at_work(config: Experiment, reporter: Reporter | None, address: str | None)
             reporter.close()
 
 
-def _check_gpus(config: Experiment) -> None:
+def check_gpus(config: Experiment) -> None:
     """An embedded Ray has this machine's GPUs and no others will come. Raises ConfigError where they are too few."""
-    needed, here = config.cluster.limits[0] * config.cluster.gpus_per_worker, torch.cuda.device_count()
-    if needed > here:
+    fewest, each, here = config.cluster.limits[0], config.cluster.gpus_per_worker, torch.cuda.device_count()
+    connected = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # by the program itself, to its cluster
+    if each and not connected and Node("", "", 0.0, float(here)).room(0.0, each) < fewest:
+        workers = f"{fewest} workers with {each:g} each do" if fewest > 1 else f"a worker with {each:g} does"
         raise ConfigError(
-            f"{config.cluster.limits[0]} workers need {needed:g} GPUs, this machine has {here}; write less, or give "
+            f"this machine has {here} GPU{'' if here == 1 else 's'}, where {workers} not fit; write less, or give "
             "--address of a cluster that has them",
             "cluster.gpus_per_worker",
         )

@@ -3,16 +3,16 @@
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data import default_store, missing_source
 from tpdist.errors import ConfigError, TpdistError
+from tpdist.launch.entrypoint import SHARED
 
 # the head keeps the zip in its memory
 PACK_LIMIT_MIB = 100.0
-SHARED = "$TPDIST_SHARED"  # the cluster's directory for runs and stores, which the cluster fills in
 OF_A_JOB = ".tpdist-"  # where cluster/slurm.sh keeps a running cluster's token
 LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
 
@@ -36,7 +36,7 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
         if not LEFT_OUT.intersection(path.parts)
         and (root / path).is_file()
         and path.suffix != ".pyc"
-        and not path.parts[0].startswith(OF_A_JOB)
+        and not any(part.startswith(OF_A_JOB) for part in path.parts)
     )
     sizes = {path: (root / path).stat().st_size for path in files}
     total = sum(sizes.values()) / 2**20
@@ -49,32 +49,39 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
     return files
 
 
-def needed_there(config: Experiment, root: Path, files: Sequence[Path]) -> list[str]:
-    """What a job reads that does not travel: absolute paths, and the store if it could not be made there.
+def paths_there(config: Experiment, root: Path, files: Sequence[Path]) -> dict[str, str]:
+    """The paths of a configuration as they are on the cluster, by key, but for those of `files`, which travel.
 
-    Raises ConfigError for a relative path that is not among `files`: nobody would find it.
+    Raises ConfigError for a file that does not travel and is said to lie here: nobody would find it.
     """
-    data, needed = config.data, []
-    named = {f"data.{name}": getattr(data, name) for name in ("source", "train", "valid", "test")}
-    for key, value in (named | {"model.init_from": config.model.init_from}).items():
+    given = {f"data.{name}": getattr(config.data, name) for name in ("source", "train", "valid", "test")}
+    found = {"data.store": below_shared(str(default_store(config.data)))}
+    if config.run.checkpoint_to is not None:
+        found["run.checkpoint_to"] = below_shared(config.run.checkpoint_to)
+    for key, value in (given | {"model.init_from": config.model.init_from}).items():
         if value is None:
             continue
         path = Path(os.path.normpath(value))
         if path.is_absolute() or value.startswith(SHARED):
-            needed.append(value)
+            found[key] = value
         elif not any(file == path or path in file.parents for file in files):
             raise ConfigError(
                 f"{value}: not among the files of {root} that travel to the cluster; put it there, and write where it "
                 f"lies, such as {SHARED}/{path.name}",
                 key,
             )
-    return [*needed, store_there(config)] if missing_source(data) else needed
+    return found
 
 
-def store_there(config: Experiment) -> str:
-    """The store's directory on the cluster: a relative one lies in the shared directory."""
-    store = default_store(config.data)
-    return str(store) if store.is_absolute() or str(store).startswith(SHARED) else f"{SHARED}/{store.as_posix()}"
+def needed_there(config: Experiment, there: Mapping[str, str]) -> list[str]:
+    """What of `paths_there` a job only reads: files, and the store where nothing says what to make it from."""
+    made = {"run.checkpoint_to"} if missing_source(config.data) else {"run.checkpoint_to", "data.store"}
+    return [path for key, path in there.items() if key not in made]
+
+
+def below_shared(path: str) -> str:
+    """Where a relative path lies on the cluster: a job's working directory is each node's own, and goes."""
+    return path if path.startswith(("/", SHARED)) or "://" in path else f"{SHARED}/{os.path.normpath(path)}"
 
 
 def write_package(root: Path, files: Sequence[Path], package: Path) -> None:

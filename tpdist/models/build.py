@@ -61,7 +61,8 @@ def imported(path: str, key: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
-        beside = isinstance(error, ModuleNotFoundError) and Path(f"{module_name.split('.')[0]}.py").is_file()
+        package = module_name.partition(".")[0]
+        beside = isinstance(error, ModuleNotFoundError) and error.name == package and Path(f"{package}.py").is_file()
         hint = "; it lies here: write PYTHONPATH=. before the command" if beside else ""
         raise ConfigError(f"cannot load {path!r}: {error}{hint}", key) from error
 

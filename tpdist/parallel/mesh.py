@@ -42,7 +42,7 @@ class Workers:
         """
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stream", "time"))
         if dist.get_backend(mesh.get_group("time")) == "nccl":
-            # its first call wants every rank, and neighbours talk where all of them hold blocks or not
+            # NCCL's first call in a group wants every rank, and in a short window only some have neighbours to talk to
             dist.all_reduce(torch.zeros(1, device=device), group=mesh.get_group("time"))
         stream, time = (mesh.get_local_rank(name) for name in ("stream", "time"))
         traffic = Traffic()

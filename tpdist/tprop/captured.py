@@ -106,7 +106,8 @@ class Captured:
                 self._held = _Recorded(self._graphs, model, plan, theta, window, begin, boundaries, carried, neighbours)
             except RuntimeError as error:
                 self._works = False
-                why = error.__context__ or error  # what ended a recording; ending it broken is an error of its own
+                # what ended a recording; ending it broken is an error of its own
+                why = error.__context__ if isinstance(error.__context__, RuntimeError) else error
                 self._say(f"run.cuda_graph: no update could be recorded, so they run kernel by kernel: {why}")
         if self._held is not None and self._held.shape == shape:
             return self._held.replay(theta, window, begin, boundaries, carried)

@@ -40,12 +40,13 @@ def set_kernels(run: Run) -> None:
 def settings_kept() -> Iterator[None]:
     """Afterwards what `set_kernels` sets is as it was."""
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
     precisions = [place.fp32_precision for place in places]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         for place, precision in zip(places, precisions, strict=True):
             place.fp32_precision = precision
 

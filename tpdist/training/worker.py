@@ -93,8 +93,8 @@ def run_worker(
                 raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
             if isinstance(error, torch.OutOfMemoryError):
                 raise RunError(
-                    f"{first_line(error)} Write a smaller batching.chunk_tokens, or fewer batching.streams; "
-                    f"{_how_to_go_on(depot, run)}"
+                    f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
+                    f"batching.streams; {_how_to_go_on(depot, run)}"
                 ) from error
             if isinstance(error, OSError) and error.strerror:
                 full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
