@@ -53,8 +53,13 @@ def test_a_dry_run_says_and_does_nothing(command: str, says: list[str], here: Pa
 
 def test_a_dry_run_of_reproduce(here: Path, capsys: Printed):
     shutil.copytree(Path(__file__).parents[1] / "configs", here / "configs")
-    assert main(["reproduce", "table4", "--budget", "1h", "--dry-run"]) == 0
-    assert "points to run, 0 done" in capsys.readouterr().out
+    changes = ["data.recipe=synthetic", "data.store=new", "data.max_tokens=null", "data.max_types=null"]
+    assert main(["reproduce", "small/ablation", "--budget", "1h", "--dry-run", "--set", *changes]) == 0
+    said = capsys.readouterr().out
+    assert "points to run, 0 done" in said
+    assert "a store is missing and would be prepared first" in said
+    assert main(["reproduce", "table4", "--budget", "1h", "--dry-run"]) == 2
+    assert "no such store; run `tpdist data prepare" in capsys.readouterr().err
     assert not (here / "runs").exists()
     assert main(["reproduce", "table4", "--budget", "soon", "--dry-run"]) == 2
 

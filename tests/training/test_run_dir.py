@@ -111,7 +111,11 @@ FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     ),
     ({"optimizer": {"options": {"betas": 0.9}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
     ({"optimizer": {"options": {"betas": (2.0, 0.9)}}}, ConfigError, "torch.optim.Adam: Invalid beta parameter"),
-    ({"optimizer": {"options": {"capturable": True}}}, ConfigError, "optimizer.options: torch.optim.Adam: "),
+    (
+        {"optimizer": {"options": {"capturable": True, "fused": False}}},
+        ConfigError,
+        "optimizer.options: torch.optim.Adam: ",
+    ),
     (
         {"method": {"h_optimizer": {"options": {"eps": 1.0}}}},
         ConfigError,
