@@ -81,9 +81,10 @@ def test_a_jobs_run_goes_on(project: Path) -> None:
     job = "small-20260101-120000-ab12"
     _, call = foreseen(project, None, ("run.epochs=9",), resume=job)
     assert f'run="$TPDIST_SHARED"/runs/{job}; tpdist train --resume "$run" --address auto --set run.epochs=9' in call
-    _, call = foreseen(project, None, ("data.store=stores/x",), resume="/nfs/mine")
+    changes = ("data.store=stores/x", "run.checkpoint_to=null")
+    _, call = foreseen(project, None, changes, resume="/nfs/mine")
     assert "run=/nfs/mine; " in call
-    assert '--set data.store="$TPDIST_SHARED"/stores/x;' in call
+    assert '--set data.store="$TPDIST_SHARED"/stores/x run.checkpoint_to=null;' in call
     _, call = foreseen(project, None, resume="runs/mine")
     assert 'run="$TPDIST_SHARED"/runs/mine;' in call
     with pytest.raises(jobs.JobError, match="give a configuration file"):

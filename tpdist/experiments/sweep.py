@@ -108,9 +108,10 @@ def sweep(
         for point in points:
             home.failure(point).unlink(missing_ok=True)
     tuning = section.seeds[: section.tuning_seeds]
-    if address is None:
+    corpora = _corpora(home, points, tuning)
+    if corpora and address is None:
         check_gpus(points[0].config)
-    for data in _corpora(home, points, tuning):
+    for data in corpora:
         open_or_prepare(data)  # once, before many points want it
 
     def write() -> list[Row]:

@@ -186,10 +186,13 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: flo
 
 def _lifted(overrides: Sequence[str]) -> list[str]:
     """Overrides of a run that goes on, with relative paths where they lie there."""
-    made = ("data.store", "run.checkpoint_to")
-    return [
-        f"{_key(one)}={below_shared(one.partition('=')[2].strip())}" if _key(one) in made else one for one in overrides
-    ]
+
+    def lifted(override: str) -> str:
+        key, value = _key(override), override.partition("=")[2].strip()
+        made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
+        return f"{key}={below_shared(value)}" if made else override
+
+    return [lifted(one) for one in overrides]
 
 
 def _key(override: str) -> str:
