@@ -55,6 +55,7 @@ PLAIN: dict[str, Any] = {"name": "sgd", "lr": 0.5, "clip": None}  # gradients ar
 ADAM: dict[str, Any] = {"name": "adam", "lr": 0.01, "clip": 0.5}
 
 
+@settings_kept()
 def updates(
     device: str,
     model: dict[str, Any],
@@ -68,13 +69,6 @@ def updates(
     method: a name in METHODS. captured: the last of them are replayed from a CUDA graph; raises RuntimeError where
     they cannot.
     """
-    with settings_kept():
-        return _updates(device, model, method, optimizer, captured, dtype)
-
-
-def _updates(
-    device: str, model: dict[str, Any], method: str, optimizer: dict[str, Any], captured: bool, dtype: str
-) -> dict[str, Tensor]:
     config = Experiment.model_validate(
         {
             "model": {"hidden": 16, **model},
@@ -149,7 +143,10 @@ def runs(device: str) -> dict[str, dict[str, Any]]:
 
 
 def as_trained(device: str, parts: dict[str, Any]) -> float:
-    """Between validation perplexities of a run on the device, of one that goes on there, and of one on the CPU."""
+    """Between validation perplexities of a run on the device, of one that goes on there, and of one on the CPU.
+
+    NaN where one of them is.
+    """
     reached = []
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -163,7 +160,7 @@ def as_trained(device: str, parts: dict[str, Any]) -> float:
             if resumed:
                 result = tpdist.resume(home / name, overrides=["run.epochs=2"], reporter=Listener())
             reached.append(result.valid_perplexity)
-    return max(abs(one / reached[0] - 1) for one in reached[1:])
+    return float(torch.tensor([abs(one / reached[0] - 1) for one in reached[1:]]).max())
 
 
 class Listener(Silent):

@@ -144,10 +144,8 @@ def sweep(
 
 
 def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Data]:
-    """Each corpus once, of the points that wait and are wanted as far as is known."""
-    best = choose(home, points, tuning)
-    wanted = (point for point in points if point.seed in tuning or point.setting in best)
-    waiting = (point.config.data for point in wanted if home.row(point)["state"] == "waiting")
+    """Each corpus once, of the points that are to run next."""
+    waiting = (point.config.data for point in _wanted(home, points, tuning) if home.row(point)["state"] == "waiting")
     return list({data.model_dump_json(): data for data in waiting}.values())
 
 
@@ -194,6 +192,15 @@ def _home(path: str | Path, points: Sequence[Point], directory: str | Path | Non
     return Sweeping(Path(directory or f"runs/{name}-sweep"))
 
 
+def _wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
+    """All settings with the seeds of `tuning`; once these have ended, the best of every arm with the others too."""
+    first = [point for point in points if point.seed in tuning]
+    if any(home.row(point)["state"] == "waiting" for point in first):
+        return first
+    best = choose(home, points, tuning)
+    return [point for point in points if point.seed in tuning or point.setting in best]
+
+
 def _run_missing(
     home: Sweeping,
     points: Sequence[Point],
@@ -207,19 +214,12 @@ def _run_missing(
     """All settings with the seeds of `tuning`, then the best of every arm with the others. write: what is known."""
     by_run = {home.run(point): point for point in points}
 
-    def wanted() -> list[Point]:
-        first = [point for point in points if point.seed in tuning]
-        if any(home.row(point)["state"] == "waiting" for point in first):
-            return first
-        best = choose(home, points, tuning)
-        return [point for point in points if point.seed in tuning or point.setting in best]
-
     def next_tasks() -> list[Task]:
-        waiting = [point for point in wanted() if home.row(point)["state"] == "waiting"]
+        waiting = [point for point in _wanted(home, points, tuning) if home.row(point)["state"] == "waiting"]
         return [Task(point.config, home.run(point)) for point in waiting]
 
     def look() -> None:
-        now = wanted()
+        now = _wanted(home, points, tuning)
         table.show([home.row(point) for point in now], [home.run(point) for point in now])
 
     def ended(task: Task, error: str | None) -> None:
