@@ -30,6 +30,7 @@ def here(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 TEXT = "data prepare text --train train.txt --valid valid.txt --test test.txt --out new"
 DRY = [
     ("train c.yaml --run-dir new", ["run new", "199 tokens, 12 types; gru 6", "9 updates in 1 epoch\n"]),
+    ("train s.yaml", ["of the file's sweep: section nothing is run here; tpdist sweep runs it"]),
     ("train c.yaml --set cluster.workers=2", ["run runs/NAME-TIME", "2 workers: 2 along stream x 1 along time"]),
     ("train c.yaml --set data.store=none", ["the store is missing and would be prepared first:", "would write none"]),
     (TEXT, ["train: train.txt, 40 bytes", "would write new"]),

@@ -202,6 +202,8 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
     ]
     if trainer.workers.count > 1:
         lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
+    if config.sweep is not None:
+        lines.append("of the file's sweep: section nothing is run here; tpdist sweep runs it")
     return lines
 
 
