@@ -1,6 +1,7 @@
 """What commands have in common: dry runs, --quiet, --json, and which setting wins over which."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from small_runs import small
 
 from tpdist.cli import main
+from tpdist.cli.options import Setting
 from tpdist.config import to_yaml
 
 Printed = pytest.CaptureFixture[str]
@@ -138,3 +140,8 @@ def test_options_with_a_name_of_their_own_lie_above_the_environment(here: Path, 
     monkeypatch.setenv("TPDIST_SET", "data.max_types=2")
     assert main([*TEXT.split(), "--max-types", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["types"] == 3
+
+
+def test_a_setting_keeps_its_place_on_its_way_to_a_worker():
+    sent = pickle.loads(pickle.dumps(Setting("run.profile=5", "--profile")))
+    assert (sent, sent.written_in) == ("run.profile=5", "--profile")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import json_file
 
@@ -117,7 +117,9 @@ def _reproduce(options: argparse.Namespace) -> None:
     from tpdist.experiments.reproduce import foresee, reproduce
     from tpdist.training.progress import Plain, Silent
 
-    changes = above(options.set, [] if options.device is None else [f"run.device={options.device}"])
+    changes = above(
+        options.set, [] if options.device is None else [Setting(f"run.device={options.device}", "--device")]
+    )
     if options.dry_run:
         print_lines(foresee(options.what, options.cells, options.budget, changes, options.retry), options)
         return
@@ -178,7 +180,7 @@ def _scaling(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from tpdist.config import load_config
 
-    workers = [] if options.workers is None else [f"cluster.workers={options.workers}"]
+    workers = [] if options.workers is None else [Setting(f"cluster.workers={options.workers}", "--workers")]
     overrides = above(options.set, workers)
     config = load_config(options.config, overrides)
     from tpdist.experiments import calibration

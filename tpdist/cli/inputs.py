@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
@@ -49,10 +49,10 @@ def add(commands: Any) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
-    overrides = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    overrides = [Setting(f"data.{name}={value}", _option(name)) for name, value in given.items() if value is not None]
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
-            raise TpdistError(f"--{name}: recipe {options.recipe} does not read it; leave it out")
+            raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
     from tpdist.config import load_config
 
     data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
@@ -72,6 +72,11 @@ def _prepare(options: argparse.Namespace) -> None:
         return
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
     print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+
+
+def _option(name: str) -> str:
+    """As the user writes it."""
+    return "RECIPE" if name == "recipe" else "--" + name.replace("_", "-")
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tpdist.errors import TpdistError
@@ -11,10 +12,15 @@ from tpdist.errors import TpdistError
 VARIABLE = "TPDIST_SET"
 
 
-class FromEnvironment(str):
-    """A setting of the variable, so that an error can say where it was written."""
+class Setting(str):
+    """A `key=value`, and where the user wrote it, for errors to say: the variable, or an option of its own name."""
 
-    written_in = VARIABLE
+    written_in: str
+
+    def __new__(cls, text: str, written_in: str = "--set"):
+        setting = super().__new__(cls, text)
+        setting.written_in = written_in
+        return setting
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -49,14 +55,18 @@ def settings(flags: list[str]) -> list[str]:
         raise TpdistError(
             f"{VARIABLE}: {error}; write key=value, such as {VARIABLE}='run.epochs=2 run.seed=1'"
         ) from None
-    return above([FromEnvironment(word) for word in words], flags)
+    return above([Setting(word, VARIABLE) for word in words], flags)
 
 
-def above(lower: list[str], upper: list[str]) -> list[str]:
+def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
     """Both, without what the variable says of keys that `upper` sets."""
     keys = {text.partition("=")[0].strip() for text in upper}
-    kept = [one for one in lower if not (isinstance(one, FromEnvironment) and one.partition("=")[0].strip() in keys)]
+    kept = [one for one in lower if not (_of_variable(one) and one.partition("=")[0].strip() in keys)]
     return [*kept, *upper]
+
+
+def _of_variable(setting: str) -> bool:
+    return isinstance(setting, Setting) and setting.written_in == VARIABLE
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 
 
@@ -85,7 +85,7 @@ def _train(options: argparse.Namespace) -> None:
         raise TpdistError("train: --resume goes on in the run's own directory; leave --run-dir out")
     from tpdist.config import load_config
 
-    overrides = above(options.set, ["run.profile=5"] if options.profile else [])
+    overrides = above(options.set, [Setting("run.profile=5", "--profile")] if options.profile else [])
     config = load_config(options.config, overrides) if options.resume is None else None
     from tpdist.launch.local import foresee, resume, train
     from tpdist.training.progress import DataBar, reporter
