@@ -58,6 +58,12 @@ def constraint(config: Experiment, model: LanguageModel, h: Tensor, prediction: 
     return kl + objective.weight / 2 * (h - prediction)[unseen].square().sum()
 
 
+def constrained(config: Experiment, labels: Tensor, s: int, boundary: int) -> bool:
+    """Whether stream `s` has text on both sides of a boundary; a closing target ends its text. labels [B, S, K]."""
+    has_text = [bool((labels[:, s, i] != IGNORED).any()) for i in range(labels.shape[2])]
+    return config.method.closing and has_text[-1] if boundary == len(has_text) else boundary > 0 and has_text[boundary]
+
+
 @dataclass
 class Value:
     """The objective of a window and what it is made of; predictions by (stream, boundary)."""
@@ -86,8 +92,7 @@ def evaluate(
             value.predictions[s, i + 1] = prediction
             if not real:
                 continue
-            constrained = bool((labels[:, s, i + 1] != IGNORED).any()) if i + 1 < blocks else config.method.closing
-            if constrained:
+            if constrained(config, labels, s, i + 1):
                 value.penalty = value.penalty + constraint(config, model, target[s, i + 1], prediction, u[s, i + 1])
                 if config.objective.loss_on == "target":
                     h[-1] = top(model, target[s, i + 1])
@@ -146,7 +151,7 @@ class Oracle:
             value = evaluate(config, model, inputs, labels, start if held else leaf, leaf, u)
             alpha = method.dual.lr or 1 / objective.weight
             for (s, i), prediction in value.predictions.items():
-                if i < blocks or method.closing:
+                if constrained(config, labels, s, i):
                     ascent = objective.weight * (leaf[s, i] - prediction).detach()
                     u[s, i] += alpha * clip_each(ascent[None], method.dual.clip)[0]
 
@@ -207,10 +212,11 @@ class Oracle:
                     h, prediction = unroll(self.model, inputs[:, s, i], leaf)
                     value = delta[s, i + 1] @ prediction
                     for step, label in enumerate(labels[:, s, i]):
-                        if self.config.objective.loss_on == "target" and step == len(h) - 1 and i + 1 < blocks:
+                        moved = step == len(h) - 1 and constrained(self.config, labels, s, i + 1)
+                        if label == IGNORED or (self.config.objective.loss_on == "target" and moved):
                             continue
                         value = value + token_loss(self.model, h[step], label)
-                    if self.config.objective.loss_on == "target":
+                    if self.config.objective.loss_on == "target" and constrained(self.config, labels, s, i):
                         value = value + token_loss(self.model, top(self.model, leaf), inputs[0, s, i])
                     (new[s, i],) = torch.autograd.grad(value, leaf)
             delta = new

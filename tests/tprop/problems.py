@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tpdist.config import Experiment
-from tpdist.models import LanguageModel, build_model
+from tpdist.models import IGNORED, LanguageModel, build_model
 from tpdist.tprop import Plan, Theta, Window, make_window, plan_epoch
 
 STREAMS, BLOCKS, BLOCK, TYPES, HIDDEN = 2, 4, 5, 11, 6
@@ -93,12 +93,17 @@ def make_stream(streams: int, steps: int, types: int, seed: int = 5) -> Tensor:
     return torch.randint(types, (streams, steps + 1), generator=torch.Generator().manual_seed(seed))
 
 
-def windows_of(stream: Tensor, block: int, blocks: int, **options: Any) -> list[Window]:
-    """The stream [S, steps + 1] in windows of `blocks` blocks; the last may be shorter."""
+def windows_of(stream: Tensor, block: int, blocks: int, missing: int = 0, **options: Any) -> list[Window]:
+    """The stream [S, steps + 1] in windows of `blocks` blocks; the last may be shorter.
+
+    missing: so many labels are wanting at the end of the last stream.
+    """
     S, steps = stream.shape[0], stream.shape[1] - 1
     inputs, labels = (
         x.reshape(S, steps // block, block).permute(2, 0, 1).contiguous() for x in (stream[:, :-1], stream[:, 1:])
     )
+    for step in range(steps - missing, steps):
+        labels[step % block, -1, step // block] = IGNORED
     windows = []
     for begin in range(0, steps // block, blocks):
         here = slice(begin, begin + blocks)
@@ -107,7 +112,7 @@ def windows_of(stream: Tensor, block: int, blocks: int, **options: Any) -> list[
                 inputs[:, :, here],
                 labels[:, :, here],
                 torch.float64,
-                tokens=labels[:, :, here].numel(),
+                tokens=int((labels[:, :, here] != IGNORED).sum()),
                 opens=begin == 0,
                 **options,
             )

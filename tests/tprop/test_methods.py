@@ -33,6 +33,7 @@ def compare(
     optimizer: dict[str, Any] | None = None,
     blocks: int = BLOCKS,
     chunk_tokens: int = 5,
+    missing: int = 0,
 ) -> None:
     """Two windows that take turns; h, u, θ and the loss after each of five updates."""
     config = experiment(
@@ -43,9 +44,8 @@ def compare(
         optimizer={"name": "adagrad", "lr": 0.1, "clip": 0.2, **(optimizer or {})},
     )
     count = 2 * BLOCKS
-    windows = windows_of(
-        make_stream(S, count * B, TYPES), B, blocks, edge_free=config.method.edge_free, closing=config.method.closing
-    )
+    ends = {"edge_free": config.method.edge_free, "closing": config.method.closing}
+    windows = windows_of(make_stream(S, count * B, TYPES), B, blocks, missing, **ends)
     model, slow = (build_model(config.model, config.run, TYPES) for _ in range(2))
     plan = plan_epoch(config, 1, blocks)
     boundaries = Boundaries.for_plan(plan, S, count, model)
@@ -126,6 +126,20 @@ def test_options(method: str, changes: dict[str, Any]) -> None:
 def test_kl(penalty: str, starts: str) -> None:
     method = METHODS["pm" if penalty == "kl" else "admm"]
     compare(MODELS["lstm"], {**method, "starts": starts}, {"penalty": penalty, "kl_weight": 0.8})
+
+
+@pytest.mark.parametrize("missing", [1, B, B + 1], ids=lambda missing: f"missing={missing}")
+@pytest.mark.parametrize("loss_on", ["prediction", "target"])
+@pytest.mark.parametrize("starts", ["tied", "held"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stream_that_ends_before_the_others(method: str, starts: str, loss_on: str, missing: int) -> None:
+    options = {"dual": {"lr": 0.4}} if method in ("admm", "alm") else {}
+    compare(MODELS["gru"], {**METHODS[method], "starts": starts, **options}, {"loss_on": loss_on}, missing=missing)
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["", "closing"])
+def test_duals_of_a_stream_that_ends_before_the_others(closing: bool) -> None:
+    compare(MODELS["lstm"], {**METHODS["admm"], "starts": "tied", "closing": closing}, missing=B + 1)
 
 
 @pytest.mark.parametrize("method", ["admm", "costate"])
