@@ -27,7 +27,8 @@ DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from 
 CONTESTS = {
     "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
     "ptb_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
-    "ptb_annealed_ratio": {5: "ptb/b5-annealed", 10: "ptb/b10-annealed", 20: "ptb/b20-annealed"},
+    "ptb_annealed_ratio": {20: "ptb/b20-annealed"},
+    "ptb_adamw_ratio": {5: "ptb/b5-adamw", 10: "ptb/b10-adamw", 20: "ptb/b20-adamw"},
     "ptb_hidden400_ratio": {20: "ptb/b20-hidden400"},
     "wikitext2_ratio": {20: "wikitext2"},
 }
