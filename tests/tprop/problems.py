@@ -93,19 +93,22 @@ def make_stream(streams: int, steps: int, types: int, seed: int = 5) -> Tensor:
     return torch.randint(types, (streams, steps + 1), generator=torch.Generator().manual_seed(seed))
 
 
-def windows_of(stream: Tensor, block: int, blocks: int, missing: int = 0, **options: Any) -> list[Window]:
-    """The stream [S, steps + 1] in windows of `blocks` blocks; the last may be shorter.
-
-    missing: so many labels are wanting at the end of the last stream.
-    """
+def blocks_of(stream: Tensor, block: int, missing: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs and labels [B, S, K] of a stream [S, K * B + 1]; `missing` labels are wanting at the last stream's end."""
     S, steps = stream.shape[0], stream.shape[1] - 1
     inputs, labels = (
         x.reshape(S, steps // block, block).permute(2, 0, 1).contiguous() for x in (stream[:, :-1], stream[:, 1:])
     )
     for step in range(steps - missing, steps):
         labels[step % block, -1, step // block] = IGNORED
+    return inputs, labels
+
+
+def windows_of(stream: Tensor, block: int, blocks: int, missing: int = 0, **options: Any) -> list[Window]:
+    """The stream [S, steps + 1] in windows of `blocks` blocks; the last may be shorter. missing: `blocks_of`."""
+    inputs, labels = blocks_of(stream, block, missing)
     windows = []
-    for begin in range(0, steps // block, blocks):
+    for begin in range(0, inputs.shape[2], blocks):
         here = slice(begin, begin + blocks)
         windows.append(
             make_window(

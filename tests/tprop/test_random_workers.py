@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 from fleet import fleet
-from problems import experiment, make_stream
+from problems import blocks_of, experiment, make_stream
 from pydantic import ValidationError
 
 from tpdist.config import Experiment
-from tpdist.models import IGNORED
 
 TYPES = 7
 SEEDS = 80
@@ -66,12 +65,9 @@ def test_workers_agree_with_one(seed: int) -> None:
     rng = random.Random(seed)
     config, workers = drawn(rng)
     B, S, K = config.objective.block, config.batching.streams, config.batching.blocks
-    stream = make_stream(S, K * B, TYPES, seed)
-    inputs, labels = (x.reshape(S, K, B).permute(2, 0, 1).contiguous() for x in (stream[:, :-1], stream[:, 1:]))
-    inputs[0, 0, 0] = TYPES - 1
     short = rng.randint(0, B * K - 1) if S > 1 else 0  # tokens that the last stream lacks at its end
-    for step in range(B * K - short, B * K):
-        labels[step % B, -1, step // B] = IGNORED
+    inputs, labels = blocks_of(make_stream(S, K * B, TYPES, seed), B, short)
+    inputs[0, 0, 0] = TYPES - 1
     cuts = sorted(rng.sample(range(1, K), workers - 1))
     spans = [end - begin for begin, end in zip([0, *cuts], [*cuts, K], strict=True)]
     one, _ = fleet(config, inputs, labels, [K], 3)

@@ -61,12 +61,12 @@ def settings(flags: list[str]) -> list[str]:
 def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
     """Both, without what the variable says of keys that `upper` sets."""
     keys = {text.partition("=")[0].strip() for text in upper}
-    kept = [one for one in lower if not (_of_variable(one) and one.partition("=")[0].strip() in keys)]
+    kept = [
+        one
+        for one in lower
+        if getattr(one, "written_in", None) != VARIABLE or one.partition("=")[0].strip() not in keys
+    ]
     return [*kept, *upper]
-
-
-def _of_variable(setting: str) -> bool:
-    return isinstance(setting, Setting) and setting.written_in == VARIABLE
 
 
 def print_json(value: Any) -> None:
