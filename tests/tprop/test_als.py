@@ -175,6 +175,19 @@ def test_visits_lower_the_perplexity_of_a_tiny_corpus(cell: str, first: str) -> 
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("lost", [math.inf, math.nan, 1e200])
+@pytest.mark.parametrize("which", ["weight", "embedding.weight", "layers.0.recurrent.weight"])
+def test_overflown_numbers_are_not_numbers(cell: str, lost: float, which: str) -> None:
+    """No factor exists of them. The visit has to end as any other, for all workers to see what became of it."""
+    case = Case(cell, theta_steps=2)
+    with torch.no_grad():
+        case.model.get_parameter(which)[0, 0] = lost
+    outcome = als_visit(case.model, case.plan, case.window, 0, case.boundaries, case.model.zero_state(S), Alone())
+    figures = [outcome.loss, outcome.penalty, *(p.sum() for p in case.model.parameters())]
+    assert not torch.stack(figures).isfinite().all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("spans", [[7, 5], [1, 10, 1], [4, 4, 4]])
 def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
     one, *cases = [Case(cell, theta_steps=2) for _ in range(1 + len(spans))]

@@ -1,6 +1,5 @@
 """What `tpdist plan` measures: this machine's updates and messages; and its forecast against real runs."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from tpdist.experiments.measure import Say, machine
 from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.planning import Device, Link, Share
 from tpdist.experiments.scaling import batch_config, make_store, run_bare
+from tpdist.launch.placement import own_cores
 from tpdist.models import build_model
 from tpdist.testing import run_ranks
 from tpdist.tprop import Alone, Boundaries, Plan, Theta, make_window, plan_epoch, visit
@@ -61,7 +61,6 @@ def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device
 
 def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALIDATION_TOKENS) -> dict[str, Any]:
     """Forecast against bare processes of this machine, which share its caches, and its cores where they are more."""
-    cores = len(os.sched_getaffinity(0))
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -78,8 +77,8 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
             sent = planning.neighbour_bytes(config, own, shape) * result.steps
             rows.append({"workers": count, "forecast_s": forecast, "measured_s": measured, "link": asdict(link)})
             say(
-                f"{count} workers on {cores} cores: forecast {forecast:.3f} s an update, measured {measured:.3f}: "
-                f"{forecast / measured - 1:+.1%}; bytes between neighbours {sent:,} and {result.boundary_bytes:,}"
+                f"{count} workers on {own_cores()} cores: forecast {forecast:.3f} s an update, measured "
+                f"{measured:.3f}: {forecast / measured - 1:+.1%}; bytes between neighbours {sent:,} and {result.boundary_bytes:,}"
             )
     errors = {f"error_{row['workers']}": row["forecast_s"] / row["measured_s"] - 1 for row in rows}
     return {"machine": machine(), "rows": rows, "ratios": errors}

@@ -1,4 +1,4 @@
-"""What stragglers and failures cost a long run, by simulation, and how often to save. Pure functions of a seed.
+"""What stragglers and failures cost a long run, and how often to save. Pure functions; stragglers are drawn by a seed.
 
 Workers fail independently, on average every `mtbf_s` seconds each; any failure sends all back to the last checkpoint.
 A save holds training up for `save_s`. The interval that loses least is near √(2 save_s mtbf_s / P) (Young 1974).
@@ -11,6 +11,7 @@ import numpy as np
 
 SPREAD = 0.05  # deviation of workers' step times from their mean; an assumption
 DRAWS = 2000
+MOST_TRIES = 700.0  # e to this is the largest that a float holds
 
 
 def best_interval(workers: int, mtbf_s: float, save_s: float) -> float:
@@ -18,23 +19,17 @@ def best_interval(workers: int, mtbf_s: float, save_s: float) -> float:
     return math.sqrt(2 * save_s * mtbf_s / workers)
 
 
-def useful_share(
-    workers: int, mtbf_s: float, save_s: float, recover_s: float, interval_s: float, work_s: float, seed: int = 0
-) -> float:
-    """Seconds of work over the seconds that they take, with failures drawn until `work_s` are done and saved."""
-    random = np.random.default_rng(seed)
+def useful_share(workers: int, mtbf_s: float, save_s: float, recover_s: float, interval_s: float) -> float:
+    """Seconds of work over the mean seconds that they take, where they are saved every `interval_s`.
+
+    With failures of a Poisson process, on average every m = `mtbf_s` / P, an interval of τ with its save of s takes
+    (m + recovery) (e^((τ + s)/m) - 1): what is lost before a failure and the recovery after it, as often as one comes.
+    """
     between = mtbf_s / workers
-    clock, done, next_failure = 0.0, 0.0, float(random.exponential(between))
-    while done < work_s:
-        piece = min(interval_s, work_s - done)
-        if clock + piece + save_s <= next_failure:
-            clock, done = clock + piece + save_s, done + piece
-        else:  # the piece is lost; the clock goes on from the failure
-            clock = next_failure + recover_s
-            next_failure = clock + float(random.exponential(between))
-            if clock > 1e4 * work_s:
-                return 0.0
-    return work_s / clock
+    tries = (interval_s + save_s) / between
+    if tries > MOST_TRIES:
+        return 0.0
+    return interval_s / ((between + recover_s) * math.expm1(tries))
 
 
 def slowest(workers: int, spread: float, seed: int = 0) -> float:

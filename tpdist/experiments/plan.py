@@ -38,7 +38,6 @@ GPUS = {
 GPU_FIXED_S = 1e-3  # launches of an update; an assumption
 SAVE_BYTES_PER_S = 1e9  # to the file system, each worker its own file; an assumption
 RECOVER_S = 7.0  # from a worker's death to training again
-SIMULATED = 5_000  # intervals between checkpoints
 TRILLION = 1e12
 
 
@@ -69,7 +68,7 @@ def plan(
     saved = (used["parameters"] + used["states"]) / SAVE_BYTES_PER_S
     mtbf = 3600 * assumed.mtbf_hours
     interval = max(failures.best_interval(workers, mtbf, saved), update)
-    useful = failures.useful_share(workers, mtbf, saved, RECOVER_S, interval, SIMULATED * interval)
+    useful = failures.useful_share(workers, mtbf, saved, RECOVER_S, interval)
     alone = device.fixed_s + device.per_token_s * tokens / share.updates
     hours = work / max(useful, 1e-9) / 3600
     tokens_per_s = tokens / share.updates / update

@@ -18,6 +18,8 @@ import torch
 import torch.cuda.nccl
 from packaging.requirements import Requirement
 
+from tpdist.launch.placement import own_cores
+
 LEAST_FREE_GIB = 1.0
 LEAST_SHARED_MIB = 512.0
 CONNECT_S = 1.0
@@ -44,7 +46,7 @@ def examine() -> list[Finding]:
     looks: list[Callable[[], Iterator[Finding]]] = [
         packages,
         devices,
-        lambda: threads(environment, _cores()),
+        lambda: threads(environment, own_cores()),
         lambda: ray_cluster(environment),
         network,
         lambda: ports(_answers),
@@ -84,7 +86,7 @@ def devices() -> Iterator[Finding]:
         mend = "install torch's CUDA build for the driver that nvidia-smi names, or write run.device: cpu"
         yield Finding("devices", "note", "a CPU; there is an NVIDIA driver, but torch sees no GPU", mend)
     else:
-        yield Finding("devices", "fine", f"a CPU with {_cores()} cores for this process, no GPU")
+        yield Finding("devices", "fine", f"a CPU with {own_cores()} cores for this process, no GPU")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         yield Finding("devices", "bad", "torch has no Gloo, which several workers need", "install another torch build")
 
@@ -193,8 +195,3 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
-"""Which worker runs on which node: a pure function of what the cluster has."""
+"""Which worker runs on which node: a pure function of what the cluster has; and the cores of this process."""
 
+import os
 from dataclasses import dataclass
 
 from tpdist.errors import TpdistError
@@ -25,6 +26,11 @@ class Node:
         elif gpus > 0:
             limits.append(_times(self.gpus, gpus))
         return min(limits) if limits else 1_000_000
+
+
+def own_cores() -> int:
+    """CPU cores that this process may use: those of a container or of a job may be fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _times(have: float, need: float) -> int:

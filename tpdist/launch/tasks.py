@@ -1,7 +1,6 @@
 """Independent runs of one worker each, as Ray tasks: as many at a time as the devices have room for."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from ray.exceptions import LocalRayletDiedError, RayError
 from tpdist.config import Experiment
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
+from tpdist.launch.placement import own_cores
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
@@ -38,7 +38,7 @@ def run_tasks(
     look: Callable[[], None],
     limit_s: float | None = None,
 ) -> None:
-    """Run tasks on the cluster at `address`, or on an embedded one that has this machine's cores.
+    """Run tasks on the cluster at `address`, or on an embedded one that has the cores of this process.
 
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
@@ -51,7 +51,7 @@ def run_tasks(
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
-    with connected(address, os.cpu_count() or 1, reporter), StopSignal() as stop:
+    with connected(address, own_cores(), reporter), StopSignal() as stop:
         deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
         first = tasks[0].config.cluster
 

@@ -174,7 +174,9 @@ def ends_of(window: Window) -> Tensor:
 
 def row_weights(model: LanguageModel, plan: Plan, window: Window) -> Tensor:
     """[S, k]: λ where a constraint follows, ½ ‖W_y‖² at ends, 0 where no token is."""
-    curvature = 0.5 * torch.linalg.matrix_norm(model.weight.detach(), 2).square()
+    # an overflown number is met everywhere else too; here it would raise
+    weight = torch.nan_to_num(model.weight.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+    curvature = 0.5 * torch.linalg.matrix_norm(weight, 2).square()
     return plan.terms.weight * window.coupled[:, 1:] + curvature * ends_of(window)
 
 
@@ -202,11 +204,13 @@ def loss_slopes(model: LanguageModel, h: Tensor, labels: Tensor) -> tuple[Tensor
 def solve(normal: Tensor, right: Tensor) -> Tensor:
     """(N + ridge I)⁻¹ right by Cholesky: N [m, p, p] or one for all [1, p, p], right [m, p] -> [m, p].
 
-    ridge: N's mean diagonal times the square root of the dtype's rounding unit (1.5e-8 in float64).
+    ridge: N's mean diagonal times the square root of the dtype's rounding unit (1.5e-8 in float64). Where numbers have
+    overflowed there is no factor, and the solution is not a number.
     """
     info = torch.finfo(normal.dtype)
     ridge = info.eps**0.5 * normal.diagonal(dim1=1, dim2=2).mean(1).clamp(min=info.tiny**0.5)
-    factor = torch.linalg.cholesky(normal + ridge[:, None, None] * torch.eye(normal.shape[1]).to(normal))
+    factor, failed = torch.linalg.cholesky_ex(normal + ridge[:, None, None] * torch.eye(normal.shape[1]).to(normal))
+    factor = factor.masked_fill((failed > 0)[:, None, None], torch.nan)
     if len(factor) == 1:
         return torch.cholesky_solve(right.T, factor[0]).T
     return torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
