@@ -57,13 +57,17 @@ head=${nodes[0]}
 address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d' ' -f1)
 export TPDIST_HEAD=$address TPDIST_GCS_PORT=${TPDIST_GCS_PORT:-6379} TPDIST_WAIT_S=${TPDIST_WAIT_S:-300}
 export TPDIST_CPUS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
+# a step's processes would share one core: Slurm binds them to what a task has, and from 22.05 on keeps the job's
+# --cpus-per-task from srun
+cpus=(--cpu-bind=none)
+[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || cpus+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
 export TPDIST_DASHBOARD_HOST=127.0.0.1 TPDIST_DASHBOARD_PORT=${TPDIST_DASHBOARD_PORT:-8265}
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" mkdir -p "$RAY_TMPDIR"
-TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" "$here/docker/head.sh" &
+TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 "${cpus[@]}" --nodelist="$head" "$here/docker/head.sh" &
 steps+=("$!")
 for name in "${nodes[@]:1}"; do
-  srun --overlap --nodes=1 --ntasks=1 --nodelist="$name" \
+  srun --overlap --nodes=1 --ntasks=1 "${cpus[@]}" --nodelist="$name" \
     bash -c "mkdir -p '$RAY_TMPDIR' && exec '$here/docker/worker.sh'" &
   steps+=("$!")
 done

@@ -9,8 +9,8 @@ import pytest
 from small_runs import small
 
 from tpdist.cli import main
-from tpdist.cli.options import Setting
 from tpdist.config import to_yaml
+from tpdist.setting import Setting
 
 Printed = pytest.CaptureFixture[str]
 GRID = "{grid: {optimizer.lr: [0.01, 0.02]}, seeds: [0, 1], tuning_seeds: 1}"

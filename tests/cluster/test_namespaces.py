@@ -283,6 +283,8 @@ import json, os, socket, sys
 words = sys.argv[1:]
 name = next(word.removeprefix("--nodelist=") for word in words if word.startswith("--nodelist="))
 command = words[next(i for i, word in enumerate(words) if not word.startswith("--")):]
+if "docker/" in " ".join(command):
+    assert {"--cpus-per-task=1", "--cpu-bind=none"} < set(words), "Slurm would give all workers of a node one core"
 with socket.socket(socket.AF_UNIX) as control:
     control.connect(os.environ["SLURM_STAND_IN"])
     stream = control.makefile("rwb")

@@ -1,6 +1,5 @@
 """Figures of runs: which there are, and that `tpdist plot` writes them."""
 
-import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -73,6 +72,9 @@ def test_what_cannot_be_plotted_is_said(run: Path, tmp_path: Path, capsys: pytes
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    assert "cannot be read; did the run begin?" in complaint(str(begun))
-    (begun / "metrics.jsonl").write_text(json.dumps({"kind": "step"}) + "\n", encoding="utf-8")
-    assert "has not ended an epoch yet" in complaint(str(begun))
+    assert "has not ended an epoch yet; leave it out" in complaint(str(begun))
+    rows = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    (begun / "metrics.jsonl").write_text('{"kind": "step", "step": 1, "epoch": 1}\n', encoding="utf-8")
+    assert "has not ended an epoch yet; leave it out" in complaint(str(begun))
+    (begun / "metrics.jsonl").write_text(rows + '{"kind": "ep', encoding="utf-8")  # killed as it wrote
+    assert main(["plot", str(begun), "--out", str(tmp_path / "drawn")]) == 0

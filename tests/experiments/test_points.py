@@ -28,13 +28,14 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_every_setting_of_every_arm_with_every_seed(tmp_path: Path):
-    points = expand(write(tmp_path, TEXT), ["optimizer.lr=9", "run.epochs=7", "sweep.seeds=[3, 4, 5]"])
+    changes = ["batching.streams=6", "run.epochs=7", "sweep.seeds=[3, 4, 5]"]  # one arm tries streams of its own
+    points = expand(write(tmp_path, TEXT), changes)
     found = [
         (p.arm, p.config.optimizer.lr, p.config.batching.streams, p.config.batching.blocks, p.config.run.seed)
         for p in points
     ]
     bptt = [("bptt", lr, s, k, seed) for lr in (0.1, 0.2) for s, k in ((4, 1), (2, 2)) for seed in (3, 4, 5)]
-    ours = [("ours", lr, 4, 8, seed) for lr in (0.1, 0.2) for seed in (3, 4, 5)]
+    ours = [("ours", lr, 6, 8, seed) for lr in (0.1, 0.2) for seed in (3, 4, 5)]
     assert found == bptt + ours
     assert {p.config.run.epochs for p in points} == {7}
     assert points[-1].config.optimizer.options == {"eps": 1e-8}
@@ -60,6 +61,33 @@ def test_a_random_search_draws_from_the_grid(tmp_path: Path):
 def test_a_file_without_arms_has_one(tmp_path: Path):
     points = expand(write(tmp_path, "sweep: {grid: {model.hidden: [3, 4]}}"))
     assert [(p.arm, p.config.model.hidden) for p in points] == [("all", 3), ("all", 4)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.lr=9", "--set: optimizer.lr: the sweep of .*a.yaml gives it a value of its own in every arm"),
+        ("run.seed=3", "--set: run.seed: the seeds of a sweep are sweep.seeds; give that"),
+        ("run.test=true", "--set: run.test: a sweep tests what it chooses: --test; give that"),
+    ],
+)
+def test_a_change_that_no_point_would_read_is_refused(tmp_path: Path, change: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        expand(write(tmp_path, TEXT), [change])
+
+
+def test_a_change_that_the_asked_arms_would_not_read_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"batching\.streams"):
+        expand(write(tmp_path, TEXT), ["batching.streams=6"], ["bptt"])
+    assert expand(write(tmp_path, TEXT), ["batching.streams=6"], ["ours"])
+
+
+def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
+    text = "sweep: {cells: {data.store: [stores/one, /stores/two], model.hidden: [3]}}"
+    points = expand(write(tmp_path, text))
+    assert [point.arm for point in points] == ["all-storestores-one-hidden3", "all-store-stores-two-hidden3"]
+    with pytest.raises(ConfigError, match="two of its arms would be called 'all-storea-b'"):
+        expand(write(tmp_path, "sweep: {cells: {data.store: [a/b, a-b]}}"))
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 
 import tpdist
 from tpdist.cli import main
-from tpdist.errors import DataError, NonFiniteError, RunError
+from tpdist.data import open_or_prepare
+from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
-from tpdist.experiments.sweep import Sweeping, choose, sweep
+from tpdist.experiments.sweep import sweep
+from tpdist.experiments.sweep_dir import Sweeping, choose
 from tpdist.experiments.table import draw, summary
+from tpdist.launch import tasks
 from tpdist.training.evaluation import Evaluation
 from tpdist.training.progress import Silent
+from tpdist.training.run_dir import RunDirectory
 
 TEXT = """
 data: {recipe: synthetic, store: STORE, synthetic: {types: 12, states: 4, branching: 2, tokens: 200}}
@@ -243,6 +248,60 @@ def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(RunError, match=r"--dir .*taken: cannot be made"):
         sweep(file, [], tmp_path / "taken", None, Silent())
+
+
+def test_two_sweeps_do_not_share_a_directory(file: Path, tmp_path: Path):
+    home = Sweeping(tmp_path / "out")
+    with home.held(), pytest.raises(RunError, match=r"out: another sweep is at work in it; wait for its end"):
+        sweep(file, [], home.path, None, Silent())
+
+
+def test_another_sweep_does_not_take_the_directory(file: Path, tmp_path: Path):
+    home = Sweeping(tmp_path / "out")
+    home.path.mkdir()
+    home.write([home.row(point) for point in expand(file)])
+    before = (home.path / "results.parquet").read_bytes()
+    for go in (
+        lambda: sweep(file, ["model.hidden=5"], home.path, None, Silent()),
+        lambda: module.foresee(file, ["model.hidden=5"], home.path),
+    ):
+        with pytest.raises(
+            RunError, match="out: holds another sweep, 8 points of other settings; give --dir"
+        ):
+            go()
+    assert (home.path / "results.parquet").read_bytes() == before
+    module.foresee(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
+
+
+def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where Ray has lost sight of a task, it runs it again beside the first, whose run must not be removed."""
+    point = next(point for point in expand(file) if point.arm == "bptt")
+    run = RunDirectory.create(point.config, tmp_path / "run")
+    monkeypatch.setattr(tasks, "LOCK_PATIENCE_S", 0.3)
+    with run.held():
+        assert "another process trains in it" in (tasks._run(point.config, str(run.path), 1) or "")
+    assert run.config_file.is_file()
+    assert tasks._run(point.config, str(run.path), 1) is None
+    assert run.result_file.is_file()
+
+
+def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):
+    lines = module.foresee(file, [], tmp_path / "out")
+    assert [line.split()[0] for line in lines[:4]] == ["bptt", "bptt", "broken", "broken"]
+    assert ["would fail: optimizer.options" in line for line in lines[:4]] == [False, False, True, True]
+    too_long = ["batching.blocks=500"]
+    assert not any("would fail: batching" in line for line in module.foresee(file, too_long, tmp_path / "out"))
+    open_or_prepare(expand(file)[0].config.data)
+    lines = module.foresee(file, too_long, tmp_path / "out")
+    assert "would fail: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
+    with pytest.raises(ConfigError, match="a window of 500 blocks"):  # not one of its settings could run
+        sweep(file, [*too_long, "sweep.arms={bptt: {set: {method.name: bptt}}}"], tmp_path / "out", None, Silent())
+    assert not (tmp_path / "out" / "failed").exists()
+    if not torch.cuda.is_available():
+        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out")
+        assert all("would fail: run.device: torch sees no CUDA device" in line for line in lines[:4])
+        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
+        assert "would fail" not in lines[0]
 
 
 def test_an_arm_without_a_figure_says_why():

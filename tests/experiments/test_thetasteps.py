@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tpdist.errors import TpdistError
@@ -16,7 +18,7 @@ ROWS = [  # running means of an epoch: 4.0 for the first hundred updates, then 3
     {"kind": "step", "epoch": 1, "step": 200, "loss": 3.5},
     {"kind": "epoch", "epoch": 1, "step": 250, "loss": 3.2},
     {"kind": "step", "epoch": 2, "step": 300, "loss": 1.0},
-    {"kind": "workers", "step": 300},
+    {"kind": "workers", "epoch": 2, "step": 300},
     {"kind": "step", "epoch": 2, "step": 400, "loss": 1.0},
 ]
 
@@ -25,13 +27,18 @@ def test_losses_are_those_since_the_row_before():
     assert losses(ROWS) == pytest.approx({100: 4.0, 200: 3.0, 250: 2.0, 300: 1.0, 400: 1.0})
 
 
-def test_seeds_of_an_arm_stand_together_and_runs_that_go_on_are_left_out(tmp_path: Path):
-    for name, ended in (("h1-seed0-ab12", True), ("h1-seed1-cd34", True), ("h1-seed2-ef56", False)):
+def test_the_chosen_settings_seeds_stand_together_and_runs_that_go_on_are_left_out(tmp_path: Path):
+    rows = []
+    for name, seed, state, lr in (
+        ("h1-seed0-ab12", 0, "done", 0.1), ("h1-seed1-cd34", 1, "done", 0.1), ("h1-seed2-ef56", 2, "waiting", 0.1),
+        ("h1-seed0-0123", 0, "done", 0.2),
+    ):  # fmt: skip
         run = tmp_path / "points" / name
         run.mkdir(parents=True)
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-        if ended:
-            (run / "result.json").write_text("{}")
+        reached = {"valid_perplexity": 7.0 if state == "done" else None, "chosen": lr == 0.1}
+        rows.append({"point": name, "arm": "h1", "seed": seed, "state": state, "set.optimizer.lr": lr, **reached})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results.parquet")
     found = theta_steps(tmp_path, [100, 400])
     assert found["theta_steps"] == {"h1": {"seeds": [0, 1], "losses": {"100": [4.0, 4.0], "400": [1.0, 1.0]}}}
     assert table(found).splitlines() == [
@@ -44,7 +51,11 @@ def test_seeds_of_an_arm_stand_together_and_runs_that_go_on_are_left_out(tmp_pat
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path):
-    with pytest.raises(TpdistError, match="holds no run of a sweep that has ended"):
+    with pytest.raises(TpdistError, match=r"results.parquet: is not there: run the sweep first"):
+        theta_steps(tmp_path)
+    waiting = {"point": "a-seed0-1", "arm": "a", "seed": 0, "state": "waiting", "valid_perplexity": None}
+    pq.write_table(pa.Table.from_pylist([waiting]), tmp_path / "results.parquet")
+    with pytest.raises(TpdistError, match="no run of the sweep has ended"):
         theta_steps(tmp_path)
 
 
@@ -52,4 +63,4 @@ def test_as_a_program_it_says_so_in_one_line(tmp_path: Path):
     command = [sys.executable, "-m", "tpdist.experiments.thetasteps", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"tpdist: {tmp_path}: holds no run of a sweep that has ended\n"
+    assert done.stderr == f"tpdist: {tmp_path}/results.parquet: is not there: run the sweep first\n"

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import json_file
+from tpdist.setting import Setting
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
@@ -105,7 +106,8 @@ def _sweep(options: argparse.Namespace) -> None:
     from tpdist.training.progress import Plain, Silent
 
     if options.dry_run:
-        print_lines(foresee(options.config, options.set, options.dir, retry=options.retry), options)
+        known = {"retry": options.retry, "address": options.address}
+        print_lines(foresee(options.config, options.set, options.dir, **known), options)
         return
     say = Silent() if options.quiet or options.json else Plain()
     rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)

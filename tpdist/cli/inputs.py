@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
+from tpdist.setting import Setting
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
 READS = {"source": ("ptb", "wikitext", "text8", "text"), **TEXT}

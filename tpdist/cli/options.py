@@ -8,19 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpdist.errors import TpdistError
+from tpdist.setting import Setting
 
 VARIABLE = "TPDIST_SET"
-
-
-class Setting(str):
-    """A `key=value`, and where the user wrote it, for errors to say: the variable, or an option of its own name."""
-
-    written_in: str
-
-    def __new__(cls, text: str, written_in: str = "--set"):
-        setting = super().__new__(cls, text)
-        setting.written_in = written_in
-        return setting
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

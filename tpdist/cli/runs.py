@@ -3,8 +3,9 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import Setting, above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import TpdistError
+from tpdist.setting import Setting
 
 
 def add(commands: Any) -> None:

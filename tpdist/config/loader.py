@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from tpdist.config.complaints import keep_known, sweep_complaints, translate
 from tpdist.config.experiment import Experiment, Places
-from tpdist.config.overrides import OVERRIDE, lay_over, read_overrides
+from tpdist.config.overrides import lay_over, read_overrides
 from tpdist.config.presets import PRESETS, merge
 from tpdist.config.yaml_text import Place, Problem, Tree, join, read, shown
 from tpdist.errors import ConfigError
+from tpdist.setting import OVERRIDE
 
 P = TypeVar("P")
 MAX_BYTES = 256 * 1024

@@ -78,7 +78,8 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
             rows.append({"workers": count, "forecast_s": forecast, "measured_s": measured, "link": asdict(link)})
             say(
                 f"{count} workers on {own_cores()} cores: forecast {forecast:.3f} s an update, measured "
-                f"{measured:.3f}: {forecast / measured - 1:+.1%}; bytes between neighbours {sent:,} and {result.boundary_bytes:,}"
+                f"{measured:.3f}: {forecast / measured - 1:+.1%}; "
+                f"bytes between neighbours {sent:,} and {result.boundary_bytes:,}"
             )
     errors = {f"error_{row['workers']}": row["forecast_s"] / row["measured_s"] - 1 for row in rows}
     return {"machine": machine(), "rows": rows, "ratios": errors}

@@ -1,6 +1,5 @@
 """The figures of a run, or of several side by side, from their metrics.jsonl; `tpdist plot` writes them as files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,12 +84,11 @@ def read_runs(runs: Sequence[str]) -> dict[str, list[Row]]:
 
 def _epochs(run: RunDirectory) -> list[Row]:
     try:
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run.metrics_file}: cannot be read; did the run begin?") from error
+        rows = [row for row in run.rows() if row["kind"] == "epoch"]
+    except OSError as error:
+        raise RunError(f"{run.metrics_file}: cannot be read: {error.strerror}") from error
     if not rows:
-        raise RunError(f"{run.path}: has not ended an epoch yet")
+        raise RunError(f"{run.path}: has not ended an epoch yet; leave it out")
     return rows
 
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from tpdist.config import Arm, Experiment, Sweep, load_config
 from tpdist.errors import ConfigError
+from tpdist.setting import Setting
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
@@ -53,7 +55,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str]) -> Sweep:
 def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Point]:
     """All points of a file, arm by arm, in a fixed order. Every configuration is built, so a wrong one is found first.
 
-    What lies above what: the file, `overrides`, the arm's `set`, the cell, the values of the grid, the seed.
+    What lies above what: the file, `overrides`, the arm's `set`, the cell, the values of the grid, the seed. An
+    override that no arm would read is refused.
     arms: patterns such as `ptb-*`; none: all arms.
     """
     sweep = load_sweep(path, overrides)
@@ -61,7 +64,24 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
     chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
     if not chosen:
         raise ConfigError(f"{path}: no arm is like {', '.join(arms)}; there are {', '.join(every)}")
+    _refuse_unread(path, overrides, sweep, list(chosen.values()))
     return [point for name, arm in chosen.items() for point in _points(path, overrides, sweep, name, arm)]
+
+
+def _refuse_unread(path: str | Path, overrides: Sequence[str], sweep: Sweep, arms: Sequence[Arm]) -> None:
+    """Raise ConfigError for an override that no point would read."""
+    others = {"run.seed": "the seeds of a sweep are sweep.seeds", "run.test": "a sweep tests what it chooses: --test"}
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        if key in others:
+            raise ConfigError(f"{others[key]}; give that", f"--set: {key}")
+        if all(key in _own_keys(sweep, arm) for arm in arms):
+            where = f"the sweep of {path} gives it a value of its own in every arm; change it there"
+            raise ConfigError(where, f"--set: {key}")
+
+
+def _own_keys(sweep: Sweep, arm: Arm) -> set[str]:
+    tried = (key.strip() for written in {**sweep.grid, **arm.grid} for key in written.split(","))
+    return {*arm.set, *tried}
 
 
 def expand_all(path: str | Path, overrides: Sequence[str]) -> list[Point]:
@@ -78,7 +98,8 @@ def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str,
     for tried in settings(sweep, arm):
         above = {**arm.set, **tried, "run.test": False, "sweep": None}
         kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
-        config = load_config(path, [*kept, *(f"{key}={json.dumps(value)}" for key, value in above.items())])
+        own = [Setting(f"{key}={json.dumps(value)}", f"{path}: sweep: {name}") for key, value in above.items()]
+        config = load_config(path, [*kept, *own])
         if config.cluster.limits[1] > 1:
             raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
         for seed in sweep.seeds:
@@ -92,8 +113,13 @@ def arms_of(sweep: Sweep) -> dict[str, Arm]:
     found = {}
     for name, arm in (sweep.arms or {"all": Arm()}).items():
         for cell in _product(sweep.cells):
-            label = "".join(f"-{key.split('.')[-1]}{value}" for key, value in cell.items())
-            found[name + label] = Arm(set={**arm.set, **cell}, grid=arm.grid)
+            label = name + "".join(f"-{key.split('.')[-1]}{value}" for key, value in cell.items())
+            label = re.sub(r"[^A-Za-z0-9._-]+", "-", label)  # a directory's name
+            if label in found:
+                raise ConfigError(
+                    f"two of its arms would be called {label!r}; give the cells other values", "sweep.cells"
+                )
+            found[label] = Arm(set={**arm.set, **cell}, grid=arm.grid)
     return found
 
 

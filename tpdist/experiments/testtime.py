@@ -49,6 +49,8 @@ def chosen_runs(sweep: Path, arms: Sequence[str]) -> dict[str, list[Row]]:
     if not file.is_file():
         raise TpdistError(f"{file}: is not there: run the sweep first")
     runs = best_runs(pq.read_table(file).to_pylist())
+    if not runs:
+        raise TpdistError(f"{sweep}: no run of the sweep has ended")
     missing = [arm for arm in arms if arm not in runs]
     if missing:
         raise TpdistError(f"{sweep}: no run of {missing[0]!r} has ended; choose from {', '.join(runs)}")

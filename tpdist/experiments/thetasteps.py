@@ -5,15 +5,15 @@ time, and blocks in parallel save it, so the method is faster only if H-steps le
 """
 
 import argparse
-import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file
+from tpdist.experiments.testtime import chosen_runs
 from tpdist.training.files import write_json
+from tpdist.training.run_dir import RunDirectory
 
 STEPS = (100, 200, 400, 700, 1000, 1500)
 
@@ -39,22 +39,18 @@ def losses(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
 
 
 def theta_steps(sweep: Path, steps: Sequence[int] = STEPS) -> dict[str, Any]:
-    """Of every arm whose runs have ended: seeds, and the losses at `steps`, a list over seeds each."""
+    """Of the setting that every arm has chosen: the seeds whose runs have ended, and their losses at `steps`."""
     arms: dict[str, dict[str, Any]] = {}
-    for run in sorted((sweep / "points").glob("*-seed*")):
-        name = re.fullmatch(r"(.+)-seed(\d+)-[0-9a-f]+", run.name)
-        if name is None or not (run / "result.json").is_file():
-            continue
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        reached = losses(map(json.loads, lines))
-        arm = arms.setdefault(name[1], {"seeds": [], "losses": {str(step): [] for step in steps}})
-        arm["seeds"].append(int(name[2]))
-        for step in steps:
-            if step not in reached:
-                raise TpdistError(f"{run}: logged no loss at θ-step {step}; choose {', '.join(map(str, reached))}")
-            arm["losses"][str(step)].append(round(reached[step], 4))
-    if not arms:
-        raise TpdistError(f"{sweep}: holds no run of a sweep that has ended")
+    for name, rows in sorted(chosen_runs(sweep, []).items()):
+        arm = arms[name] = {"seeds": [], "losses": {str(step): [] for step in steps}}
+        for row in sorted(rows, key=lambda row: row["seed"]):
+            run = sweep / "points" / row["point"]
+            reached = losses(RunDirectory(run).rows())
+            arm["seeds"].append(row["seed"])
+            for step in steps:
+                if step not in reached:
+                    raise TpdistError(f"{run}: logged no loss at θ-step {step}; choose {', '.join(map(str, reached))}")
+                arm["losses"][str(step)].append(round(reached[step], 4))
     return {"command": f"python -m tpdist.experiments.thetasteps {sweep}", "theta_steps": arms}
 
 

@@ -19,6 +19,7 @@ from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
 ENDED = "Ray has ended; the same command goes on from what is saved"
+LOCK_PATIENCE_S = 60.0
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
 
 
@@ -102,11 +103,17 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
     torch.set_num_threads(threads)
     if gpus := ray.get_gpu_ids():
         torch.cuda.set_device(gpu_index(gpus[0]))
+    directory = RunDirectory(Path(run))
     try:
-        if has_checkpoints(config, RunDirectory(Path(run))):
+        begun = has_checkpoints(config, directory)
+        if directory.path.is_dir():
+            # where Ray has lost sight of a task, its process may work on for a while beside this one
+            with directory.held(LOCK_PATIENCE_S):
+                if not begun:
+                    forget(config, directory)
+        if begun:
             resume(run)
         else:
-            forget(config, RunDirectory(Path(run)))
             train(config, run)
     except TpdistError as error:
         return str(error).splitlines()[0]

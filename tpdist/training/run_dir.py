@@ -18,9 +18,8 @@ import os
 import secrets
 import shlex
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,7 @@ from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
 from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json, write_text
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
-
-LOOK_EVERY_S = 0.2
+from tpdist.training.locks import locked
 
 
 class RunDirectory:
@@ -124,21 +117,24 @@ class RunDirectory:
         patience_s: how long to wait for another process to end.
         Raises RunError where another process holds it, or where it cannot be written.
         """
-        try:
-            handle = os.open(self.lock_file, os.O_CREAT | os.O_RDWR)
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror}") from error
-        try:
-            deadline = time.monotonic() + patience_s
-            while not _lock(handle):
-                if time.monotonic() >= deadline:
-                    raise RunError(f"{self.path}: another process trains in it; wait for its end, or end it")
-                time.sleep(LOOK_EVERY_S)
+        refusal = f"{self.path}: another process trains in it; wait for its end, or end it"
+        with locked(self.lock_file, refusal, patience_s):
             for directory in (self.path, self.checkpoints, self.models):
                 sweep(directory)
             yield
-        finally:
-            os.close(handle)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Those of metrics.jsonl that were written whole; none where it is not there."""
+        found = []
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
+        for line in lines.splitlines():
+            try:
+                row = json.loads(line)
+                if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
+                    found.append(row)
+            except (ValueError, TypeError, KeyError):
+                continue  # the line that was being written when the run was killed
+        return found
 
     def load_config(self, overrides: Sequence[str] = ()) -> Experiment:
         return load_config(self.config_file, overrides)
@@ -200,23 +196,11 @@ class RunDirectory:
         """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""
         about = json.loads((self.models / f"{which}.json").read_text(encoding="utf-8"))
         known = {name: about[name] for name in ("epoch", "valid_perplexity")}
-        if which == "best" and self.result_file.is_file():
-            result = json.loads(self.result_file.read_text(encoding="utf-8"))
-            known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
+        if which == "best":
+            with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not what tpdist wrote
+                result = json.loads(self.result_file.read_text(encoding="utf-8"))
+                known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
-
-
-def _lock(handle: int) -> bool:
-    """False where another process holds it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # some network file systems cannot lock
-    return True
 
 
 def _names_by_time(name: str) -> Iterator[Path]:

@@ -30,7 +30,7 @@ class Tracker:
         config: Experiment | None = None,
         notice: Callable[[str], None] = lambda _: None,
     ):
-        rows = [row for row in _read(run.metrics_file) if row["step"] <= step]
+        rows = [row for row in run.rows() if row["step"] <= step]
         rows = [row for row in rows if row["kind"] != "epoch" or row["epoch"] < epoch]
         self._notice = notice
         self._others: dict[str, External] = open_trackers(config, run) if config else {}
@@ -67,18 +67,6 @@ class Tracker:
         except Exception as error:  # whatever a library that talks to a server may raise
             del self._others[name]
             self._notice(f"{name} takes no more rows ({type(error).__name__}: {error}); metrics.jsonl does")
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []:
-        try:
-            row = json.loads(line)
-            if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
-                rows.append(row)
-        except (ValueError, TypeError, KeyError):
-            continue  # the line that was being written when the run was killed
-    return rows
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,32 @@
+"""What settings of a sweep would fail of, as far as that can be seen before any of them runs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tpdist.data import is_missing, open_or_prepare
+from tpdist.errors import ConfigError
+from tpdist.experiments.points import Point
+from tpdist.parallel import Workers
+from tpdist.tprop import plan_epoch
+from tpdist.training.batches import Batches
+from tpdist.training.checks import pick_device, try_optimizers
+
+
+def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigError]:
+    """By setting: no such device, options that its optimiser refuses, a corpus too short for its windows.
+
+    here: whether they would run on this machine. Of a store that is missing nothing is known.
+    """
+    found = {}
+    cpu, place = torch.device("cpu"), Workers.alone().place
+    for setting, config in {point.setting: point.config for point in points}.items():
+        try:
+            if here:
+                pick_device(config)
+            try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), cpu)
+            if not is_missing(config.data):
+                Batches(config, open_or_prepare(config.data).tokens("train"), place, cpu, torch.float32)
+        except ConfigError as error:
+            found[setting] = error
+    return found

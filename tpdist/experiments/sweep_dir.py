@@ -1,0 +1,132 @@
+"""A sweep's directory: what is known of every point, and which settings are chosen by it.
+
+DIR/points/<point>/       the run of a point, with its config.yaml and result.json
+DIR/failed/<point>.json   what a point failed of
+DIR/test/<point>.json     test perplexity of a chosen point, once somebody has asked for it
+DIR/results.parquet       a row for every point; follows from the files above
+DIR/.lock                 held by the sweep that is at work
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpdist.errors import RunError
+from tpdist.experiments.points import Point
+from tpdist.training.files import write_atomic
+from tpdist.training.locks import locked
+
+Row = dict[str, Any]
+FIGURES = ("valid_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method")
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """A sweep's directory."""
+
+    path: Path
+
+    def run(self, point: Point) -> Path:
+        return self.path / "points" / point.name
+
+    def failure(self, point: Point) -> Path:
+        return self.path / "failed" / f"{point.name}.json"
+
+    def test(self, point: Point) -> Path:
+        return self.path / "test" / f"{point.name}.json"
+
+    def row(self, point: Point) -> Row:
+        """What is known of a point. state: waiting, done, failed. Test figures are there for chosen points alone."""
+        result = _read(self.run(point) / "result.json")
+        failed = _read(self.failure(point))
+        row: Row = {"point": point.name, "arm": point.arm, "seed": point.seed}
+        row["state"] = "done" if result else "failed" if failed else "waiting"
+        row |= {f"set.{key}": value for key, value in point.tried.items()}
+        row |= {name: result.get(name) for name in FIGURES}
+        row["tokens"] = round(result["tokens_per_second"] * result["seconds"]) if result else None
+        row["error"] = failed.get("error") if not result else None
+        row["test_perplexity"] = _read(self.test(point)).get("perplexity")
+        made = _read(self.run(point) / "versions.json") or {"python": None, "torch": None, "tpdist": None}
+        return row | made
+
+    def refuse_another(self, points: Iterable[Point]) -> None:
+        """Raise RunError where the table is of none of `points`: another sweep's, which stays as it is."""
+        table = self.path / "results.parquet"
+        if table.is_file():
+            known = pq.read_table(table, columns=["point"]).column("point").to_pylist()
+            if known and not {point.name for point in points} & set(known):
+                raise RunError(
+                    f"{self.path}: holds another sweep, {len(known)} points of other settings; give --dir a new name, "
+                    "or move it away"
+                )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the directory, and keep other sweeps out of it. Raises RunError where that cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"--dir {self.path}: cannot be made: {error.strerror}") from error
+        refusal = f"{self.path}: another sweep is at work in it; wait for its end, end it, or give another --dir"
+        with locked(self.path / ".lock", refusal):
+            yield
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """results.parquet, whole or not at all. A column whose values are of several kinds holds them as JSON."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns = {name: _column([row.get(name) for row in rows]) for name in names}
+        write_atomic(self.path / "results.parquet", lambda file: pq.write_table(pa.table(columns), file))
+
+
+def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set[tuple[str, str]]:
+    """Of every arm the setting with the lowest mean validation perplexity over `seeds`; failed settings are out."""
+    reached: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        if point.seed in seeds:
+            row = home.row(point)
+            value = row["valid_perplexity"] if row["state"] == "done" else float("inf")
+            reached.setdefault(point.setting, []).append(value)
+    means = {setting: statistics.fmean(values) for setting, values in reached.items()}
+    best: dict[str, tuple[str, str]] = {}
+    for setting, mean in means.items():
+        if mean < means.get(best.get(setting[0], ("", "")), float("inf")):
+            best[setting[0]] = setting
+    return set(best.values())
+
+
+def wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
+    """All settings with the seeds of `tuning`; once these have ended, the best of every arm with the others too."""
+    first = [point for point in points if point.seed in tuning]
+    if any(home.row(point)["state"] == "waiting" for point in first):
+        return first
+    best = choose(home, points, tuning)
+    return [point for point in points if point.seed in tuning or point.setting in best]
+
+
+def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Row]:
+    """What was run, and what shall be. chosen: of the setting that is its arm's best so far."""
+    best = choose(home, points, tuning)
+    rows = [(point, home.row(point) | {"chosen": point.setting in best}) for point in points]
+    return [row for point, row in rows if row["chosen"] or point.seed in tuning or row["state"] == "done"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def _column(values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values] if float in kinds else values)
+    if kinds <= {str} or kinds <= {bool}:
+        return pa.array(values)
+    return pa.array([None if value is None else json.dumps(value) for value in values])

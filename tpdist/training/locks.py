@@ -1,0 +1,50 @@
+"""A lock on a file, which the system lifts when the process that holds it ends, in whatever way."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tpdist.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
+LOOK_EVERY_S = 0.2
+
+
+@contextmanager
+def locked(file: Path, refusal: str, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of `file`, which is made. patience_s: how long to wait for another process to end.
+
+    Raises RunError with `refusal` where another process holds it still, and where the file cannot be written.
+    """
+    try:
+        handle = os.open(file, os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise RunError(f"{file.parent}: cannot be written: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + patience_s
+        while not _lock(handle):
+            if time.monotonic() >= deadline:
+                raise RunError(refusal)
+            time.sleep(LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """False where another process holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems cannot lock
+    return True
