@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tpdist.cli import main
 from tpdist.config import Experiment
+from tpdist.data import ArrayTokens
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.experiments import batch, calibration, failures, planning
 from tpdist.experiments.plain import random_tokens
@@ -20,7 +21,9 @@ from tpdist.experiments.plan import link_of
 from tpdist.experiments.planning import Device, Link
 from tpdist.models import build_model
 from tpdist.models.products import by_onednn
+from tpdist.parallel import Place
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
+from tpdist.training.batches import Batches
 
 TYPES, HIDDEN, B, S, K = 300, 12, 4, 3, 20
 METHODS: dict[str, dict[str, Any]] = {
@@ -88,6 +91,50 @@ def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: in
     once = planning.rolled_once(plan, B * S * K, chunk_tokens, whole=True)
     wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, once)
     assert count.operations == pytest.approx(wanted * B * S * K, rel=0.03)
+
+
+@pytest.mark.parametrize("first", ["persistent", "forward"])
+@pytest.mark.parametrize("reach", [1, 3])
+def test_operations_of_a_window_in_random_order_are_those_counted(first: str, reach: int) -> None:
+    """Its states are rolled out from blocks before it."""
+    blocks = 4
+    method = {"name": "costate", "first": first, "relaxation": reach, "sweeps": 3}
+    config = experiment(method, batching={"streams": S, "blocks": blocks, "order": "shuffled"})
+    plan, model = plan_epoch(config, 1, blocks), build_model(config.model, config.run, TYPES)
+    inputs, labels = random_tokens(TYPES, 2, B, S, reach + blocks)
+    window = make_window(
+        inputs[:, :, reach:], labels[:, :, reach:], torch.float32, tokens=B * S * blocks, opens=False,
+        earlier=inputs[:, :, :reach],
+    )  # fmt: skip
+    boundaries = Boundaries.for_plan(plan, S, reach + blocks, model)
+    with CountProducts() as count:
+        visit(model, plan, Theta(model, config.optimizer), window, reach, boundaries, model.zero_state(S), Alone())
+    once = planning.rolled_once(plan, B * S * blocks, config.batching.chunk_tokens, whole=False)
+    wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, once)
+    assert count.operations == pytest.approx(wanted * B * S * blocks, rel=0.03)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (1, 3), (2, 2), (1, 5)])
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: str) -> None:
+    tokens = 1 + 4 * B * 60  # no stream and no window is short
+    method = {"name": "costate", "first": "persistent", "relaxation": 2}
+    config = experiment(
+        method,
+        batching={"streams": 4, "blocks": 6, "order": order},
+        cluster={"workers": mesh[0] * mesh[1], "mesh": list(mesh)},
+    )
+    share = planning.share_of(config, tokens)
+    ids = ArrayTokens(np.zeros(tokens, dtype=np.int32))
+    places = [Place(stream, time, *mesh) for stream in range(mesh[0]) for time in range(mesh[1])]
+    all_batches = [Batches(config, ids, place, torch.device("cpu"), torch.float32) for place in places]
+    assert {len(batches) for batches in all_batches} == {share.updates}
+    assert max(batch.own for batches in all_batches for batch in batches.epoch(1)) == share.tokens
+    plan, shape = plan_epoch(config, 1, 6), planning.shape_of(config, TYPES)
+    alone = mesh[1] == 1 or order == "shuffled"
+    assert (planning.neighbour_bytes(config, plan, shape) == 0) == alone
+    parts = planning.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
+    assert (parts["neighbours"] == 0) == alone
 
 
 @pytest.mark.parametrize("cell", ["elman", "mrnn", "gru", "lstm"])

@@ -84,6 +84,11 @@ def shape_of(config: Experiment, types: int) -> Shape:
     return Shape(E, H, model.layers, gates, state, types, parameters)
 
 
+def own_windows(config: Experiment) -> bool:
+    """Whether every worker along time draws windows of its own span, so that an update sends neighbours nothing."""
+    return config.batching.order == "shuffled" and config.mesh()[1] > 1
+
+
 def share_of(config: Experiment, tokens: int) -> Share:
     """The busiest worker's part; mesh (stream, time) of the configuration."""
     streams, times = config.mesh()
@@ -92,6 +97,8 @@ def share_of(config: Experiment, tokens: int) -> Share:
     window = blocks if config.batching.mode == "batch" else config.batching.blocks
     own_streams, own_blocks = math.ceil(S / streams), math.ceil(window / times)
     updates = math.ceil(blocks / window)
+    if own_windows(config):
+        own_blocks, updates = window, math.ceil(math.ceil(blocks / times) / window)
     return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates)
 
 
@@ -121,7 +128,10 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     forward, back = 2 * (into + within), 2 * (within + above)  # back: to the states alone
     full = back + 2 * (into - above) + 2 * (into + within)  # … to the inputs and the weights too
     theta = 3 * head + forward + full
-    total = {"forward": 1 - 1 / plan.blocks, "one-block": 1, "persistent": plan.relaxation}.get(plan.first, 0) * forward
+    # windows in random order reach back: stored states are rolled through the blocks before the window to its edge
+    reach = plan.relaxation / plan.blocks if plan.shuffled and plan.carry else 0.0
+    rolls = {"forward": 1 - 1 / plan.blocks, "one-block": 1, "persistent": plan.relaxation * (1 + reach)}
+    total = (rolls.get(plan.first, 0) + reach) * forward
     again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
     if once:
         passes = plan.h_steps + (1 + again if plan.sweeps else 0)
@@ -145,6 +155,8 @@ def states_sent(plan: Plan) -> tuple[int, int]:
 
 def neighbour_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
     """All that crosses between neighbours in an update, over all edges and streams; what `boundary_bytes` counts."""
+    if own_windows(config):
+        return 0
     _, times = config.mesh()
     return sum(states_sent(plan)) * (times - 1) * config.batching.streams * shape.state * NUMBER
 
@@ -170,7 +182,7 @@ def tree(workers: int, size: float, link: Link) -> float:
 def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: Device, link: Link) -> dict[str, float]:
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
     workers = config.cluster.limits[1]
-    _, times = config.mesh()
+    times = 1 if own_windows(config) else config.mesh()[1]
     size = gradient_bytes(config, plan, shape)
     sent = sum(states_sent(plan)) if times > 1 else 0
     one = share.streams * shape.state * NUMBER
