@@ -40,6 +40,12 @@ def test_a_report_is_one_file_with_the_runs_figures(runs: list[Path], tmp_path: 
         assert f"<td>{result.perplexity:.2f}</td>" in text
 
 
+def test_the_reach_of_a_run_that_keeps_no_targets(small_corpus: Path, tmp_path: Path):
+    method, batching = {"name": "admm", "first": "persistent"}, {"mode": "batch", "recompute": True, "chunk_tokens": 64}
+    tpdist.train(small(small_corpus, method=method, batching=batching), tmp_path / "run")
+    assert reach(tmp_path / "run", windows=2, blocks=3)[0] == 1
+
+
 def test_the_gradient_fades_with_the_distance(runs: list[Path]):
     shares = reach(runs[0], windows=2, blocks=4)
     assert len(shares) == 4

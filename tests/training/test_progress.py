@@ -92,6 +92,16 @@ def test_training_goes_on_when_nobody_reads(monkeypatch, small_corpus: Path, tmp
     assert tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run", Plain()).steps == 9
 
 
+def test_what_is_left_of_a_run_that_goes_on_with_other_streams(small_corpus: Path, tmp_path: Path):
+    """Its epochs so far had another length."""
+    tpdist.train(small(small_corpus, method={"name": "bptt"}, run={"epochs": 1}), tmp_path / "run")
+    listener = Listener()
+    tpdist.resume(tmp_path / "run", ["batching.streams=6", "run.epochs=3"], listener)
+    assert [(s.step, s.steps) for s in listener.statuses] == [(9 + i, 15) for i in range(1, 7)]
+    assert listener.statuses[0].seconds_left > 0
+    assert listener.statuses[-1].seconds_left == 0
+
+
 def test_what_a_run_says(small_corpus: Path, tmp_path: Path):
     listener = Listener()
     result = tpdist.train(small(small_corpus), tmp_path / "run", listener)

@@ -17,6 +17,7 @@ from tpdist.config.parts import (
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Sweep
+from tpdist.config.unread import unread
 
 __all__ = [
     "Arm",
@@ -38,5 +39,6 @@ __all__ = [
     "load_config",
     "locate",
     "to_yaml",
+    "unread",
     "with_place",
 ]

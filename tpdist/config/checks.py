@@ -75,7 +75,7 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             f"{method.name} needs a weight above 0, got 0; for no penalty write method.name: bptt", "objective.weight"
         )
-    if method.name == "pm" and method.h_steps == 0 and method.edge_free:
+    if method.name in ("pm", "admm") and method.h_steps == 0 and method.edge_free:
         yield ConfigError("edge_free moves states by H-steps, and h_steps is 0", "method.edge_free")
     elif method.edge_free and method.starts == "held":
         yield ConfigError(

@@ -90,7 +90,8 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
     directory = RunDirectory.open(run)
     changes = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
     changes += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
-    config = load_config(directory.config_file, [*changes, "method.closing=false", "run.device=cpu"])
+    changes += ["batching.recompute=false", "method.closing=false", "run.device=cpu"]
+    config = load_config(directory.config_file, changes)
     store = Store.open(default_store(config.data))
     model = directory.load_model(config, "best", store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), model.bias.dtype)

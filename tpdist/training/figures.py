@@ -76,18 +76,19 @@ def live_status(trainer: "Trainer") -> Status:
     """What a person sees of the run between two updates."""
     state, sums, epochs = trainer.state, trainer.state.sums, trainer.config.run.epochs
     loss = sums.loss / max(1, sums.tokens)
-    steps = epochs * len(trainer.batches)
+    # not epochs times updates: a run that goes on with other streams has had epochs of another length
+    left = (epochs - state.epoch) * len(trainer.batches) + len(trainer.batches) - state.position
     return Status(
         epoch=state.epoch,
         epochs=epochs,
         step=state.step,
-        steps=steps,
+        steps=state.step + left,
         loss=loss,
         perplexity=perplexity(loss),
         primal=math.sqrt(sums.primal),
         dual=math.sqrt(sums.dual),
         tokens_per_second=sums.tokens / max(sums.seconds, 1e-9),
-        seconds_left=state.seconds / max(1, state.step) * (steps - state.step),
+        seconds_left=state.seconds / max(1, state.step) * left,
         workers=(own_work(trainer),) if trainer.workers.count > 1 else (),
     )
 

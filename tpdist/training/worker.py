@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 
 import torch
 
-from tpdist.config import Experiment
+from tpdist.config import Experiment, unread
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
@@ -204,7 +204,7 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
         lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
     if config.sweep is not None:
         lines.append("of the file's sweep: section nothing is run here; tpdist sweep runs it")
-    return lines
+    return [*lines, *unread(config, trainer.run.config_file)]
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:

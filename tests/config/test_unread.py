@@ -1,0 +1,46 @@
+"""What somebody wrote and no method reads is said; what a file holds for another method is not."""
+
+from pathlib import Path
+
+import pytest
+
+from tpdist.config import load_config, to_yaml, unread
+
+FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (FILE, [], []),
+        (FILE, ["method.sweeps=3"], ["--set: method.sweeps changes nothing with method.name: admm; read by costate"]),
+        (FILE, ["method.name=bptt"], []),  # the file is for another method, and may stay
+        (FILE, ["method.name=bptt", "objective.weight=0.1"], ["--set: objective.weight changes nothing with"]),
+        (FILE, ["method.name=costate", "method.h_steps=3"], ["--set: method.h_steps changes nothing"]),
+        ("method: {name: costate, h_steps: 2}", [], ["a.yaml:1: method.h_steps changes nothing with"]),
+        ("method: {name: pm, dual: {lr: 1.0}}", [], ["a.yaml:1: method.dual.lr changes nothing with method.name: pm"]),
+        (FILE, ["method.relaxation=2"], ["--set: method.relaxation changes nothing with method.first: forward"]),
+        (FILE, ["method.relaxation=2", "method.first=persistent"], []),
+        (FILE, ["method.relaxation=2", "batching.order=shuffled"], []),
+        ("preset: paper\nmethod: {name: bptt}", [], []),
+        ("preset: paper", ["method.name=costate"], []),
+    ],
+)  # fmt: skip
+def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[str], said: list[str]):
+    path = tmp_path / "a.yaml"
+    path.write_text(file)
+    found = list(unread(load_config(path, changes)))
+    assert len(found) == len(said)
+    for line, wanted in zip(found, said, strict=True):
+        assert line.startswith("note: ")
+        assert wanted in line
+
+
+def test_all_settings_of_a_run_were_not_written_by_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(load_config(None, ["method.name=costate"])))
+    assert list(unread(load_config(path))) != []
+    assert list(unread(load_config(path), path)) == []
+    monkeypatch.chdir(tmp_path.parent)
+    assert list(unread(load_config(f"{tmp_path.name}/config.yaml"), path)) == []
+    assert len(list(unread(load_config(path, ["method.h_steps=2"]), path))) == 1
