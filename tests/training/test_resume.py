@@ -11,7 +11,9 @@ from small_runs import Listener, Parts, assert_same_runs, control_c, interrupted
 import tpdist
 from tpdist import RunError
 from tpdist.data import Store
+from tpdist.experiments.report import report
 from tpdist.training import epoch_end
+from tpdist.training.changes import changes
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.trainer import Trainer
@@ -54,6 +56,28 @@ CASES: dict[str, dict[str, Parts]] = {
         "run": {"patience": 2, "epochs": 9},
     },
 }
+
+
+def test_what_is_changed_is_said_and_noted(small_corpus: Path, tmp_path: Path):
+    run, listener = RunDirectory(tmp_path / "run"), Listener()
+    tpdist.train(small(small_corpus, run={"epochs": 1}), run.path)
+    assert changes(run) == []
+    tpdist.resume(run.path, ["run.epochs=2", "method.name=costate", "optimizer.options.eps=1e-7"], listener)
+    said = next(line for line in listener.said if line.startswith("changed from here on: "))
+    assert 'method.name "admm" -> "costate"' in said
+    assert "run.epochs 1 -> 2" in said
+    assert "method.h_steps 1 -> 0" in said  # what the method fixes
+    assert "optimizer.options.eps null -> 1e-07" in said
+    noted = changes(run)
+    assert len(noted) == said.count(" -> ")
+    assert {(change["step"], change["epoch"]) for change in noted} == {(9, 2)}
+    report([str(run.path)], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<td>9</td><td>method.name</td><td>admm</td><td>costate</td>" in html
+    listener = Listener()
+    tpdist.resume(run.path, ["run.epochs=3"], listener)
+    assert [line for line in listener.said if "->" in line] == ["changed from here on: run.epochs 2 -> 3"]
+    assert changes(run)[: len(noted)] == noted
 
 
 @pytest.mark.parametrize("case", CASES)

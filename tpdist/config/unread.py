@@ -1,9 +1,9 @@
 """Settings that somebody wrote and the method does not read: a run says so, for they change nothing."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from tpdist.config.experiment import Experiment
+from tpdist.config.parts import Method
 from tpdist.config.presets import PRESETS
 
 READ_BY = {
@@ -18,22 +18,20 @@ READ_BY = {
 }
 
 
-def unread(config: Experiment, resolved: Path | None = None) -> Iterator[str]:
-    """A line for each. resolved: a file of all settings, such as a run's own, of which none is meant.
+def unread(config: Experiment) -> Iterator[str]:
+    """A line for each. What a file says is not meant where `--set` names another method, nor where it says everything.
 
-    What a file says for its own method is not meant either where `--set` names another method.
+    The latter is a run's own, or what `tpdist config show` prints.
     """
     at, name, first = config._places.at, config.method.name, config.method.first
     switched = ":" not in at.get("method.name", ":")
+    everything = all(f"method.{field}" in at for field in Method.model_fields)
 
     def meant(key: str) -> bool:
         place = at.get(key)
         if place is None or (config.preset in PRESETS and place == at.get("preset")):
             return False
-        file = Path(place.rpartition(":")[0]).parts
-        # a worker knows the run's file by another path than the user, who may have given the end of it
-        own = resolved is not None and resolved.absolute().parts[-len(file) :] == file
-        return ":" not in place or not (switched or own)
+        return ":" not in place or not (switched or everything)
 
     if config.method.visit is not None:
         return

@@ -23,6 +23,7 @@ from tpdist.tprop import Alone, plan_epoch
 from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.training.batches import Batches
+from tpdist.training.changes import changes
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import flat
@@ -78,6 +79,7 @@ def report(runs: Sequence[str], out: Path) -> None:
         for name, drawing in drawn.items()
     )
     body = [f"<h1>{html.escape(title)}</h1>", _table(runs, epochs, configs), _differences(configs)]
+    body.append(_changed(dict(zip(epochs, runs, strict=True))))
     body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>\n{"".join(missing)}')
     sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
@@ -153,6 +155,18 @@ def _differences(configs: Mapping[str, Experiment]) -> str:
         return ""
     lines = [[key, *("" if key not in one else _text(one[key]) for one in settings)] for key in keys]
     return f"<h2>Settings that differ</h2>\n{_rows(['setting', *configs], lines)}"
+
+
+def _changed(runs: Mapping[str, str]) -> str:
+    """The settings that were changed where runs went on, which their other rows know as they are now."""
+    lines = [
+        [name, f"{change['step']:,}", change["setting"], _text(change["was"]), _text(change["now"])]
+        for name, run in runs.items()
+        for change in changes(RunDirectory.open(run))
+    ]
+    if not lines:
+        return ""
+    return f"<h2>Settings changed on the way</h2>\n{_rows(['run', 'from step', 'setting', 'was', 'now'], lines)}"
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 RUN/config.yaml          the resolved configuration
 RUN/metrics.jsonl        a line every N updates and every epoch
 RUN/tensorboard/         the same, as TensorBoard events
+RUN/changes.jsonl        settings that were changed where the run went on
 RUN/checkpoints/         what `--resume` continues from
 RUN/models/best.*        the parameters of the best epoch: .safetensors, and .json about them
 RUN/models/last.*        those of the last epoch

@@ -11,6 +11,7 @@ from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import plan_epoch
+from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
@@ -67,13 +68,17 @@ def run_worker(
             elif config.model.init_from is not None:
                 start_from(trainer.model, config.model.init_from, store.vocabulary)
             nothing_left = resume and trainer.over and _has_result(run, trainer)
+            changed: list[Change] = []
             if resume and workers.leads and not nothing_left:
+                changed = note_changes(run, config, trainer.state.epoch, trainer.state.step)
                 run.save_config(config)
             if announce:
                 for line in introduction(trainer):
                     reporter.say(line)
                 if resume:
                     reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}")
+                if changed:
+                    reporter.say(f"changed from here on: {', '.join(map(text, changed))}")
                 if nothing_left:
                     reporter.say(f"nothing is left to do; for more: {trainer.for_more}")
             fit = trainer.fit(stop)
@@ -204,7 +209,7 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
         lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
     if config.sweep is not None:
         lines.append("of the file's sweep: section nothing is run here; tpdist sweep runs it")
-    return [*lines, *unread(config, trainer.run.config_file)]
+    return [*lines, *unread(config)]
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:

@@ -1,0 +1,46 @@
+"""What was changed of a run's settings where it went on: RUN/changes.jsonl, a line for each. None is taken back."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tpdist.config import Experiment
+from tpdist.training.files import finite
+from tpdist.training.run_dir import RunDirectory, with_absolute_paths
+from tpdist.training.trackers import flat
+
+Change = dict[str, Any]
+
+
+def note_changes(run: RunDirectory, config: Experiment, epoch: int, step: int) -> list[Change]:
+    """Add what `config` has otherwise than the run's file, to hold from `step` on: keys `setting`, `was`, `now`."""
+    before = dict(flat(run.load_config().model_dump(mode="json")))
+    now = dict(flat(with_absolute_paths(config, Path.cwd()).model_dump(mode="json")))
+    found = [
+        {"step": step, "epoch": epoch, "setting": key, "was": before.get(key), "now": now.get(key)}
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if found:
+        with _file(run).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(finite(change)) + "\n" for change in found)
+    return found
+
+
+def changes(run: RunDirectory) -> list[Change]:
+    """All that were noted, in their order; none for a run that went on as it was."""
+    found = []
+    with suppress(OSError):
+        for line in _file(run).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def text(change: Change) -> str:
+    return f"{change['setting']} {json.dumps(change['was'])} -> {json.dumps(change['now'])}"
+
+
+def _file(run: RunDirectory) -> Path:
+    return run.path / "changes.jsonl"
