@@ -10,7 +10,7 @@ from small_runs import small
 
 from tpdist.cli import main
 from tpdist.config import to_yaml
-from tpdist.setting import Setting
+from tpdist.errors import Setting
 
 Printed = pytest.CaptureFixture[str]
 GRID = "{grid: {optimizer.lr: [0.01, 0.02]}, seeds: [0, 1], tuning_seeds: 1}"

@@ -1,5 +1,7 @@
 """The one exception hierarchy. The command line prints the message and ends with `exit_code`."""
 
+OVERRIDE = "--set"  # where a setting was written that lies above the file
+
 
 class TpdistError(Exception):
     """Something the user can mend; the message says what, where and how."""
@@ -52,3 +54,14 @@ class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong
     """The user stopped the run; what was reached is saved."""
 
     exit_code = 130
+
+
+class Setting(str):
+    """A `key=value`, and where the user wrote it, for errors to say: a variable, an option of its own name, a sweep."""
+
+    written_in: str
+
+    def __new__(cls, text: str, written_in: str = OVERRIDE):
+        setting = super().__new__(cls, text)
+        setting.written_in = written_in
+        return setting

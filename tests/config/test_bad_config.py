@@ -304,7 +304,25 @@ BAD_OVERRIDES = [
     (["run.seed=1", "run.seed=2"], ["--set: run.seed: given twice; keep one"]),
     (["data.max_types=1e4"], ["--set: data.max_types: must be a whole number or null, got 1e4; write 10000"]),
     (["run.seed="], ["--set: run.seed: must be a whole number, got nothing"]),
-    (["run.seed=[1"], ["--set: run.seed: not valid YAML: expected ',' or ']', but got '<stream end>'"]),
+    (
+        ["run.seed=[1"],
+        [
+            "--set: run.seed: not valid YAML: expected ',' or ']', but got '<stream end>'; close what is open, and "
+            "quote a value with spaces"
+        ],
+    ),
+    (
+        ["optimizer.momentum=0.9"],
+        ["--set: optimizer.momentum: unknown key; options of torch's own optimizers stand below optimizer.options"],
+    ),
+    (["objective.lambda=0.9"], ["--set: objective.lambda: unknown key; λ is objective.weight"]),
+    (
+        ["optimizer.options={momentum:0.9}"],
+        [
+            "--set: optimizer.options.momentum:0.9: must be a number, true or false, or a list of two numbers, got "
+            "nothing; a space is missing behind the colon"
+        ],
+    ),
     (["method.edge_free=on"], ["--set: method.edge_free: on may be a boolean or text; write true, or 'on' in quotes"]),
     (["data.store=a\nb"], ["--set: data.store: holds a line break or another control character: 'a\\nb'"]),
     (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal"]),

@@ -124,7 +124,13 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
     "text8 that is too short": (
         {"text8": b"a b c d e"},
         {"recipe": "text8", "source": "text8"},
-        "text8: the valid split has 0 tokens; at least 2 are needed",
+        "{d}/text8, which is cut 90/5/5: the valid split has 0 tokens; at least 2 are needed; give a longer file",
+    ),
+    "text of one line": (
+        {"one.txt": b"a b c d e"},
+        {"source": "one.txt"},
+        "{d}/one.txt, which is cut 90/5/5 at ends of lines: the valid split has 0 tokens; at least 2 are needed; give "
+        "a longer file, or --train, --valid and --test",
     ),
     "synthetic characters": (
         {},

@@ -85,7 +85,7 @@ TRAIN = [
     ("train odd.yaml --run-dir new", "odd.yaml:6: optimizer.options.foo: torch.optim.Adam takes no 'foo'; it takes betas, eps, weight_decay, amsgrad, foreach, maximize, capturable, differentiable, fused, decoupled_weight_decay"),
     (f"train odd.yaml {OVER} 'optimizer.options={{eps: -1}}'", "--set: optimizer.options: torch.optim.Adam: Invalid epsilon value: -1.0"),
     (f"train c.yaml {OVER} 'method.h_optimizer.options={{momentum: -1}}'", "--set: method.h_optimizer.options: torch.optim.SGD: Invalid momentum value: -1.0"),
-    (f"train c.yaml {OVER} model.cell=no_such:Cell model.allow_cells_from=[no_such]", "--set: model.cell: cannot load 'no_such:Cell': No module named 'no_such'"),
+    (f"train c.yaml {OVER} model.cell=no_such:Cell model.allow_cells_from=[no_such]", "--set: model.cell: cannot load 'no_such:Cell': No module named 'no_such'; in the directory of no_such.py: write PYTHONPATH=. before the command"),
     (f"train c.yaml {OVER} model.cell=json:Cell model.allow_cells_from=[json]", "--set: model.cell: cannot load 'json:Cell': module 'json' has no attribute 'Cell'"),
     (f"train c.yaml {OVER} model.cell=json:loads model.allow_cells_from=[json]", "--set: model.cell: 'json:loads' is not a subclass of tpdist.models.Cell"),
     (f"train c.yaml {OVER} method.visit=json:no method.allow_visits_from=[json]", "--set: method.visit: cannot load 'json:no': module 'json' has no attribute 'no'"),
@@ -117,7 +117,9 @@ RESUME = [
 ]  # fmt: skip
 READ = [
     ("evaluate nowhere", "nowhere: does not exist; give the directory that tpdist train printed"),
-    ("evaluate begun", "begun/models/best.json: missing; the run has not finished an epoch yet"),
+    ("evaluate begun", "begun/models/best.json: missing; the run has not finished an epoch yet; go on with `tpdist train --resume begun`"),
+    ("evaluate begun --theta-lr 0.1", "--theta-lr: 0.1 is the size of no step; give --theta-steps too, such as 1"),
+    ("evaluate begun --h-lr 1 --theta-steps 2", "--h-lr: 1 is the size of no step; give --h-steps too, such as 1"),
     ("evaluate no_model", "no_model/models/best.safetensors: missing; did the run finish an epoch?"),
     ("evaluate torn_model", "torn_model/models/best.safetensors: not a whole safetensors file (Error while deserializing header: header too small)"),
     ("evaluate torn_about", "torn_about/models/best.json: not what tpdist wrote; evaluate --model last, or train an epoch more, which writes it again"),
@@ -139,7 +141,7 @@ READ = [
     ("sample done --temperature -1", "--temperature: must be a number of at least 0, got -1.0"),
     ("sample done --top-k 0", "--top-k: must be at least 1, got 0"),
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
-    ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet"),
+    ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet; go on with `tpdist train --resume begun`"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare python-docs --source file --out new", "--source: recipe python-docs does not read it; leave it out"),

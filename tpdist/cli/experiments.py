@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
-from tpdist.errors import TpdistError
+from tpdist.errors import Setting, TpdistError
 from tpdist.experiments.modules import json_file
-from tpdist.setting import Setting
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
-from tpdist.errors import TpdistError
-from tpdist.setting import Setting
+from tpdist.errors import Setting, TpdistError
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
 READS = {"source": ("ptb", "wikitext", "text8", "text"), **TEXT}
@@ -54,6 +53,9 @@ def _prepare(options: argparse.Namespace) -> None:
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
             raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
+    files = [str(given[split]) for split in ("train", "valid", "test") if given[split] is not None]
+    if given["column"] is not None and not any(file.lower().endswith(".parquet") for file in files):
+        raise TpdistError(f"--column: {given['column']} is a column of no Parquet file here; leave it out")
     from tpdist.config import load_config
 
     data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})

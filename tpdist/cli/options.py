@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import TpdistError
-from tpdist.setting import Setting
+from tpdist.errors import Setting, TpdistError
 
 VARIABLE = "TPDIST_SET"
 

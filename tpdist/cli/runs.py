@@ -4,8 +4,7 @@ import argparse
 from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
-from tpdist.errors import TpdistError
-from tpdist.setting import Setting
+from tpdist.errors import Setting, TpdistError
 
 
 def add(commands: Any) -> None:
@@ -35,11 +34,11 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
     )
-    evaluate.add_argument("--h-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--h-lr", type=float, metavar="LR", help="their size; default 0.1")
     evaluate.add_argument(
         "--theta-steps", type=int, default=0, metavar="N", help="steps on θ at test time instead: dynamic evaluation"
     )
-    evaluate.add_argument("--theta-lr", type=float, default=0.1, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--theta-lr", type=float, metavar="LR", help="their size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
     evaluate.add_argument("--model", choices=("best", "last"), default="best")
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
@@ -106,15 +105,21 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    sizes = {}
+    for name in ("h", "theta"):
+        size, steps = getattr(options, f"{name}_lr"), getattr(options, f"{name}_steps")
+        if size is not None and steps == 0:
+            raise TpdistError(f"--{name}-lr: {size:g} is the size of no step; give --{name}-steps too, such as 1")
+        if size is not None:
+            sizes[f"{name}_lr"] = size
     from tpdist.launch.local import evaluate
 
     result = evaluate(
         options.run,
         options.split,
         h_steps=options.h_steps,
-        h_lr=options.h_lr,
         theta_steps=options.theta_steps,
-        theta_lr=options.theta_lr,
+        **sizes,
         by_position=options.by_position,
         which=options.model,
         overrides=options.set,

@@ -121,7 +121,7 @@ def _needs(why: str, wanted: Sequence[tuple[str, object, bool, object]]) -> Iter
     """wanted: of other settings the key, the value, whether it fits, and what would."""
     for key, value, fits, wants in wanted:
         if not fits:
-            yield ConfigError(f"{why} {wants}, got {value}", key)
+            yield ConfigError(f"{why} {wants}, got {'nothing' if value is None else value}", key)
 
 
 def _check_recompute(config: "Experiment") -> Iterator[ConfigError]:

@@ -174,6 +174,7 @@ def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any,
         return f"must be {simple[kind]}{null}, got {got}{_mend(kind, value, text)}"
     if field is None:  # an entry of `options`
         field = field_at(names[:-1])
+        got += "; a space is missing behind the colon" if value is None and ":" in names[-1] else ""
         return f"must be a number, true or false, or a list of two numbers, got {got}" if field else f"got {got}"
     return f"must be {describe(field.annotation)}, got {got}"
 

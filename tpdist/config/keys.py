@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 from tpdist.config.experiment import Experiment
 from tpdist.config.parts import Part
 
+TORCH_OPTIONS = ("alpha", "amsgrad", "betas", "dampening", "eps", "momentum", "nesterov", "rho", "weight_decay")
+
 
 def part_of(field: FieldInfo) -> type[Part] | None:
     """The part that stands at this key, if it is a part and not a value."""
@@ -102,6 +104,10 @@ def unknown(path: Sequence[str]) -> str:
     if len(path) == 1 and field_at(path[0].split(".")):
         part, _, rest = path[0].partition(".")
         return f"unknown key; in a file write {rest} below {part}:"
+    if path[-1] in ("lambda", "lam", "λ"):
+        return "unknown key; λ is objective.weight"
+    if path[:-1] in (["optimizer"], ["method", "h_optimizer"]) and path[-1] in TORCH_OPTIONS:
+        return f"unknown key; options of torch's own optimizers stand below {'.'.join(path[:-1])}.options"
     every = all_keys()
     here = [key for key in every if key.split(".")[:-1] == list(path[:-1])]
     meant = [key for key in every if key.split(".")[-1] == path[-1]]

@@ -15,8 +15,7 @@ from tpdist.config.experiment import Experiment, Places
 from tpdist.config.overrides import lay_over, read_overrides
 from tpdist.config.presets import PRESETS, merge
 from tpdist.config.yaml_text import Place, Problem, Tree, join, read, shown
-from tpdist.errors import ConfigError
-from tpdist.setting import OVERRIDE
+from tpdist.errors import OVERRIDE, ConfigError
 
 P = TypeVar("P")
 MAX_BYTES = 256 * 1024
@@ -28,6 +27,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Exper
     Raises `ConfigError` with one line for each thing that is wrong, `file:line: key: what is wrong`, in the order
     of the file and then of the overrides, whose place is `--set`.
     """
+    if isinstance(overrides, Mapping):
+        raise ConfigError(f"overrides: must be texts such as 'run.epochs=1', got {dict(overrides)!r:.80}")
     tree = _no_file() if path is None else _read_file(Path(path))
     _drop_unknown(tree)
     written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)

@@ -7,7 +7,7 @@ from typing import Any
 from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, why_unknown
 from tpdist.config.presets import merge
 from tpdist.config.yaml_text import Place, Problem, Tree, control_character, read, shown
-from tpdist.setting import OVERRIDE
+from tpdist.errors import OVERRIDE
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,8 @@ def _compose(text: str) -> yaml.Node | None:
         problem = shown(" ".join((error.problem or error.context or "").split()), 120)
         if "'\\t'" in problem:
             problem = "a tab where YAML wants spaces; indent with spaces"
+        elif "<stream end>" in problem:
+            problem += "; close what is open, and quote a value with spaces"
         elif "single document" in (error.context or ""):
             problem = "a second document begins; a file holds one configuration"
         raise _RefusedError(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from None

@@ -17,7 +17,7 @@ from tpdist.data import recipes
 from tpdist.data.manifest import SPLITS, Manifest, Split, token_file
 from tpdist.data.store import ROWS_PER_BATCH, Store
 from tpdist.data.synthetic import MarkovSource, Sampler, check
-from tpdist.data.text import Source
+from tpdist.data.text import FileText, Source
 from tpdist.data.tokens import tokenizer
 from tpdist.data.vocabulary import UNK, Level, Vocabulary, choose_types
 from tpdist.data.writer import id_dtype, refuse_existing, staged, write_manifest, write_tokens, write_vocabulary
@@ -121,7 +121,12 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
 
 def _refuse_short(text: Source, split: Split, tokens: int) -> None:
     if tokens < 2:
-        raise DataError(f"{text.name}: the {split} split has {tokens} tokens; at least 2 are needed")
+        cut = isinstance(text, FileText) and text.end is not None
+        where = f"{text.path}, which is cut 90/5/5{' at ends of lines' if text.lines else ''}" if cut else text.name
+        raise DataError(
+            f"{where}: the {split} split has {tokens} tokens; at least 2 are needed"
+            + ("; give a longer file" + (", or --train, --valid and --test" if text.lines else "") if cut else "")
+        )
 
 
 def _check_synthetic(data: Data) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Arm, Experiment, Sweep, load_config
-from tpdist.errors import ConfigError
-from tpdist.setting import Setting
+from tpdist.errors import ConfigError, Setting
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]

@@ -147,9 +147,10 @@ def _knock(address: str) -> None:
 
 
 def _none_at(address: str, why: object) -> ClusterError:
+    found = ", which may be another run's own Ray" if address.startswith("auto (") else ""
     return ClusterError(
-        f"no Ray cluster at --address {address}: {why}; start one with `ray start --head`, or leave --address out for "
-        "an embedded one"
+        f"no Ray cluster at --address {address}{found}: {why}; start one with `ray start --head`, or leave --address "
+        "out for an embedded one"
     )
 
 

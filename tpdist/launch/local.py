@@ -51,6 +51,8 @@ def train(
 
     Raises ConfigError, DataError, RunError for input that does not do; NonFiniteError; Interrupted.
     """
+    if not isinstance(config, Experiment):
+        raise TpdistError(f"config: must be an Experiment, got {config!r:.80}; give tpdist.load_config(FILE)")
     if run_dir is not None:
         RunDirectory(Path(run_dir)).refuse_existing()
     with _at_work(config, reporter, address):

@@ -62,8 +62,9 @@ def imported(path: str, key: str) -> Any:
         return getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
         package = module_name.partition(".")[0]
-        beside = isinstance(error, ModuleNotFoundError) and error.name == package and Path(f"{package}.py").is_file()
-        hint = "; it lies here: write PYTHONPATH=. before the command" if beside else ""
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        beside = "it lies here" if Path(f"{package}.py").is_file() else f"in the directory of {package}.py"
+        hint = f"; {beside}: write PYTHONPATH=. before the command" if missing else ""
         raise ConfigError(f"cannot load {path!r}: {error}{hint}", key) from error
 
 

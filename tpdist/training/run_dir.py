@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.data import Manifest, default_store
-from tpdist.errors import RunError
+from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
 from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json, write_text
 from tpdist.training.locks import locked
@@ -91,13 +91,21 @@ class RunDirectory:
         """Raise RunError if there is anything at the path."""
         if os.path.isfile(self.config_file):
             raise RunError(
-                f"{self.path}: exists already and is not overwritten; continue it with "
-                f"`{self.resume_command}`, or give --run-dir a new name"
+                f"{self.path}: exists already and is not overwritten; "
+                + (f"continue it with `{self.resume_command}`, or " if self._may_go_on() else "it has saved nothing: ")
+                + "give --run-dir a new name"
             )
         if os.path.lexists(self.path):
             raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
         if any(os.path.isfile(parent) for parent in self.path.parents):
             raise RunError(f"{self.path}: cannot be made: {os.strerror(errno.ENOTDIR)}")
+
+    def _may_go_on(self) -> bool:
+        """Whether there may be a checkpoint: here, or where nobody has looked."""
+        try:
+            return any(self.checkpoints.iterdir()) or self.load_config().run.checkpoint_to is not None
+        except (OSError, TpdistError):
+            return True
 
     def identity(self) -> str:
         """A random name, drawn when it is first asked for, that a directory keeps where it is moved or renamed."""
@@ -182,7 +190,8 @@ class RunDirectory:
         """What `save_model` was told: token types and the corpus's checksum among it."""
         file = self.models / f"{which}.json"
         if not file.is_file():
-            raise RunError(f"{file}: missing; the run has not finished an epoch yet")
+            way_on = f"; go on with `{self.resume_command}`" if self._may_go_on() else ""
+            raise RunError(f"{file}: missing; the run has not finished an epoch yet{way_on}")
         try:
             about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             _ = about["types"], about["corpus"]  # what its readers need is there
