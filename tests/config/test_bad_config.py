@@ -256,6 +256,10 @@ BAD_FILES = [
         ],
     ),
     (
+        "method: {name: admm, starts: tied, edge_free: true, h_steps: 0}",
+        ["a.yaml:1: method.edge_free: edge_free moves states by H-steps, and h_steps is 0"],
+    ),
+    (
         "run: {seed: 1}\npreset: released\nobjective: {loss_on: target}",
         ["a.yaml:2: method.closing: a closing target cannot carry the loss; write objective.loss_on: prediction"],
     ),

@@ -144,6 +144,7 @@ READ = [
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet; go on with `tpdist train --resume begun`"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
+    ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),
     ("data prepare python-docs --source file --out new", "--source: recipe python-docs does not read it; leave it out"),
     ("data prepare text --out new --max-types few", "--max-types: data.max_types: must be a whole number or null, got 'few'"),
     ("data prepare text --out new --max-types 4 --set data.max_types=5", "--max-types: data.max_types: given twice; keep one"),

@@ -109,6 +109,15 @@ def test_bad_arguments(options: dict, said: str, both: Path):
     assert str(caught.value) == said
 
 
+def test_a_file_in_place_of_its_configuration():
+    with pytest.raises(TpdistError, match=r"config: must be an Experiment, got 'a\.yaml'; give tpdist\.load_config"):
+        tpdist.train("a.yaml")  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"overrides: must be texts such as 'run\.epochs=1', got \{'run\.epochs': 1\}"
+    ):
+        tpdist.load_config(None, {"run.epochs": 1})  # type: ignore[arg-type]
+
+
 SOURCES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     ({"data": {"synthetic": {"types": 3, "branching": 4}}}, ConfigError, "data.synthetic.branching: 4 different types"),
     ({"data": {"level": "char"}}, ConfigError, "data.level: recipe synthetic has words only"),

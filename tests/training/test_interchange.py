@@ -162,6 +162,16 @@ def test_a_card_speaks_of_its_own_model(small_corpus: Path, tmp_path: Path):
     assert "S=2, batch mode |" in card
 
 
+def test_a_damaged_result_is_left_out_of_the_card(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus), run)
+    for number, damaged in enumerate(("{", "[]", "{}")):
+        (run / "result.json").write_text(damaged)
+        card = (tpdist.export(run, tmp_path / f"out{number}") / "README.md").read_text(encoding="utf-8")
+        assert "| validation perplexity | " in card
+        assert "test perplexity" not in card
+
+
 def test_the_last_model_and_what_exists_already(small_corpus: Path, tmp_path: Path):
     tpdist.train(small(small_corpus), tmp_path / "run")
     out = tpdist.export(tmp_path / "run", tmp_path / "deep/out", which="last")

@@ -120,13 +120,13 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
 
 
 def _refuse_short(text: Source, split: Split, tokens: int) -> None:
-    if tokens < 2:
-        cut = isinstance(text, FileText) and text.end is not None
-        where = f"{text.path}, which is cut 90/5/5{' at ends of lines' if text.lines else ''}" if cut else text.name
-        raise DataError(
-            f"{where}: the {split} split has {tokens} tokens; at least 2 are needed"
-            + ("; give a longer file" + (", or --train, --valid and --test" if text.lines else "") if cut else "")
-        )
+    if tokens >= 2:
+        return
+    where, way_out = text.name, ""
+    if isinstance(text, FileText) and text.end is not None:
+        where = f"{text.path}, which is cut 90/5/5{' at ends of lines' if text.lines else ''}"
+        way_out = "; give a longer file" + (", or --train, --valid and --test" if text.lines else "")
+    raise DataError(f"{where}: the {split} split has {tokens} tokens; at least 2 are needed{way_out}")
 
 
 def _check_synthetic(data: Data) -> None:
