@@ -1,6 +1,7 @@
 """The one exception hierarchy. The command line prints the message and ends with `exit_code`."""
 
 OVERRIDE = "--set"  # where a setting was written that lies above the file
+VARIABLE = "TPDIST_SET"
 
 
 class TpdistError(Exception):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tpdist.errors import ConfigError
+from tpdist.errors import VARIABLE, ConfigError, Setting
 from tpdist.experiments.points import expand
 
 TEXT = """
@@ -80,6 +80,12 @@ def test_a_change_that_the_asked_arms_would_not_read_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"batching\.streams"):
         expand(write(tmp_path, TEXT), ["batching.streams=6"], ["bptt"])
     assert expand(write(tmp_path, TEXT), ["batching.streams=6"], ["ours"])
+
+
+def test_the_environment_is_for_every_command(tmp_path: Path):
+    points = expand(write(tmp_path, TEXT), [Setting("optimizer.lr=9", VARIABLE), Setting("run.seed=9", VARIABLE)])
+    assert {point.config.optimizer.lr for point in points} == {0.1, 0.2}
+    assert {point.seed for point in points} == {3, 4}
 
 
 def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):

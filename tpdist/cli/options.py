@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import Setting, TpdistError
-
-VARIABLE = "TPDIST_SET"
+from tpdist.errors import VARIABLE, Setting, TpdistError
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
