@@ -90,8 +90,9 @@ def figures(run: Path) -> dict[str, Any]:
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
-    """θ, H, U, optimisers' states of the newest checkpoint."""
-    return load_file(list_checkpoints(run / "checkpoints")[-1] / "tensors.safetensors")
+    """θ, H, U, optimisers' states and what is carried, of all workers, in the newest checkpoint."""
+    files = sorted(list_checkpoints(run / "checkpoints")[-1].glob("*.safetensors"))
+    return {f"{file.stem}: {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def assert_same_runs(one: Path, other: Path) -> None:

@@ -113,6 +113,8 @@ def _check_als(config: "Experiment") -> Iterator[ConfigError]:
         ("objective.block", config.objective.block, config.objective.block == 1, "1"),
         ("objective.loss_on", config.objective.loss_on, config.objective.loss_on == "target", "target"),
         ("objective.penalty", config.objective.penalty, config.objective.penalty == "l2", "l2"),
+        # the sums are normal equations here, which rounding makes unsolvable
+        ("cluster.gradient_dtype", config.cluster.gradient_dtype, config.cluster.gradient_dtype is None, "null"),
     ]
     yield from _needs("als alternates least squares and needs", wanted)
 

@@ -151,6 +151,7 @@ class Trainer:
         try:
             while not self.over:
                 if state.position == 0 and self.workers.any(stop.at_epoch_end):
+                    self.writer.wait()  # the next group goes on from it
                     raise Regroup
                 self._begin_epoch()
                 self._train_epoch(stop, tracker)

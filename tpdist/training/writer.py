@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tpdist.errors import RunError
+from tpdist.errors import RunError, first_line
 from tpdist.parallel import Workers
 from tpdist.training.checkpoints import (
     FORMAT,
@@ -62,6 +62,8 @@ class Writer:
     def wait(self) -> None:
         """Until the checkpoint that is being written is whole. All workers call it at once. Raises as `check` does."""
         while self._workers.any(self.busy):  # together, so that the death of a worker is noticed here too
+            if self._workers.any(self._error is not None):
+                self._failed.set()  # who has failed may not have been able to leave word of it in the depot
             if self._thread is not None:
                 self._thread.join(LOOK_S)
         self.check()
@@ -137,7 +139,8 @@ class Writer:
         shards: list[Any] = [packed.shard.to_json()]
         for file, receipt in self._receipts(name, token, others).items():
             if "error" in receipt:
-                raise OSError(*receipt["error"])
+                number, text, path = receipt["error"]
+                raise RunError(text) if number is None else OSError(number, text, path)
             files[file] = {"bytes": receipt.pop("bytes"), "sha256": receipt.pop("sha256")}
             shards.append(receipt)
         state = {"format": FORMAT, **packed.state, "shards": shards}
@@ -189,8 +192,10 @@ class Writer:
         try:
             if self._workers.leads:
                 self.depot.discard(name, token)
-            elif isinstance(error, OSError):
-                about = [error.errno, error.strerror, str(error.filename)]
+            else:
+                about = [None, first_line(error), None]
+                if isinstance(error, OSError) and error.errno is not None:
+                    about = [error.errno, error.strerror, str(error.filename)]
                 self._publish(name, token, _receipt(file), {"error": about})
                 self.depot.leave(token)
         except Exception:  # the disk is full, say: the first error is the one to show
