@@ -17,6 +17,15 @@ def test_runs_stores_and_environments_stay_at_home(project: Path) -> None:
     assert pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
 
 
+def test_packages_may_be_called_as_runs_are(project: Path) -> None:
+    for name in ("src/runs/code.py", "src/stores/__init__.py"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text("")
+    assert [path.as_posix() for path in pack_list(project) if path.parts[0] == "src"] == [
+        "src/runs/code.py", "src/stores/__init__.py",
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_what_git_ignores_stays_at_home(project: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(project)], check=True)

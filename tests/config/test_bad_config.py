@@ -256,6 +256,11 @@ BAD_FILES = [
         ],
     ),
     (
+        "method: {name: als}\nmodel: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}\n"
+        "cluster: {gradient_dtype: bfloat16}",
+        ["a.yaml:4: cluster.gradient_dtype: als alternates least squares and needs null, got bfloat16"],
+    ),
+    (
         "method: {name: admm, starts: tied, edge_free: true, h_steps: 0}",
         ["a.yaml:1: method.edge_free: edge_free moves states by H-steps, and h_steps is 0"],
     ),

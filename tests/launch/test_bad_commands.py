@@ -53,6 +53,7 @@ OVER = "--run-dir new --set"
 TRAIN = [
     ("train", "train: give a configuration file (before --set), or --resume RUN, and not both"),
     ("train c.yaml --resume begun", "train: give a configuration file (before --set), or --resume RUN, and not both"),
+    ("train c.yaml --run-dir new --set cluster.workers=2 cluster.gpus_per_worker=1.5", "--set: cluster.gpus_per_worker: Ray gives a part of one GPU or whole ones, got 1.5"),
     ("train --resume begun --run-dir x", "train: --resume goes on in the run's own directory; leave --run-dir out"),
     ("train none.yaml", "none.yaml: no such file"),
     ("train empty", "empty: is a directory; give a YAML file in it"),

@@ -13,10 +13,24 @@ from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
 from tpdist.launch.actor import Place
+from tpdist.launch.cluster import ClusterError
 from tpdist.launch.local import foresee
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "a-file", "x" * 90])
+def test_where_ray_cannot_start_is_said(
+    place: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / place))
+    config = small(small_corpus, cluster={"workers": 2, "cpus_per_worker": 0.5})
+    with pytest.raises(ClusterError, match=r"RAY_TMPDIR .*: Ray cannot start there: .*give a short path on"):
+        tpdist.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

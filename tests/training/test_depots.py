@@ -46,6 +46,22 @@ def test_a_run_is_resumed_from_there(to: str, small_corpus: Path, tmp_path: Path
     assert figures(tmp_path / "whole") == figures(run)
 
 
+def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path: Path):
+    """What a worker that was cut off leaves after the stage was made anew."""
+    kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
+    name, file = "step-00000001", "states-0-1.safetensors.receipt"
+    kept.begin(name, 1)
+    kept.begin(name, 2)
+    for token, text in ((1, "old"), (2, "new")):
+        assert kept.read(name, 2, file) is None
+        (kept.stage(name, token) / file).write_text(text)
+        kept.publish(name, token, file)
+    assert kept.read(name, 2, file) == b"new"
+    assert kept.read(name, 1, file) == b"old"
+    kept.finish(name, 2, [file])
+    assert kept.read(name, 2, file) is None
+
+
 def test_a_damaged_one_is_set_aside(to: str, small_corpus: Path, tmp_path: Path):
     run, listener = tmp_path / "run", Listener()
     interrupted(lambda: tpdist.train(small(small_corpus, run={"checkpoint_to": to}), run, stop_at(11)))

@@ -196,6 +196,11 @@ def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             f"Ray gives no less than 0.0001 of a GPU, got {config.cluster.gpus_per_worker}", "cluster.gpus_per_worker"
         )
+    if config.cluster.gpus_per_worker > 1 and config.cluster.gpus_per_worker % 1:
+        yield ConfigError(
+            f"Ray gives a part of one GPU or whole ones, got {config.cluster.gpus_per_worker}",
+            "cluster.gpus_per_worker",
+        )
     misfit = mesh_misfit(config, config.mesh(fewest))
     if misfit is not None:
         yield ConfigError(misfit, "cluster.workers" if mesh is None else "cluster.mesh")

@@ -58,25 +58,38 @@ def connected(address: str | None, cpus: float, reporter: Reporter) -> Iterator[
 def _embedded(cpus: float) -> Iterator[None]:
     """A Ray of this process: nobody without its token gets in, and none of its ports is open to another machine."""
     base = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
-    base.mkdir(parents=True, exist_ok=True)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=base).cleanup()
+    except OSError as error:
+        raise _cannot_start(base, error.strerror) from error
     # Ray makes its directory writable for all; the one around it is ours alone
     with token_of_its_own(), tempfile.TemporaryDirectory(prefix="tpdist", dir=base, ignore_cleanup_errors=True) as own:
         # Ray then takes 127.0.0.1 for this machine's address, and all its services listen there alone
         clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
         try:
-            with _in_a_session_of_their_own():
-                ray.init(
-                    "local",
-                    num_cpus=math.ceil(cpus),
-                    include_dashboard=False,
-                    log_to_driver=False,  # workers write to the run directory
-                    logging_level=logging.ERROR,
-                    _temp_dir=f"{own}/ray",
-                )
+            try:
+                with _in_a_session_of_their_own():
+                    ray.init(
+                        "local",
+                        num_cpus=math.ceil(cpus),
+                        include_dashboard=False,
+                        log_to_driver=False,  # workers write to the run directory
+                        logging_level=logging.ERROR,
+                        _temp_dir=f"{own}/ray",
+                    )
+            except OSError as error:
+                raise _cannot_start(base, first_line(error)) from error
             yield
         finally:
             ray.shutdown()
             ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _cannot_start(base: Path, why: object) -> ClusterError:
+    return ClusterError(
+        f"RAY_TMPDIR {base}: Ray cannot start there: {why}; give a short path on a local disk, where you may write"
+    )
 
 
 @contextmanager

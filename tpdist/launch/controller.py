@@ -23,7 +23,7 @@ from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.actor import Job, Rendezvous
 from tpdist.launch.cluster import ClusterError, free_nodes, open_store, wait_for_room
 from tpdist.launch.hosted import WORDS_LIMIT_S, Hosted
-from tpdist.launch.placement import assign, room
+from tpdist.launch.placement import Node, assign, room
 from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter, Status, together
@@ -59,7 +59,8 @@ class Controller:
     """Places, joins and watches the workers of one run, and mends it; `run` returns the leader's result.
 
     sizes: numbers of workers that the run may have, in rising order. hosted: the workers, in the order of the ranks.
-    wanted: how many there shall be. failures: when workers were found lost. began: an update has been taken.
+    wanted: how many there shall be. failures: when workers were found lost. began: an update has been taken. unfit: ids
+    of nodes on which a worker could not start.
     """
 
     job: Job
@@ -73,6 +74,7 @@ class Controller:
     generation: int = 0
     began: bool = False
     failures: list[float] = field(default_factory=list)
+    unfit: set[str] = field(default_factory=set)
     change: "Change | None" = None
     error: Exception | None = None
 
@@ -112,7 +114,7 @@ class Controller:
         """Actors for the workers that are missing, as the policy decides."""
         while True:
             self._note_lost()
-            nodes = free_nodes(answering=self.generation > 0)
+            nodes = self._nodes(answering=self.generation > 0)
             decision = self._decide(room(nodes, *self._needs))
             if decision.action is Action.WAIT:
                 self._leave_if_stopped()
@@ -133,14 +135,24 @@ class Controller:
 
     def _note_lost(self) -> None:
         """Let go of workers that were lost while nobody trained. Raises where a cluster never had any that start."""
-        unfit = any(one.unfit for one in self.hosted)
+        unfit = {one.node.id for one in self.hosted if one.unfit} - self.unfit
+        known = any(one.fault is not None and one.node.id not in unfit for one in self.hosted)
         lost = self._drop_lost()
         if unfit and not self.generation:
             raise ClusterError(f"{lost[0]}; its log is among Ray's, see `ray list actors --detail`")
+        self.unfit |= unfit
         if lost:
             self.change = self.change or Change([], time.monotonic())
             self.change.lost += lost
+        if known:  # a node that is found unfit is passed over from here on, and is no failure of the run's
             self.failures.append(time.monotonic())
+
+    def _nodes(self, answering: bool) -> list[Node]:
+        """Live nodes with what they have free; those found unfit only where the run cannot be without them."""
+        nodes = free_nodes(answering)
+        fit = [node for node in nodes if node.id not in self.unfit]
+        enough = len(self.hosted) + room(fit, *self._needs) >= self.sizes[0]
+        return fit if enough else nodes
 
     def _start(self, new: list[Hosted]) -> None:
         """Until the actors run; those that do not within the limit are lost."""
@@ -293,7 +305,7 @@ class Controller:
         if len(self.hosted) == self.sizes[-1] or now - self._grown < GROW_EVERY_S:
             return
         self._grown = now
-        possible = len(self.hosted) + room(free_nodes(answering=True), *self._needs)
+        possible = len(self.hosted) + room(self._nodes(answering=True), *self._needs)
         larger = [size for size in self.sizes if len(self.hosted) < size <= possible]
         if larger:
             self.wanted, self._regrouping = larger[-1], True

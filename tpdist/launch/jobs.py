@@ -11,6 +11,7 @@ import re
 import secrets
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
@@ -37,6 +39,7 @@ from tpdist.launch.packing import (
 )
 
 LOOK_EVERY_S = 1.0
+PATIENCE_S = 60.0  # with a cluster that does not answer
 # for a stopped job to save everything; Ray's own 3 s would cut it off
 STOP_LIMIT_S = 120
 COMMAND_KEY, RUN_KEY = "tpdist_command", "tpdist_run"
@@ -254,14 +257,32 @@ async def _follow(client: JobSubmissionClient, job: str, say: Callable[[str], No
                 said = _say_lines(log, said, say)
         except (RuntimeError, OSError, aiohttp.ClientError):
             pass
-        with translated(client, job):
-            if client.get_job_status(job).is_terminal():
-                break
+        if await _has_ended(client, job):
+            break
         await asyncio.sleep(LOOK_EVERY_S)
     with translated(client, job):
         log = client.get_job_logs(job)  # whole: the connection may have closed before the last lines
     _say_lines(log + "\n", said, say)
     return log
+
+
+async def _has_ended(client: JobSubmissionClient, job: str) -> bool:
+    """A cluster that does not answer is asked again for a while: the job goes on while a tunnel is down.
+
+    Raises JobError where it answers no more, and for an answer that is none.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with translated(client, job):
+                return client.get_job_status(job).is_terminal()
+        except JobError as error:
+            if not isinstance(error.__cause__, requests.ConnectionError | requests.Timeout):
+                raise
+            if time.monotonic() > deadline:
+                goes_on = f"job {job} may go on without you: `tpdist jobs` shows it, `tpdist stop {job}` ends it"
+                raise JobError(f"{error}; {goes_on}") from error
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def _say_lines(log: str, said: int, say: Callable[[str], None]) -> int:

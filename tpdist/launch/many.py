@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.errors import TpdistError
+from tpdist.errors import Interrupted
 from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller, WorkerFailedError
@@ -43,8 +43,10 @@ def run_on_workers(
     try:
         with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), stop:
             return Result(**controller.run())
-    except (TpdistError, KeyboardInterrupt) as error:
+    except BaseException as error:
         worth_reading = controller.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             forget(config, run)
+        if isinstance(error, SystemExit):  # Ray's answer to SIGTERM, before ours is there
+            raise Interrupted("stopped while Ray was starting") from error
         raise

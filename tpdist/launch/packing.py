@@ -14,7 +14,8 @@ from tpdist.launch.entrypoint import SHARED
 # the head keeps the zip in its memory
 PACK_LIMIT_MIB = 100.0
 OF_A_JOB = ".tpdist-"  # where cluster/slurm.sh keeps a running cluster's token
-LEFT_OUT = frozenset({"runs", "stores", ".git", ".venv", "venv", "__pycache__", "node_modules"})
+LEFT_OUT_ABOVE = frozenset({"runs", "stores", ".venv", "venv"})  # below the top these may be packages
+LEFT_OUT = frozenset({".git", "__pycache__", "node_modules"})
 
 
 class JobError(TpdistError):
@@ -33,7 +34,7 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
     files = sorted(
         path
         for path in candidates
-        if not LEFT_OUT.intersection(path.parts)
+        if not _stays(path)
         and (root / path).is_file()
         and path.suffix != ".pyc"
         and not any(part.startswith(OF_A_JOB) for part in path.parts)
@@ -113,8 +114,13 @@ def _git_files(root: Path) -> list[str] | None:
     return [name for name in os.fsdecode(listed.stdout).split("\0") if name]
 
 
+def _stays(path: Path) -> bool:
+    """Whether a path of the project is no source code: runs, stores, environments."""
+    return path.parts[0] in LEFT_OUT_ABOVE or bool(LEFT_OUT.intersection(path.parts))
+
+
 def _walk(root: Path) -> Iterator[Path]:
     for directory, directories, names in os.walk(root):
-        directories[:] = [name for name in directories if name not in LEFT_OUT]
+        directories[:] = [name for name in directories if not _stays(Path(directory, name).relative_to(root))]
         for name in names:
             yield Path(directory, name).relative_to(root)

@@ -2,7 +2,9 @@
 
 While it is written, a checkpoint has a *stage*, known by its name and a token that the leader draws, so that what a
 dead or a stopped worker left is never taken for this one's. In a directory the stage is `.<name>.<token>.tmp`, and one
-rename makes it a checkpoint. An object store cannot rename: there the manifest, written last, makes it one.
+rename makes it a checkpoint. An object store cannot rename: there the manifest, written last, makes it one, and the
+token stands in the names of receipts alone. A late worker may still write over a file there; the manifest's SHA-256
+then tells.
 """
 
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Protocol
 MANIFEST = "manifest.json"
 OWNER = "run"  # the file with the id of the run whose checkpoints these are
 PATTERN = "step-????????*"
+RECEIPT = ".receipt"  # behind a file's name: a worker's word that it is whole
 ASIDE = "damaged-"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpdist.errors import ConfigError, RunError, first_line
-from tpdist.training.depot import ASIDE, MANIFEST, OWNER, PATTERN
+from tpdist.training.depot import ASIDE, MANIFEST, OWNER, PATTERN, RECEIPT
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -65,11 +65,11 @@ class ObjectStore:
         with self._told():
             self._filesystem.create_dir(f"{self._base}/{name}")
             copy_files(
-                str(self.stage(name, token) / file), f"{self._base}/{name}/{file}", LocalFileSystem(), self._filesystem
+                str(self.stage(name, token) / file), self._path(name, token, file), LocalFileSystem(), self._filesystem
             )
 
     def read(self, name: str, token: int, file: str) -> bytes | None:
-        path = f"{self._base}/{name}/{file}"
+        path = self._path(name, token, file)
         with self._told():
             if not self._filesystem.get_file_info(path).is_file:
                 return None
@@ -79,7 +79,7 @@ class ObjectStore:
     def finish(self, name: str, token: int, unwanted: list[str]) -> None:
         with self._told():
             for file in unwanted:
-                self._filesystem.delete_file(f"{self._base}/{name}/{file}")
+                self._filesystem.delete_file(self._path(name, token, file))
         self.leave(token)
 
     def leave(self, token: int) -> None:
@@ -114,6 +114,9 @@ class ObjectStore:
             self._filesystem.create_dir(self._base)
             for name in self._list(complete=False):
                 self._filesystem.delete_dir(f"{self._base}/{name}")
+
+    def _path(self, name: str, token: int, file: str) -> str:
+        return f"{self._base}/{name}/{file}" + (f".{token:x}" if file.endswith(RECEIPT) else "")
 
     def _list(self, complete: bool) -> list[str]:
         """Those with a manifest, or those without."""

@@ -31,7 +31,7 @@ from tpdist.training.checkpoints import (
     verify_checkpoint,
     write_manifest,
 )
-from tpdist.training.depot import MANIFEST, Depot
+from tpdist.training.depot import MANIFEST, RECEIPT, Depot
 from tpdist.training.files import save_tensors, write_json
 
 LOOK_S = 0.05  # between two looks at the threads of all workers, while they are waited for
@@ -203,7 +203,7 @@ class Writer:
 
 
 def _receipt(file: str) -> str:
-    return f"{file}.receipt"
+    return f"{file}{RECEIPT}"
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,93 @@
+"""A node on which no worker can start is passed over, whatever else the run does; the rest of Ray is played here."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tpdist.config import Cluster
+from tpdist.launch import controller as module
+from tpdist.launch.actor import Job
+from tpdist.launch.controller import Change, Controller, WorkerFailedError
+from tpdist.launch.placement import Node
+from tpdist.training.progress import Silent
+from tpdist.training.signals import StopSignal
+
+
+class Played:
+    """A worker that runs, or on a node called `bad` one that does not start."""
+
+    def __init__(self, node: Node):
+        self.node, self.fault, self.unfit = node, None, False
+        self.place: str | None = None if node.id == "bad" else "running"
+        self.placing, self.running, self.working, self.status = None, None, False, None
+
+    def __str__(self) -> str:
+        return self.node.address
+
+    def release(self) -> None: ...
+
+    def hear(self, passed_s: float, limit_s: float) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def has_started(self, too_late: bool) -> None:
+        self.fault, self.unfit = "did not start: No module named 'tpdist'", True  # type: ignore[assignment]
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The nodes on which workers were started."""
+    found: list[str] = []
+
+    def on(node: Node, cluster: Cluster) -> Any:
+        found.append(node.id)
+        return Played(node)
+
+    monkeypatch.setattr(module, "Hosted", SimpleNamespace(on=on))
+    monkeypatch.setattr(module, "ray", SimpleNamespace(wait=lambda *_, **__: None))
+    monkeypatch.setattr(module, "has_checkpoints", lambda *_: True)
+    run = SimpleNamespace(load_config=lambda _: None, resume_command="tpdist train --resume run")
+    monkeypatch.setattr(module, "RunDirectory", lambda _: run)
+    return found
+
+
+def controller(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[Node], sizes: tuple[int, ...], **cluster: Any
+) -> Controller:
+    """In the middle of a run: one worker is left of two, or one shall join it."""
+    patch.setattr(module, "free_nodes", lambda answering=False: nodes)
+    job = Job("run", "store", (), ".", False, 1)
+    settings = Cluster.model_validate({"workers": {"min": sizes[0], "max": sizes[-1]}, **cluster})
+    made = Controller(job, settings, sizes, Silent(), StopSignal(), generation=1, wanted=2)
+    made.hosted, made._looked, made.change = (
+        [Played(Node("good", "10.0.0.1", 0.0, 0.0))],
+        time.monotonic(),
+        Change([], 0.0),
+    )  # type: ignore[list-item]
+    return made
+
+
+def test_a_run_that_can_do_without_it_goes_on(monkeypatch: pytest.MonkeyPatch, tried: list[str]):
+    made = controller(monkeypatch, [Node("bad", "10.0.0.2", 1.0, 0.0)], (1, 2))
+    assert made._place() is module.State.JOINING
+    assert (tried, len(made.hosted), made.failures) == (["bad"], 1, [])
+    made._grown = -1e9
+    made._grow()  # and does not ask for a new group over it again
+    assert tried == ["bad"]
+
+
+def test_another_node_takes_its_place(monkeypatch: pytest.MonkeyPatch, tried: list[str]):
+    nodes = [Node("bad", "10.0.0.2", 1.0, 0.0), Node("new", "10.0.0.3", 1.0, 0.0)]
+    made = controller(monkeypatch, nodes, (2,))
+    assert made._place() is module.State.JOINING
+    assert tried[-1] == "new"
+    assert tried.count("bad") <= 1
+
+
+def test_a_run_that_cannot_ends_after_as_many_failures_as_are_mended(monkeypatch: pytest.MonkeyPatch, tried: list[str]):
+    made = controller(monkeypatch, [Node("bad", "10.0.0.2", 1.0, 0.0)], (2,), max_restarts=2)
+    with pytest.raises(WorkerFailedError, match=r"did not start.*3 failures within .* cluster\.max_restarts is 2"):
+        made._place()
+    assert len(tried) == 4  # the first time was none of the run's failures
