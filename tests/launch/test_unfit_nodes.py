@@ -53,9 +53,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def controller(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[Node], sizes: tuple[int, ...], **cluster: Any
-) -> Controller:
+def controller(patch: pytest.MonkeyPatch, nodes: list[Node], sizes: tuple[int, ...], **cluster: Any) -> Controller:
     """In the middle of a run: one worker is left of two, or one shall join it."""
     patch.setattr(module, "free_nodes", lambda answering=False: nodes)
     job = Job("run", "store", (), ".", False, 1)
