@@ -26,9 +26,9 @@ DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from 
 # ours over BPTT: the file of its ratios; by B the sweep with the runs, at B = 20 those of BPTT through the window too
 CONTESTS = {
     "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
-    "ptb_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
+    "ptb_adam_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
     "ptb_annealed_ratio": {20: "ptb/b20-annealed"},
-    "ptb_adamw_ratio": {5: "ptb/b5-adamw", 10: "ptb/b10-adamw", 20: "ptb/b20-adamw"},
+    "ptb_ratio": {5: "ptb/b5-adamw", 10: "ptb/b10-adamw", 20: "ptb/b20-adamw"},
     "ptb_hidden400_ratio": {20: "ptb/b20-hidden400"},
     "wikitext2_ratio": {20: "wikitext2"},
 }
