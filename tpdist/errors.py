@@ -66,3 +66,8 @@ class Setting(str):
         setting = super().__new__(cls, text)
         setting.written_in = written_in
         return setting
+
+
+def of_variable(setting: str) -> bool:
+    """Whether it stands in the environment, for every command."""
+    return isinstance(setting, Setting) and setting.written_in == VARIABLE

@@ -53,15 +53,15 @@ def _prepare(options: argparse.Namespace) -> None:
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
             raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
-    files = [str(given[split]) for split in ("train", "valid", "test") if given[split] is not None]
-    if given["column"] is not None and not any(file.lower().endswith(".parquet") for file in files):
-        raise TpdistError(f"--column: {given['column']} is a column of no Parquet file here; leave it out")
     from tpdist.config import load_config
 
     data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
     from tpdist.data import foresee, prepare
+    from tpdist.data.recipes import reads_parquet
     from tpdist.training.progress import DataBar
 
+    if options.column is not None and not reads_parquet(data):
+        raise TpdistError(f"--column: {options.column} is a column of no Parquet file here; leave it out")
     if options.dry_run:
         print_lines(foresee(data, Path(options.out)), options)
         return

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import VARIABLE, Setting, TpdistError
+from tpdist.errors import VARIABLE, Setting, TpdistError, of_variable
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +48,7 @@ def settings(flags: list[str]) -> list[str]:
 def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
     """Both, without what the variable says of keys that `upper` sets."""
     keys = {text.partition("=")[0].strip() for text in upper}
-    kept = [
-        one
-        for one in lower
-        if getattr(one, "written_in", None) != VARIABLE or one.partition("=")[0].strip() not in keys
-    ]
+    kept = [one for one in lower if not (of_variable(one) and one.partition("=")[0].strip() in keys)]
     return [*kept, *upper]
 
 

@@ -62,7 +62,7 @@ def store_options(data: Data) -> dict[str, str | int | None]:
     if data.recipe == "synthetic":
         return options | {f"synthetic.{name}": value for name, value in data.synthetic.model_dump().items()}
     options |= {"max_types": data.max_types, "min_count": min_count(data), "max_tokens": data.max_tokens}
-    if data.recipe == "text" and any(map(is_parquet, filter(None, (data.train, data.valid, data.test)))):
+    if data.recipe == "text" and reads_parquet(data):
         options["column"] = data.column
     return options
 
@@ -166,6 +166,11 @@ def source_files(data: Data) -> dict[Split, Path]:
             return files
     wanted = " or ".join(", ".join(pattern.format(split) for split in SPLITS) for pattern in patterns)
     raise DataError(f"{source}: recipe {data.recipe} looks for {wanted} in this directory; not all are there")
+
+
+def reads_parquet(data: Data) -> bool:
+    """Whether any of a corpus's three files is Parquet."""
+    return any(map(is_parquet, filter(None, (data.train, data.valid, data.test))))
 
 
 def is_parquet(path: Path | str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Arm, Experiment, Sweep, load_config
-from tpdist.errors import OVERRIDE, VARIABLE, ConfigError, Setting
+from tpdist.errors import ConfigError, Setting, of_variable
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
@@ -69,7 +69,7 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
 
 def _refuse_unread(path: str | Path, overrides: Sequence[str], sweep: Sweep, arms: Sequence[Arm]) -> None:
     """Raise ConfigError for an override that no point would read. What lies in the environment is for every command."""
-    overrides = [text for text in overrides if getattr(text, "written_in", OVERRIDE) != VARIABLE]
+    overrides = [text for text in overrides if not of_variable(text)]
     others = {"run.seed": "the seeds of a sweep are sweep.seeds", "run.test": "a sweep tests what it chooses: --test"}
     for key in (text.partition("=")[0].strip() for text in overrides):
         if key in others:

@@ -14,8 +14,8 @@ from tpdist.data import foresee as foresee_store
 from tpdist.errors import NonFiniteError, TpdistError
 from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
-from tpdist.experiments.results import versions
-from tpdist.experiments.sweep_dir import Row, Sweeping, choose, wanted, wanted_rows
+from tpdist.experiments.results import Row, versions
+from tpdist.experiments.sweep_dir import Sweeping, choose, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import check_gpus, evaluate
 from tpdist.launch.tasks import Task, run_tasks
@@ -48,9 +48,8 @@ def sweep(
     none: all. limit_s: end after so many seconds with what is done then.
 
     Raises ConfigError for a point that cannot be, or where `faults` finds something in every setting, DataError where a
-    corpus is not there, RunError where another sweep is at work in the directory, or another's
-    table lies there. A point that fails while it runs is a
-    row, and stops nothing. Raises NothingDoneError where all have failed.
+    corpus is not there, RunError where another sweep is at work in the directory, or another's table lies there. A
+    point that fails while it runs is a row, and stops nothing. Raises NothingDoneError where all have failed.
     """
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     everything = expand_all(path, overrides) if arms else points
@@ -66,8 +65,7 @@ def sweep(
             check_gpus(points[0].config)
         for data in corpora:
             open_or_prepare(data)  # once, before many points want it
-        waiting = [point for point in wanted(home, points, tuning) if home.row(point)["state"] == "waiting"]
-        wrong = faults(waiting, address is None)
+        wrong = faults(waiting(home, points, tuning), address is None)
         if len(wrong) == len({point.setting for point in points}):
             raise next(iter(wrong.values()))  # none has run, and none would
 
@@ -107,8 +105,8 @@ def _test_chosen(home: Sweeping, points: Sequence[Point], tuning: Sequence[int])
 
 def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Data]:
     """Each corpus once, of the points that are to run next."""
-    waiting = (point.config.data for point in wanted(home, points, tuning) if home.row(point)["state"] == "waiting")
-    return list({data.model_dump_json(): data for data in waiting}.values())
+    corpora = (point.config.data for point in waiting(home, points, tuning))
+    return list({data.model_dump_json(): data for data in corpora}.values())
 
 
 def foresee(
@@ -128,13 +126,13 @@ def foresee(
     if retry:
         rows = [row | {"state": "waiting"} if row["state"] == "failed" else row for row in rows]
     count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
-    waiting = {row["point"]: row for row in rows if row["state"] == "waiting"}
-    to_run = [point for point in points if point.name in waiting]
+    to_come = {row["point"]: row for row in rows if row["state"] == "waiting"}
+    to_run = [point for point in points if point.name in to_come]
     wrong = faults(to_run, address is None)
     lines = []
     for point in to_run:
         fault = wrong.get(point.setting)
-        lines.append(describe(waiting[point.name]) + (f"  would fail: {fault}" if fault else ""))
+        lines.append(describe(to_come[point.name]) + (f"  would fail: {fault}" if fault else ""))
     for data in _corpora(home, points, tuning):
         if is_missing(data):
             lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
@@ -169,8 +167,7 @@ def _run_missing(
     by_run = {home.run(point): point for point in points}
 
     def next_tasks() -> list[Task]:
-        waiting = [point for point in wanted(home, points, tuning) if home.row(point)["state"] == "waiting"]
-        return [Task(point.config, home.run(point)) for point in waiting]
+        return [Task(point.config, home.run(point)) for point in waiting(home, points, tuning)]
 
     def look() -> None:
         now = wanted(home, points, tuning)

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from tpdist.errors import RunError
 from tpdist.experiments.points import Point
+from tpdist.experiments.results import Row
 from tpdist.training.files import write_atomic
 from tpdist.training.locks import locked
 
-Row = dict[str, Any]
 FIGURES = ("valid_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method")
 
 
@@ -108,6 +108,11 @@ def wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> li
         return first
     best = choose(home, points, tuning)
     return [point for point in points if point.seed in tuning or point.setting in best]
+
+
+def waiting(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
+    """Of the wanted ones those that have neither ended nor failed."""
+    return [point for point in wanted(home, points, tuning) if home.row(point)["state"] == "waiting"]
 
 
 def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Row]:
