@@ -14,6 +14,11 @@ from tpdist.tprop.optimizers import build_optimizer
 from tpdist.tprop.plan import HStep
 
 
+def device_name(device: torch.device) -> str:
+    """cpu, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def pick_device(config: Experiment) -> torch.device:
     """The device of `run.device`. Raises ConfigError where there is none."""
     name = config.run.device

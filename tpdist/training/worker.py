@@ -12,7 +12,7 @@ from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.changes import Change, note_changes, text
-from tpdist.training.checks import set_kernels
+from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
 from tpdist.training.evaluation import evaluate_tokens
@@ -169,7 +169,7 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
         run=str(run.path),
         method=config.method.name,
         seed=config.run.seed,
-        device=trainer.device.type,
+        device=device_name(trainer.device),
         valid_perplexity=fit.best_perplexity,
         test_perplexity=test,
         unigram_perplexity=store.manifest.unigram_perplexity["valid"],
