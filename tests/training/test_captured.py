@@ -27,6 +27,10 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "admm", "first": "persistent", "relaxation": 1},
         "batching": {"chunk_tokens": 8},
     },
+    "admm, no H-steps": {  # whose optimiser no visit makes
+        "method": {"name": "admm", "first": "persistent", "h_steps": 0, "h_optimizer": {"name": "adagrad", "lr": 0.1}},
+        "run": {"cuda_graph": True},
+    },
     "alm, closing": {"method": {"name": "alm", "closing": True, "first": "persistent", "relaxation": 1}},
     "costate, kept": {"method": {"name": "costate", "first": "persistent", "relaxation": 1, "keep_costates": True}},
     "costate, shuffled": {"method": {"name": "costate", "first": "persistent", "relaxation": 2}, "batching": SHUFFLED},

@@ -163,13 +163,15 @@ def _check_cuda_graph(config: "Experiment") -> Iterator[ConfigError]:
     method, h = config.method, config.method.h_optimizer
     stateless = h.name == "sgd" and not h.options
     made_anew = h.name in ("sgd", "adagrad") and method.first != "persistent"  # the others ask to be `capturable`
+    h_stays = method.h_steps == 0 and method.name != "alm"
+    h_records = h_stays or stateless or made_anew
     lr_decay = config.optimizer.options.get("lr_decay", 0)
     wanted = [
         ("cluster.workers", config.cluster.workers, config.cluster.workers == 1, "1, since messages are not recorded"),
         ("batching.mode", config.batching.mode, config.batching.mode == "minibatch", "minibatch"),
         ("method.name", method.name, method.name != "als", "a method of gradient steps"),
         ("method.visit", method.visit, method.visit is None, "none of your own"),
-        ("method.h_optimizer", h.name, stateless or made_anew, "sgd without options, or adagrad on states made anew"),
+        ("method.h_optimizer", h.name, h_records, "sgd without options, or adagrad on states made anew"),
         ("optimizer.options.lr_decay", lr_decay, not lr_decay, "0, since the rate is recorded too"),
         ("run.on_non_finite", config.run.on_non_finite, config.run.on_non_finite == "stop", "stop"),
     ]

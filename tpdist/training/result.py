@@ -13,7 +13,8 @@ class Result:
     boundary_bytes, carried_bytes, gradient_bytes: sent by all workers together, since they last joined.
     waiting_neighbours, waiting_reduction: share of the training seconds since then that the workers waited for each
     other, transfers included, on average. recoveries: failures of workers that were mended since the run was last
-    started; null for one worker without Ray. device: cpu, or the name of the GPU. test_perplexity: null where run.test is false.
+    started; null for one worker without Ray. device: cpu, or the name of the GPU. test_perplexity: null
+    where run.test is false.
     best_possible_perplexity: the lowest, known for synthetic corpora only.
     """
 
