@@ -27,6 +27,14 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def test_a_point_is_the_same_wherever_it_runs(tmp_path: Path):
+    file = write(tmp_path, TEXT)
+    names = [point.name for point in expand(file)]
+    place = ["run.device=cuda", "run.cuda_graph=true", "cluster.gpus_per_worker=0.25", "cluster.cpus_per_worker=2"]
+    assert [point.name for point in expand(file, place)] == names
+    assert not {point.name for point in expand(file, ["run.tf32=true"])} & set(names)  # which rounds as it computes
+
+
 def test_every_setting_of_every_arm_with_every_seed(tmp_path: Path):
     changes = ["batching.streams=6", "run.epochs=7", "sweep.seeds=[3, 4, 5]"]  # one arm tries streams of its own
     points = expand(write(tmp_path, TEXT), changes)

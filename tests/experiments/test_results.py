@@ -47,6 +47,14 @@ def test_a_test_figure_needs_every_seed():
     assert summarise(rows, "", {})["arms"][0]["test"] == 11.0
 
 
+def test_devices_and_versions_are_those_of_the_runs():
+    gpu = {"device": "NVIDIA H200", "torch": "2.11.0", "python": "3.12.3"}
+    rows = [row("a", 1.0, 0, 9.0, **gpu), row("a", 1.0, 1, 8.0, torch="2.13.0", python="3.12.3")]
+    kept = summarise(rows, "", {})
+    assert kept["versions"] == {"python": "3.12.3", "torch": "2.11.0, 2.13.0"}
+    assert kept["arms"][0]["device"] == "NVIDIA H200, cpu"
+
+
 def test_ratios_are_over_the_seeds_that_all_have():
     rows = [row("ours", 1.0, seed, value) for seed, value in ((0, 9.0), (1, 8.0), (2, 1.0))]
     rows += [row("bptt", 1.0, seed, 10.0) for seed in (0, 1)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 import tpdist
@@ -282,6 +283,22 @@ def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: 
     assert run.config_file.is_file()
     assert tasks._run(point.config, str(run.path), 1) is None
     assert run.result_file.is_file()
+
+
+def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+    point = next(point for point in expand(file) if point.arm == "bptt")
+    short = point.config.model_copy(update={"run": point.config.run.model_copy(update={"epochs": 1})})
+    run = RunDirectory(tmp_path / "run")
+    assert tasks._run(short, str(run.path), 1) is None
+    run.result_file.unlink()
+    begun = yaml.safe_load(run.config_file.read_text())
+    begun["run"] |= {"epochs": 2, "device": "cuda", "cuda_graph": True}
+    begun["cluster"] = {"gpus_per_worker": 0.25}
+    run.config_file.write_text(yaml.safe_dump(begun))
+    assert tasks._run(point.config, str(run.path), 1) is None
+    result = json.loads(run.result_file.read_text())
+    assert (result["epochs"], result["device"]) == (2, "cpu")
 
 
 def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):

@@ -17,6 +17,7 @@ from tpdist.errors import ConfigError, Setting, of_variable
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
+PLACE: dict[str, Any] = {"cluster": True, "run": {"device": True, "cuda_graph": True}}
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,12 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its directory. It follows from what is not a default, so a point whose settings changed is another one."""
-        written = json.dumps(self.config.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        """Of its directory. It follows from what is not a default, so a point whose settings changed is another one.
+
+        Where it runs is no setting: a sweep begun on a GPU is gone on with where there is none.
+        """
+        settings = self.config.model_dump(mode="json", exclude_defaults=True, exclude=PLACE)
+        written = json.dumps(settings, sort_keys=True)
         return f"{self.arm}-seed{self.seed}-{hashlib.sha256(written.encode()).hexdigest()[:12]}"
 
     @property

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
                 if name != entry["setting"]
             ]
         arms.append(entry)
-    return {"command": command, "versions": versions(), "arms": arms}
+    return {"command": command, "versions": _versions_of(rows), "arms": arms}
 
 
 def best_runs(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -82,6 +82,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__}
 
 
+def _versions_of(rows: Sequence[Row]) -> dict[str, str]:
+    """Of the machines that made the figures, where they have said so."""
+    return {name: _distinct(row.get(name) for row in rows) or own for name, own in versions().items()}
+
+
+def _distinct(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(filter(None, values)))
+
+
 def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:
     group = done[setting]
     values = [row["valid_perplexity"] for row in group]
@@ -96,7 +105,7 @@ def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:
         "best_epochs": [row["best_epoch"] for row in group],
         "tokens": group[0]["tokens"],
         "seconds": round(statistics.fmean(row["seconds"] for row in group), 1),
-        "device": group[0]["device"],
+        "device": _distinct(row["device"] for row in group),
     }
 
 

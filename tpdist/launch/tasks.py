@@ -94,6 +94,16 @@ def _error_of(ref: "ray.ObjectRef") -> str | None:
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
+def _place(config: Experiment) -> list[str]:
+    """Where a run runs, which is for its task to say, and not for the machine that it was begun on."""
+    graph = str(config.run.cuda_graph).lower()
+    return [
+        f"run.device={config.run.device}",
+        f"run.cuda_graph={graph}",
+        f"cluster.gpus_per_worker={config.cluster.gpus_per_worker}",
+    ]
+
+
 def _run(config: Experiment, run: str, threads: int) -> str | None:
     """In the task's process: train, or go on. What the user can mend is returned, the rest is raised."""
     import torch
@@ -112,7 +122,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
                 if not begun:
                     forget(config, directory)
         if begun:
-            resume(run)
+            resume(run, _place(config))
         else:
             train(config, run)
     except TpdistError as error:
