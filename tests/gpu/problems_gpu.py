@@ -12,6 +12,7 @@ from torch import Tensor
 import tpdist
 from tpdist.config import Experiment
 from tpdist.models import build_model
+from tpdist.models.cells import CUDNN_STEPS
 from tpdist.tprop import Alone, Boundaries, Captured, CudaGraphs, Theta, make_window, plan_epoch, visit
 from tpdist.tprop.captured import WARM
 from tpdist.training.checks import set_kernels, settings_kept
@@ -128,6 +129,20 @@ def float32s() -> dict[str, Callable[[str], float]]:
         f"{name}, float32": partial(difference, model=model, method="costate", optimizer=optimizer, dtype="float32")
         for name, model, optimizer in cases
     }
+
+
+def long_sequence(device: str, cell: str) -> float:
+    """Of h and of θ's gradient over more steps than cuDNN takes at once."""
+    config = Experiment.model_validate({"model": {"hidden": 4, "cell": cell}, "run": {"dtype": "float64"}})
+    found = []
+    for where in ("cpu", device):
+        torch.manual_seed(0)
+        model = build_model(config.model, config.run, TYPES).to(where)
+        ids = torch.randint(TYPES, (CUDNN_STEPS + 9, 1), generator=torch.Generator().manual_seed(0)).to(where)
+        h, last = model.unroll(ids, model.zero_state(1))
+        h.square().mean().backward()
+        found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None} | {"h": last.cpu()})
+    return largest_difference(*found)
 
 
 def runs(device: str) -> dict[str, dict[str, Any]]:

@@ -18,9 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, runs  # noqa: E402
+from problems_gpu import (  # noqa: E402
+    CAPTURED,
+    CELLS,
+    METHODS,
+    TOLERANCES,
+    as_trained,
+    difference,
+    float32s,
+    long_sequence,
+    runs,
+)  # fmt: skip
 
 from tpdist.experiments.measure import machine, run  # noqa: E402
+from tpdist.models.cells import CUDNN_STEPS  # noqa: E402
 
 SMALL: dict[str, dict[str, Any]] = {  # sizes for a machine without a GPU
     "step": {"types": 1_000, "hidden": 50, "rounds": 2},
@@ -85,6 +96,8 @@ def wanted(device: str) -> dict[str, tuple[str, Callable[[], float]]]:
             if device == "cuda" and method in CAPTURED:
                 graph = partial(difference, device, model, method, captured=True)
                 all_of_them[f"{cell}, {method}, as a graph"] = "float64", graph
+    for cell in ("gru", "lstm"):
+        all_of_them[f"{cell}, {CUDNN_STEPS + 9:,} steps"] = "float64", partial(long_sequence, device, cell)
     all_of_them |= {name: ("float32", partial(check, device)) for name, check in float32s().items()}
     all_of_them |= {name: ("run", partial(as_trained, device, parts)) for name, parts in runs(device).items()}
     return all_of_them

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, runs
+from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, long_sequence, runs
 
 from tpdist.config import Experiment
 from tpdist.models import build_model
@@ -28,6 +28,11 @@ def test_the_gpu_computes_what_the_cpu_does(cell: str, method: str) -> None:
 @pytest.mark.parametrize("method", CAPTURED)
 def test_a_cuda_graph_computes_what_the_cpu_does(cell: str, method: str) -> None:
     assert difference("cuda", CELLS[cell], method, captured=True) < TOLERANCE
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_sequence_longer_than_cudnn_takes(cell: str) -> None:
+    assert long_sequence("cuda", cell) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", float32s())

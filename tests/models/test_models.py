@@ -14,6 +14,7 @@ from tpdist.errors import ConfigError
 from tpdist.models import GRU, IGNORED, LSTM, MRNN, Cell, Elman, LanguageModel, build_model, cross_entropy, token_losses
 from tpdist.models import gru as gru_module
 from tpdist.models import head as head_module
+from tpdist.models.cells import in_pieces
 
 B, N, E, H, V = 5, 3, 4, 6, 9
 CELLS = {
@@ -211,6 +212,24 @@ def test_layers_share_one_flat_state() -> None:
     torch.testing.assert_close(h, out)
     torch.testing.assert_close(last, torch.cat([h_last[0], c_last[0], h_last[1], c_last[1]], 1))
     assert torch.equal(model.visible(last), h[-1])
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_a_sequence_in_pieces_is_the_sequence(kind: type[nn.RNNBase]):
+    rnn, x, zero = kind(E, H).double(), torch.randn(7, 2, E).double(), torch.zeros(1, 2, H).double()
+    state = (zero, zero) if kind is nn.LSTM else zero
+    whole, pieces = rnn(x, state), in_pieces(rnn, x, state, 3)
+    for one, other in zip(_flat(whole), _flat(pieces), strict=True):
+        torch.testing.assert_close(one, other)
+    for found in zip(
+        *(torch.autograd.grad(h.square().sum(), rnn.parameters()) for h, _ in (whole, pieces)), strict=True
+    ):
+        torch.testing.assert_close(*found)
+
+
+def _flat(outcome: tuple[Tensor, Any]) -> list[Tensor]:
+    h, last = outcome
+    return [h, *last] if isinstance(last, tuple) else [h, last]
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])

@@ -12,13 +12,14 @@ A cell's state begins with what the layer above sees: `state[:, :H]` is h.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tpdist.models.gru import gru
 
+CUDNN_STEPS = 65_535  # cuDNN takes no longer sequence, and says that it is not contiguous (pytorch issue 133751)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logistic": torch.sigmoid,
     "tanh": torch.tanh,
@@ -127,8 +128,7 @@ class GRU(Cell):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             return gru(x, state, self.rnn.all_weights[0])
-        with _no_float16(x):
-            outputs, last = self.rnn(x, state.contiguous().unsqueeze(0))  # cuDNN takes no other
+        outputs, last = in_pieces(self.rnn, x, state.contiguous().unsqueeze(0))  # cuDNN takes no other
         return outputs, last.squeeze(0)
 
 
@@ -156,9 +156,22 @@ class LSTM(Cell):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         h, c = (part.contiguous().unsqueeze(0) for part in state.chunk(2, -1))
-        with _no_float16(x):
-            outputs, (h, c) = self.rnn(x, (h, c))
+        outputs, (h, c) = in_pieces(self.rnn, x, (h, c))
         return outputs, torch.cat([h, c], -1).squeeze(0)
+
+
+def in_pieces(rnn: nn.RNNBase, x: Tensor, state: Any, most: int | None = None) -> tuple[Tensor, Any]:
+    """What `rnn` makes of x and a state. most: steps at a time; None: as many as the device takes."""
+    if most is None and x.is_cuda:
+        most = CUDNN_STEPS
+    with _no_float16(x):
+        if most is None or len(x) <= most:
+            return rnn(x, state)
+        outputs = []
+        for piece in x.split(most):
+            h, state = rnn(piece, state)
+            outputs.append(h)
+        return torch.cat(outputs), state
 
 
 def _no_float16(x: Tensor) -> AbstractContextManager[object]:
