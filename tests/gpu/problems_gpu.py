@@ -141,7 +141,7 @@ def long_sequence(device: str, cell: str) -> float:
         ids = torch.randint(TYPES, (CUDNN_STEPS + 9, 1), generator=torch.Generator().manual_seed(0)).to(where)
         h, last = model.unroll(ids, model.zero_state(1))
         h.square().mean().backward()
-        found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None} | {"h": last.cpu()})
+        found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None} | {"h": last.detach().cpu()})
     return largest_difference(*found)
 
 

@@ -28,7 +28,7 @@ from problems_gpu import (  # noqa: E402
     float32s,
     long_sequence,
     runs,
-)  # fmt: skip
+)
 
 from tpdist.experiments.measure import machine, run  # noqa: E402
 from tpdist.models.cells import CUDNN_STEPS  # noqa: E402
