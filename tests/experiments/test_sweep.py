@@ -178,6 +178,8 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     assert not asked
     assert [(row["seed"], row["chosen"]) for row in rows] == [(0, True), (1, True), (0, False)]
     _done(home, points[2], 8.0)
+    sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"], limit_s=0.0)
+    assert not asked  # nor is it begun once time is up
     rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
     assert asked == [home.run(points[2])]
     assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]

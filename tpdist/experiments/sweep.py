@@ -3,6 +3,8 @@
 Where: `sweep_dir.py`.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ def sweep(
     corpus is not there, RunError where another sweep is at work in the directory, or another's table lies there. A
     point that fails while it runs is a row, and stops nothing. Raises NothingDoneError where all have failed.
     """
+    until = math.inf if limit_s is None else time.monotonic() + limit_s
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     everything = expand_all(path, overrides) if arms else points
     home = _home(path, points, directory)
@@ -76,7 +79,7 @@ def sweep(
 
         _run_missing(home, points, tuning, write, Table(reporter), address, reporter, limit_s)
         if test:
-            _test_chosen(home, points, tuning)
+            _test_chosen(home, points, tuning, until)
         asked = {point.arm for point in points}
         rows = [row for row in write() if row["arm"] in asked]
         for line in summary(rows):
@@ -88,13 +91,16 @@ def sweep(
         return rows
 
 
-def _test_chosen(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> None:
-    """Evaluate what each arm has chosen on the test split, where that has not been done and no setting waits."""
+def _test_chosen(home: Sweeping, points: Sequence[Point], tuning: Sequence[int], until: float) -> None:
+    """Evaluate what each arm has chosen on the test split, where that has not been done and no setting waits.
+
+    until: by the monotonic clock, the time after which no evaluation begins.
+    """
     best = choose(home, points, tuning)
     open_arms = {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
     for point in points:
         done = home.row(point)["state"] == "done" and point.arm not in open_arms
-        if done and point.setting in best and not home.test(point).exists():
+        if done and point.setting in best and not home.test(point).exists() and time.monotonic() < until:
             try:
                 reached: dict[str, Any] = {"perplexity": evaluate(home.run(point), "test").perplexity}
             except NonFiniteError as error:
