@@ -80,6 +80,12 @@ def _long_memory(kept: Kept) -> str:
     return _lines([*columns, "wall time, s"], rows)
 
 
+def _on_gpu(kept: Kept) -> str:
+    """What `tests/gpu/run.py` has found."""
+    rows = [[f"`{name}`", f"{value:.3g}"] for name, value in kept["ratios"].items()]
+    return _lines(["", kept["machine"]["device"]], rows)
+
+
 def _arms(kept: Kept) -> str:
     columns = ["", "validation", "paper", "test", "seeds", "best setting", "tried", "tokens", "device", "wall time"]
     lines = [dict(zip(columns, _cells(arm), strict=True)) for arm in kept["arms"]]
@@ -111,6 +117,7 @@ KINDS: dict[str, Callable[[Kept], str]] = {
     "theta_steps": _theta_steps,
     "test_time": _test_time,
     "adding": _long_memory,
+    "checks": _on_gpu,
     "arms": _arms,
 }
 
