@@ -1,6 +1,7 @@
 """Configuration: one frozen model per part of the YAML, and the loader. Imports neither torch nor ray."""
 
 from tpdist.config.experiment import Experiment
+from tpdist.config.graphs import records_updates
 from tpdist.config.loader import load_config, locate, with_place
 from tpdist.config.parts import (
     Batching,
@@ -38,6 +39,7 @@ __all__ = [
     "json_schema",
     "load_config",
     "locate",
+    "records_updates",
     "to_yaml",
     "unread",
     "with_place",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tpdist.config import graphs
 from tpdist.config.running import Elastic
 from tpdist.errors import ConfigError
 
@@ -158,24 +159,8 @@ def _check_decay(config: "Experiment") -> Iterator[ConfigError]:
 
 
 def _check_cuda_graph(config: "Experiment") -> Iterator[ConfigError]:
-    if not config.run.cuda_graph:
-        return
-    method, h = config.method, config.method.h_optimizer
-    stateless = h.name == "sgd" and not h.options
-    made_anew = h.name in ("sgd", "adagrad") and method.first != "persistent"  # the others ask to be `capturable`
-    h_stays = method.h_steps == 0 and method.name != "alm"
-    h_records = h_stays or stateless or made_anew
-    lr_decay = config.optimizer.options.get("lr_decay", 0)
-    wanted = [
-        ("cluster.workers", config.cluster.workers, config.cluster.workers == 1, "1, since messages are not recorded"),
-        ("batching.mode", config.batching.mode, config.batching.mode == "minibatch", "minibatch"),
-        ("method.name", method.name, method.name != "als", "a method of gradient steps"),
-        ("method.visit", method.visit, method.visit is None, "none of your own"),
-        ("method.h_optimizer", h.name, h_records, "sgd without options, or adagrad on states made anew"),
-        ("optimizer.options.lr_decay", lr_decay, not lr_decay, "0, since the rate is recorded too"),
-        ("run.on_non_finite", config.run.on_non_finite, config.run.on_non_finite == "stop", "stop"),
-    ]
-    yield from _needs("run.cuda_graph records whole updates: it needs", wanted)
+    if config.run.cuda_graph:
+        yield from _needs("run.cuda_graph records whole updates: it needs", [*graphs.needs(config)])
 
 
 def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:

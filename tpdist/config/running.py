@@ -26,8 +26,10 @@ class Run(Part):
     tf32: bool = Field(
         default=False, description="on a GPU: float32 matrix products from factors rounded to 10 bits, which is faster"
     )
-    cuda_graph: bool = Field(
-        default=False, description="on a GPU: an update is one CUDA graph, which the host launches at once"
+    cuda_graph: bool | None = Field(
+        default=None,
+        description="on a GPU: an update is one CUDA graph, which the host launches at once; null: where that is "
+        "known to compute the same",
     )
     profile: PositiveInt | None = Field(
         default=None, description="updates in a timeline that every worker writes; what `--profile` sets to 5"

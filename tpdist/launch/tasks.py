@@ -1,5 +1,6 @@
 """Independent runs of one worker each, as Ray tasks: as many at a time as the devices have room for."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -96,7 +97,7 @@ def _error_of(ref: "ray.ObjectRef") -> str | None:
 
 def _place(config: Experiment) -> list[str]:
     """Where a run runs, which is for its task to say, and not for the machine that it was begun on."""
-    graph = str(config.run.cuda_graph).lower()
+    graph = json.dumps(config.run.cuda_graph)
     return [
         f"run.device={config.run.device}",
         f"run.cuda_graph={graph}",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tpdist.config import Experiment
+from tpdist.config import Experiment, records_updates
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError
 from tpdist.models import build_model
@@ -74,7 +74,7 @@ class Trainer:
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
         gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
-        captured = config.run.cuda_graph and self.device.type == "cuda"
+        captured = self.device.type == "cuda" and records_updates(config)
         self.theta = Theta(self.model, config.optimizer, gradient_sum, captured)
         # reading the norm costs nothing on a CPU, and on a GPU the wait for it; a graph cannot wait
         unguarded = self.device.type == "cpu" or not (self.theta.guards or captured)
