@@ -35,6 +35,12 @@ def test_a_point_is_the_same_wherever_it_runs(tmp_path: Path):
     assert not {point.name for point in expand(file, ["run.tf32=true"])} & set(names)  # which rounds as it computes
 
 
+@pytest.mark.parametrize("grid", ["run.cuda_graph: [true, false]", "cluster.cpus_per_worker: [1, 2]"])
+def test_points_that_try_places_are_as_many(grid: str, tmp_path: Path):
+    text = f"data: {{recipe: synthetic}}\nsweep: {{grid: {{{grid}}}}}\n"
+    assert len({point.name for point in expand(write(tmp_path, text))}) == 2
+
+
 def test_every_setting_of_every_arm_with_every_seed(tmp_path: Path):
     changes = ["batching.streams=6", "run.epochs=7", "sweep.seeds=[3, 4, 5]"]  # one arm tries streams of its own
     points = expand(write(tmp_path, TEXT), changes)

@@ -168,7 +168,7 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     points = [p for p in expand(file) if p.arm == "bptt"]
     _done(home, points[0], 9.0)
 
-    def evaluate(run: Path, split: str) -> Evaluation:
+    def evaluate(run: Path, split: str, overrides: list[str]) -> Evaluation:
         asked.append(run)
         return Evaluation(2.0, 10)
 
@@ -178,8 +178,10 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     assert not asked
     assert [(row["seed"], row["chosen"]) for row in rows] == [(0, True), (1, True), (0, False)]
     _done(home, points[2], 8.0)
-    sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"], limit_s=0.0)
+    heard = Heard()
+    sweep(file, [], home.path, None, heard, test=True, arms=["bptt"], limit_s=0.0)
     assert not asked  # nor is it begun once time is up
+    assert "time is up before the test split; the same command goes on" in heard.said
     rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
     assert asked == [home.run(points[2])]
     assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]
@@ -220,7 +222,7 @@ def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
         if point.arm == "bptt":
             _done(home, point, 7.0)
 
-    def blows_up(run: Path, split: str) -> Evaluation:
+    def blows_up(run: Path, split: str, overrides: list[str]) -> Evaluation:
         asked.append(run)
         raise NonFiniteError("the test perplexity is inf")
 
@@ -301,6 +303,18 @@ def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monk
     assert tasks._run(point.config, str(run.path), 1) is None
     result = json.loads(run.result_file.read_text())
     assert (result["epochs"], result["device"]) == (2, "cpu")
+
+
+def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+    home = Sweeping(tmp_path / "out")
+    for point in (point for point in expand(file) if point.arm == "bptt"):
+        assert tasks._run(point.config, str(home.run(point)), 1) is None
+        written = home.run(point) / "config.yaml"
+        written.write_text(written.read_text().replace("device: cpu", "device: cuda"))
+    monkeypatch.setattr(module, "run_tasks", lambda *_: None)
+    rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
+    assert [row["test_perplexity"] is not None for row in rows if row["chosen"]] == [True, True]
 
 
 def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):

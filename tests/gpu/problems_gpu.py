@@ -55,6 +55,12 @@ CAPTURED = tuple(name for name in METHODS if name not in BATCHING)  # methods wh
 COUNT = WARM + 3
 PLAIN: dict[str, Any] = {"name": "sgd", "lr": 0.5, "clip": None}  # gradients are in θ's change
 ADAM: dict[str, Any] = {"name": "adam", "lr": 0.01, "clip": 0.5}
+RECORDED: dict[str, dict[str, Any]] = {
+    "sgd": PLAIN,
+    "sgd, momentum": {"name": "sgd", "lr": 0.05, "clip": 0.5, "options": {"momentum": 0.9}},
+    "adagrad": {"name": "adagrad", "lr": 0.05, "clip": 0.5, "options": {"initial_accumulator_value": 0.1}},
+    "adamw": {"name": "adamw", "lr": 0.01, "clip": 0.5, "options": {"weight_decay": 0.1}},
+}
 
 
 @settings_kept()

@@ -22,6 +22,7 @@ from problems_gpu import (  # noqa: E402
     CAPTURED,
     CELLS,
     METHODS,
+    RECORDED,
     TOLERANCES,
     as_trained,
     difference,
@@ -96,6 +97,9 @@ def wanted(device: str) -> dict[str, tuple[str, Callable[[], float]]]:
             if device == "cuda" and method in CAPTURED:
                 graph = partial(difference, device, model, method, captured=True)
                 all_of_them[f"{cell}, {method}, as a graph"] = "float64", graph
+    for name, optimizer in RECORDED.items() if device == "cuda" else ():
+        graph = partial(difference, device, CELLS["gru"], "costate", captured=True, optimizer=optimizer)
+        all_of_them[f"gru, costate, {name}, as a graph"] = "float64", graph
     for cell in ("gru", "lstm"):
         all_of_them[f"{cell}, {CUDNN_STEPS + 9:,} steps"] = "float64", partial(long_sequence, device, cell)
     all_of_them |= {name: ("float32", partial(check, device)) for name, check in float32s().items()}

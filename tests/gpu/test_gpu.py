@@ -1,14 +1,28 @@
 """A GPU gives the CPU's numbers (cuDNN has given wrong GRU gradients before), alone and shared by two workers."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
-from problems_gpu import CAPTURED, CELLS, METHODS, TOLERANCES, as_trained, difference, float32s, long_sequence, runs
+from problems_gpu import (
+    CAPTURED,
+    CELLS,
+    METHODS,
+    RECORDED,
+    TOLERANCES,
+    as_trained,
+    difference,
+    float32s,
+    long_sequence,
+    runs,
+)
 
 from tpdist.config import Experiment
 from tpdist.models import build_model
 from tpdist.parallel import Workers
 from tpdist.testing import run_ranks
+from tpdist.tprop import CudaGraphs
 
 TOLERANCE = TOLERANCES["float64"]
 
@@ -28,6 +42,25 @@ def test_the_gpu_computes_what_the_cpu_does(cell: str, method: str) -> None:
 @pytest.mark.parametrize("method", CAPTURED)
 def test_a_cuda_graph_computes_what_the_cpu_does(cell: str, method: str) -> None:
     assert difference("cuda", CELLS[cell], method, captured=True) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_cuda_graph_takes_the_steps_of_other_optimisers(name: str) -> None:
+    assert difference("cuda", CELLS["gru"], "costate", captured=True, optimizer=RECORDED[name]) < TOLERANCE
+
+
+def test_a_run_is_recorded_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, record = [], CudaGraphs.record
+
+    def counted(self: CudaGraphs, work: Any) -> Any:
+        recorded.append(work)
+        return record(self, work)
+
+    monkeypatch.setattr(CudaGraphs, "record", counted)
+    as_trained("cuda", runs("cuda")["a run kernel by kernel"])
+    assert not recorded
+    as_trained("cuda", {})
+    assert recorded
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

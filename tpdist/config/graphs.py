@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tpdist.config.experiment import Experiment
 
-COMPARED = ("adagrad", "adam", "adamw", "sgd")  # whose recorded steps were compared with a CPU's
+COMPARED = ("adam", "adamw")  # whose recorded steps were compared with a CPU's; fused, they do not step along a NaN
+KERNELS = {"capturable", "differentiable", "foreach", "fused"}  # options that ask for other kernels than the fused one
 Need = tuple[str, object, bool, str]  # a key, its value, whether that will do, and what will
 
 
@@ -18,8 +19,8 @@ def records_updates(config: "Experiment") -> bool:
     if config.run.cuda_graph is not None:
         return config.run.cuda_graph
     own = ":" in config.model.cell or ":" in config.objective.penalty
-    known = config.optimizer.name in COMPARED and config.run.dtype != "bfloat16" and not own
-    return known and all(will_do for _, _, will_do, _ in needs(config))
+    fused = config.optimizer.name in COMPARED and not KERNELS & config.optimizer.options.keys()
+    return fused and config.run.dtype == "float32" and not own and all(will_do for _, _, will_do, _ in needs(config))
 
 
 def needs(config: "Experiment") -> Iterator[Need]:

@@ -33,9 +33,12 @@ class Point:
     def name(self) -> str:
         """Of its directory. It follows from what is not a default, so a point whose settings changed is another one.
 
-        Where it runs is no setting: a sweep begun on a GPU is gone on with where there is none.
+        Where it runs is no setting, but where that is what the grid tries: a sweep begun on a GPU is gone on with where
+        there is none.
         """
         settings = self.config.model_dump(mode="json", exclude_defaults=True, exclude=PLACE)
+        if tried := {key: value for key, value in self.tried.items() if _is_place(key)}:
+            settings |= {"place": tried}
         written = json.dumps(settings, sort_keys=True)
         return f"{self.arm}-seed{self.seed}-{hashlib.sha256(written.encode()).hexdigest()[:12]}"
 
@@ -43,6 +46,11 @@ class Point:
     def setting(self) -> tuple[str, str]:
         """What this point has in common with those of other seeds."""
         return self.arm, json.dumps(self.tried, sort_keys=True)
+
+
+def _is_place(key: str) -> bool:
+    part, _, name = key.partition(".")
+    return part == "cluster" or (part == "run" and name in PLACE["run"])
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str]) -> Sweep:

@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def _versions_of(rows: Sequence[Row]) -> dict[str, str]:
-    """Of the machines that made the figures, where they have said so."""
+    """As the sweeps have noted them beside the runs; else this process's."""
     return {name: _distinct(row.get(name) for row in rows) or own for name, own in versions().items()}
 
 

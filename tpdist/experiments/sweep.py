@@ -20,7 +20,7 @@ from tpdist.experiments.results import Row, versions
 from tpdist.experiments.sweep_dir import Sweeping, choose, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import check_gpus, evaluate
-from tpdist.launch.tasks import Task, run_tasks
+from tpdist.launch.tasks import Task, place_of, run_tasks
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 
@@ -79,7 +79,7 @@ def sweep(
 
         _run_missing(home, points, tuning, write, Table(reporter), address, reporter, limit_s)
         if test:
-            _test_chosen(home, points, tuning, until)
+            _test_chosen(home, points, tuning, until, reporter)
         asked = {point.arm for point in points}
         rows = [row for row in write() if row["arm"] in asked]
         for line in summary(rows):
@@ -91,7 +91,9 @@ def sweep(
         return rows
 
 
-def _test_chosen(home: Sweeping, points: Sequence[Point], tuning: Sequence[int], until: float) -> None:
+def _test_chosen(
+    home: Sweeping, points: Sequence[Point], tuning: Sequence[int], until: float, reporter: Reporter
+) -> None:
     """Evaluate what each arm has chosen on the test split, where that has not been done and no setting waits.
 
     until: by the monotonic clock, the time after which no evaluation begins.
@@ -100,13 +102,21 @@ def _test_chosen(home: Sweeping, points: Sequence[Point], tuning: Sequence[int],
     open_arms = {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
     for point in points:
         done = home.row(point)["state"] == "done" and point.arm not in open_arms
-        if done and point.setting in best and not home.test(point).exists() and time.monotonic() < until:
-            try:
-                reached: dict[str, Any] = {"perplexity": evaluate(home.run(point), "test").perplexity}
-            except NonFiniteError as error:
-                reached = {"error": str(error)}
-            home.test(point).parent.mkdir(exist_ok=True)
-            write_atomic(home.test(point), lambda file, reached=reached: write_json(file, reached))
+        if done and point.setting in best and not home.test(point).exists():
+            if time.monotonic() > until:
+                reporter.say("time is up before the test split; the same command goes on")
+                return
+            _test(home, point)
+
+
+def _test(home: Sweeping, point: Point) -> None:
+    try:
+        evaluation = evaluate(home.run(point), "test", overrides=place_of(point.config))
+        reached: dict[str, Any] = {"perplexity": evaluation.perplexity}
+    except NonFiniteError as error:
+        reached = {"error": str(error)}
+    home.test(point).parent.mkdir(exist_ok=True)
+    write_atomic(home.test(point), lambda file: write_json(file, reached))
 
 
 def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Data]:

@@ -95,8 +95,8 @@ def _error_of(ref: "ray.ObjectRef") -> str | None:
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def _place(config: Experiment) -> list[str]:
-    """Where a run runs, which is for its task to say, and not for the machine that it was begun on."""
+def place_of(config: Experiment) -> list[str]:
+    """Overrides of where a run runs, which is for its task to say, and not for the machine that it was begun on."""
     graph = json.dumps(config.run.cuda_graph)
     return [
         f"run.device={config.run.device}",
@@ -123,7 +123,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
                 if not begun:
                     forget(config, directory)
         if begun:
-            resume(run, _place(config))
+            resume(run, place_of(config))
         else:
             train(config, run)
     except TpdistError as error:
