@@ -143,8 +143,8 @@ class SpanActor:
         except Exception as error:
             if lost_neighbour(error):
                 return Ended(lost=_line(error))
-            if of_the_machine(error):
-                return Ended(failed=_line(error))
+            if fault := of_the_machine(error):  # what the worker made of it says how to go on, which others do
+                return Ended(failed=_line(fault))
             raise
         finally:
             if dist.is_initialized():

@@ -20,12 +20,12 @@ def lost_neighbour(error: BaseException) -> bool:
     )
 
 
-def of_the_machine(error: BaseException) -> bool:
-    """Whether a worker failed by its machine: another process, or another node, may do better."""
-    return any(
-        isinstance(one, torch.AcceleratorError) or (isinstance(one, OSError) and one.errno in MACHINE_ERRNOS)
-        for one in _chain(error)
-    )
+def of_the_machine(error: BaseException) -> BaseException | None:
+    """What of a worker's error, or of its causes, is its machine's: another process, or another node, may do better."""
+    for one in _chain(error):
+        if isinstance(one, torch.AcceleratorError) or (isinstance(one, OSError) and one.errno in MACHINE_ERRNOS):
+            return one
+    return None
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
