@@ -1,4 +1,4 @@
-"""Checks and benchmarks on one GPU, in one call: python tests/gpu/run.py [--out DIR] [--limit SECONDS] [--device cuda]
+"""Checks and benchmarks on one GPU, in one call: python tests/gpu/run.py [--only PART …] [--limit SECONDS] [--out DIR]
 
 Prints a short table and writes gpu.json: device, versions, configuration, every timing, ratios. Stops starting new
 parts when the time limit is near. On a machine without a GPU, `--device cpu` tries the program at a small size.
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--limit", type=float, default=480.0, help="seconds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--only", nargs="+", choices=("checks", *SMALL), help="some parts")
     options = parser.parse_args()
     deadline = time.monotonic() + options.limit
     found: dict[str, Any] = {"machine": machine(options.device), "checks": {}, "bench": {}, "ratios": {}}
@@ -57,6 +58,8 @@ def main() -> None:
     ]
     failed = False
     for name, part in parts:
+        if options.only and name not in options.only:
+            continue
         if time.monotonic() > deadline:
             print(f"{name}: no time left")
             continue
