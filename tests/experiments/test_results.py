@@ -68,6 +68,16 @@ def test_ratios_are_over_the_seeds_that_all_have():
     assert "| 5 | 8.50 | 10.00 | 5.00 | 0.850 ± 0.635 |" in table({"rows": [found]})
 
 
+def test_a_ratio_of_one_cell_of_a_sweep():
+    arms = [("ours", 9.0), ("bptt", 10.0), ("bptt-window", 12.0)]
+    small = [row(f"{name}-hidden50", 1.0, 0, 2 * value) for name, value in arms]
+    kept = summarise([*small, *(row(f"{name}-hidden512", 1.0, 0, value) for name, value in arms)], "", {})
+    found = ratio_row(20, kept, kept, "a.yaml", "hidden512")
+    assert found is not None
+    assert (found["ours"], found["ratio"], found["ratio_full_window"]) == (9.0, 0.9, 0.75)
+    assert ratio_row(20, kept, kept, "a.yaml") is None
+
+
 def test_a_ratio_waits_for_what_is_not_there():
     ours, bptt = row("ours", 1.0, 0, 9.0), row("bptt", 1.0, 0, 10.0)
     assert ratio_row(5, summarise([ours], "", {}), summarise([], "", {}), "") is None

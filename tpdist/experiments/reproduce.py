@@ -23,13 +23,15 @@ from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
 DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from what is kept
-# ours over BPTT: the file of its ratios; by B the sweep with the runs, at B = 20 those of BPTT through the window too
+# ours over BPTT: the file of its ratios; by B the sweep with the runs, at B = 20 those of BPTT through the window too;
+# behind a colon the cell of a sweep that has several
 CONTESTS = {
     "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
     "ptb_adam_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
     "ptb_annealed_ratio": {20: "ptb/b20-annealed"},
     "ptb_ratio": {5: "ptb/b5-adamw", 10: "ptb/b10-adamw", 20: "ptb/b20-adamw"},
     "ptb_hidden400_ratio": {20: "ptb/b20-hidden400"},
+    "ptb_hidden512_ratio": {20: "ptb/hidden-adamw:hidden512"},
     "wikitext2_ratio": {20: "wikitext2"},
 }
 LONG_MEMORY = "long-memory"
@@ -141,7 +143,7 @@ def keep_result(what: str, kept: dict[str, Any], arms: Sequence[str], drawn: str
         kept = longmemory.with_others(kept, before)
     write_atomic(own, lambda path: write_json(path, kept))
     for name, contest in CONTESTS.items():
-        if what in contest.values():
+        if any(what == one.partition(":")[0] for one in contest.values()):
             _keep_ratios(results, name, contest, kept["versions"])
     for document in filter(Path.is_file, DOCUMENTS):
         write_text(document, render(document.read_text(encoding="utf-8"), results))
@@ -157,11 +159,16 @@ def _with_other_arms(
 
 
 def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: dict[str, str]) -> None:
-    files = {block: results / f"{what.replace('/', '_')}.json" for block, what in contest.items()}
+    parts = {block: one.partition(":")[::2] for block, one in contest.items()}
+    files = {block: results / f"{what.replace('/', '_')}.json" for block, (what, _) in parts.items()}
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in files.items() if path.is_file()}
-    found = [ratio_row(block, one, there.get(20, one), f"{HOME}/{contest[block]}.yaml") for block, one in there.items()]
+    found = [
+        ratio_row(block, one, there.get(20, one), f"{HOME}/{parts[block][0]}.yaml", parts[block][1])
+        for block, one in there.items()
+    ]
     if any(found):
-        ratios = {"command": "; ".join(f"tpdist reproduce {contest[block]} --keep" for block in there)}
+        commands = (f"{what} --cells '*-{cell}'" if cell else what for what, cell in map(parts.__getitem__, there))
+        ratios = {"command": "; ".join(f"tpdist reproduce {command} --keep" for command in commands)}
         ratios |= {"versions": versions, "rows": [row for row in found if row is not None]}
         write_atomic(results / f"{name}.json", lambda path: write_json(path, ratios))
 

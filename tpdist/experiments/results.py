@@ -121,13 +121,17 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def ratio_row(block: int, sweep: Kept, window: Kept, config: str) -> Kept | None:
+def ratio_row(block: int, sweep: Kept, window: Kept, config: str, cell: str = "") -> Kept | None:
     """Ours over tuned BPTT of window B, and over BPTT through the same window; None before both are there.
 
     Means over the seeds that `ours` and `bptt` of `sweep` share; `bptt-window` of `window` counts where it has them
-    all. Intervals are those of the ratio within a seed.
+    all. Intervals are those of the ratio within a seed. cell: of the sweeps' arms those whose names end with it.
     """
-    found = {arm["arm"]: arm for arm in [*(a for a in window["arms"] if a["arm"] == "bptt-window"), *sweep["arms"]]}
+    of_window, own = (
+        {arm["arm"].removesuffix(f"-{cell}"): arm for arm in kept["arms"] if arm["arm"].endswith(cell)}
+        for kept in (window, sweep)
+    )
+    found = {name: arm for name, arm in of_window.items() if name == "bptt-window"} | own
     by_seed = {
         name: dict(zip(found[name]["seeds"], found[name]["valid"], strict=True))
         if "mean" in found.get(name, {})
