@@ -17,6 +17,7 @@ from tpdist.errors import ConfigError, Setting, of_variable
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
+# of a configuration what says where it runs
 PLACE: dict[str, Any] = {"cluster": True, "run": {"device": True, "cuda_graph": True}}
 
 
