@@ -21,6 +21,7 @@ from tpdist.training.signals import StopSignal
 LOOK_EVERY_S = 2.0
 ENDED = "Ray has ended; the same command goes on from what is saved"
 LOCK_PATIENCE_S = 60.0
+GRAIN = 10_000  # Ray counts ten-thousandths of a GPU
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
 
 
@@ -44,8 +45,8 @@ def run_tasks(
 
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
-    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one. limit_s: end after so many seconds,
-    whatever still runs.
+    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one; where they say nothing of GPUs, each task
+    takes its share of what there is. limit_s: end after so many seconds, whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
@@ -55,14 +56,13 @@ def run_tasks(
         return  # nothing is started for nothing
     with connected(address, own_cores(), reporter), StopSignal() as stop:
         deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
-        first = tasks[0].config.cluster
+        first, share = tasks[0].config.cluster, share_of_gpus(tasks[0].config)
 
         def leave_if_stopped() -> None:
             if stop.received:
                 raise Interrupted("interrupted; the same command goes on")
 
-        needs = first.cpus_per_worker, first.gpus_per_worker
-        wait_for_room([1], *needs, reporter, first.wait_s, leave_if_stopped)
+        wait_for_room([1], first.cpus_per_worker, share, reporter, first.wait_s, leave_if_stopped)
         while tasks:
             waiting = {_submit(task): task for task in tasks}
             while waiting:
@@ -78,9 +78,19 @@ def run_tasks(
             tasks = next_tasks()
 
 
+def share_of_gpus(config: Experiment) -> float:
+    """What a task takes of one GPU: as `cluster.gpus_per_worker` says, else so that all cores have one to work with."""
+    cluster, there = config.cluster, ray.cluster_resources()
+    gpus = 0.0 if config.run.device == "cpu" else there.get("GPU", 0.0)
+    if cluster.gpus_per_worker or not gpus:
+        return cluster.gpus_per_worker
+    side_by_side = math.ceil(there.get("CPU", 1.0) / cluster.cpus_per_worker / gpus)
+    return GRAIN // min(side_by_side, GRAIN) / GRAIN
+
+
 def _submit(task: Task) -> "ray.ObjectRef":
-    cluster = task.config.cluster
-    options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus_per_worker, "max_retries": RETRIES}
+    cluster, share = task.config.cluster, share_of_gpus(task.config)
+    options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": share, "max_retries": RETRIES}
     threads = max(1, int(cluster.cpus_per_worker))
     # the name shows in a list of processes
     return ray.remote(_run).options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads)
