@@ -45,8 +45,8 @@ def run_tasks(
 
     next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
     its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
-    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one; where they say nothing of GPUs, each task
-    takes its share of what there is. limit_s: end after so many seconds, whatever still runs.
+    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one; where GPUs are left out, each task takes
+    its share of those there are. limit_s: end after so many seconds, whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
