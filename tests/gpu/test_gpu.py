@@ -5,18 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from problems_gpu import (
-    CAPTURED,
-    CELLS,
-    METHODS,
-    RECORDED,
-    TOLERANCES,
-    as_trained,
-    difference,
-    float32s,
-    long_sequence,
-    runs,
-)
+from problems_gpu import TOLERANCES, as_trained, runs
+from run import wanted
 
 from tpdist.config import Experiment
 from tpdist.models import build_model
@@ -24,7 +14,7 @@ from tpdist.parallel import Workers
 from tpdist.testing import run_ranks
 from tpdist.tprop import CudaGraphs
 
-TOLERANCE = TOLERANCES["float64"]
+CHECKS = wanted("cuda")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,21 +22,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("method", METHODS)
-def test_the_gpu_computes_what_the_cpu_does(cell: str, method: str) -> None:
-    assert difference("cuda", CELLS[cell], method) < TOLERANCE
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("method", CAPTURED)
-def test_a_cuda_graph_computes_what_the_cpu_does(cell: str, method: str) -> None:
-    assert difference("cuda", CELLS[cell], method, captured=True) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_cuda_graph_takes_the_steps_of_other_optimisers(name: str) -> None:
-    assert difference("cuda", CELLS["gru"], "costate", captured=True, optimizer=RECORDED[name]) < TOLERANCE
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_gpu_computes_what_the_cpu_does(name: str) -> None:
+    kind, check = CHECKS[name]
+    assert check() < TOLERANCES[kind]
 
 
 def test_a_run_is_recorded_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,21 +40,6 @@ def test_a_run_is_recorded_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch
     assert not recorded
     as_trained("cuda", {})
     assert recorded
-
-
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_a_sequence_longer_than_cudnn_takes(cell: str) -> None:
-    assert long_sequence("cuda", cell) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", float32s())
-def test_in_float32_too(name: str) -> None:
-    assert float32s()[name]("cuda") < TOLERANCES["float32"]
-
-
-@pytest.mark.parametrize("name", runs("cuda"))
-def test_a_run_reaches_what_the_cpu_does(name: str) -> None:
-    assert as_trained("cuda", runs("cuda")[name]) < TOLERANCES["run"]
 
 
 def test_a_model_in_bfloat16_takes_no_float16() -> None:
