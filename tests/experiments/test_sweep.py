@@ -23,7 +23,7 @@ from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
 from tpdist.experiments.sweep import sweep
-from tpdist.experiments.sweep_dir import Sweeping, choose
+from tpdist.experiments.sweep_dir import Sweeping, choose, waiting
 from tpdist.experiments.table import draw, summary
 from tpdist.launch import tasks
 from tpdist.training.evaluation import Evaluation
@@ -185,6 +185,17 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     rows = sweep(file, [], home.path, None, Silent(), test=True, arms=["bptt"])
     assert asked == [home.run(points[2])]
     assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]
+
+
+def test_an_arm_that_has_chosen_does_not_wait_for_the_others(file: Path, tmp_path: Path):
+    home, points = Sweeping(tmp_path / "out"), expand(file)
+    by_arm = {arm: [p for p in points if p.arm == arm] for arm in ("bptt", "broken")}
+    assert waiting(home, points, [0]) == [p for p in points if p.seed == 0]
+    _done(home, by_arm["bptt"][0], 9.0)
+    assert waiting(home, points, [0]) == [p for p in points if p.seed == 0][1:]  # its other setting may be better
+    _done(home, by_arm["bptt"][2], 8.0)
+    untried = [p for p in by_arm["broken"] if p.seed == 0]
+    assert waiting(home, points, [0]) == [*untried, by_arm["bptt"][3]]
 
 
 def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, tmp_path: Path):

@@ -1,9 +1,14 @@
-"""What a task of a sweep takes of a cluster's GPUs."""
+"""What a task of a sweep takes of a cluster's GPUs, and when tasks are given to it."""
+
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from tpdist.config import Experiment
 from tpdist.launch import tasks
+from tpdist.launch.tasks import Task
+from tpdist.training.progress import Silent
 
 SHARES = [  # CPUs, GPUs, settings, the share
     (16, 1, {}, 0.0625),
@@ -22,3 +27,25 @@ def test_share_of_gpus(cpus: int, gpus: int, parts: dict, share: float, monkeypa
     there = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
     monkeypatch.setattr(tasks.ray, "cluster_resources", lambda: there)
     assert tasks.share_of_gpus(Experiment.model_validate(parts)) == pytest.approx(share)
+
+
+def test_what_follows_from_a_task_begins_while_others_go_on(monkeypatch: pytest.MonkeyPatch):
+    """Tasks end in the order `quick`, `after`, `slow`; each is submitted once."""
+    config, submitted, over = Experiment(), [], []
+    monkeypatch.setattr(tasks, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(tasks, "wait_for_room", lambda *_: None)
+    monkeypatch.setattr(tasks, "share_of_gpus", lambda _: 0.0)
+    monkeypatch.setattr(tasks, "_submit", lambda task: submitted.append(task.run.name) or task.run.name)
+    monkeypatch.setattr(tasks.ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(tasks.ray, "get", lambda ref: None)
+    monkeypatch.setattr(
+        tasks.ray, "wait", lambda refs, timeout: ([r for r in refs if r != "slow" or len(refs) == 1], [])
+    )
+
+    def next_tasks() -> list[Task]:
+        names = ["slow", "quick", *(["after"] if "quick" in over else [])]
+        return [Task(config, Path(name)) for name in names if name not in over]
+
+    tasks.run_tasks(next_tasks, None, Silent(), lambda task, error: over.append(task.run.name), lambda: None)
+    assert submitted == ["slow", "quick", "after"]
+    assert over == ["quick", "after", "slow"]

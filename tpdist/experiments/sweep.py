@@ -17,7 +17,7 @@ from tpdist.errors import NonFiniteError, TpdistError
 from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import Row, versions
-from tpdist.experiments.sweep_dir import Sweeping, choose, waiting, wanted, wanted_rows
+from tpdist.experiments.sweep_dir import Sweeping, choose, open_arms, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import check_gpus, evaluate
 from tpdist.launch.tasks import Task, place_of, run_tasks
@@ -99,9 +99,9 @@ def _test_chosen(
     until: by the monotonic clock, the time after which no evaluation begins.
     """
     best = choose(home, points, tuning)
-    open_arms = {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
+    undecided = open_arms(home, points, tuning)
     for point in points:
-        done = home.row(point)["state"] == "done" and point.arm not in open_arms
+        done = home.row(point)["state"] == "done" and point.arm not in undecided
         if done and point.setting in best and not home.test(point).exists():
             if time.monotonic() > until:
                 reporter.say("time is up before the test split; the same command goes on")
@@ -179,7 +179,7 @@ def _run_missing(
     reporter: Reporter,
     limit_s: float | None,
 ) -> None:
-    """All settings with the seeds of `tuning`, then the best of every arm with the others. write: what is known."""
+    """The seeds of `tuning`; as soon as an arm has its best, that with the other seeds. write: what is known."""
     by_run = {home.run(point): point for point in points}
 
     def next_tasks() -> list[Task]:

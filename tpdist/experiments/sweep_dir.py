@@ -102,12 +102,16 @@ def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set
 
 
 def wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
-    """All settings with the seeds of `tuning`; once these have ended, the best of every arm with the others too."""
-    first = [point for point in points if point.seed in tuning]
-    if any(home.row(point)["state"] == "waiting" for point in first):
-        return first
-    best = choose(home, points, tuning)
-    return [point for point in points if point.seed in tuning or point.setting in best]
+    """All settings with the seeds of `tuning`, and the best of every arm that has ended them with the others too."""
+    undecided = open_arms(home, points, tuning)
+    best = {setting for setting in choose(home, points, tuning) if setting[0] not in undecided}
+    first = [point for point in points if point.seed in tuning]  # what decides comes before what follows
+    return first + [point for point in points if point.seed not in tuning and point.setting in best]
+
+
+def open_arms(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> set[str]:
+    """Arms of which a setting waits that may come to be the best."""
+    return {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
 
 
 def waiting(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:

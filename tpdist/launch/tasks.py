@@ -43,8 +43,9 @@ def run_tasks(
 ) -> None:
     """Run tasks on the cluster at `address`, or on an embedded one that has the cores of this process.
 
-    next_tasks: asked when all that it gave have ended; the end is when it gives none. ended: told of each task, with
-    its error if it has failed; the others go on. look: called now and then. `cluster.cpus_per_worker` and
+    next_tasks: what has not ended; asked again as tasks end, so that what follows from one keeps the devices busy while
+    others go on. The end is when it gives none. ended: told of each task, with its error if it has failed; the others
+    go on. look: called now and then. `cluster.cpus_per_worker` and
     `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one; where GPUs are left out, each task takes
     its share of those there are. limit_s: end after so many seconds, whatever still runs.
 
@@ -63,19 +64,22 @@ def run_tasks(
                 raise Interrupted("interrupted; the same command goes on")
 
         wait_for_room([1], first.cpus_per_worker, share, reporter, first.wait_s, leave_if_stopped)
-        while tasks:
-            waiting = {_submit(task): task for task in tasks}
-            while waiting:
-                done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
-                for ref in done:
-                    ended(waiting.pop(ref), _error_of(ref))
-                if not any(node["Alive"] for node in ray.nodes()):
-                    raise TpdistError(ENDED)
-                look()
-                if time.monotonic() > deadline:
-                    return
-                leave_if_stopped()
-            tasks = next_tasks()
+        waiting = {_submit(task): task for task in tasks}
+        given = {task.run for task in tasks}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
+            for ref in done:
+                ended(waiting.pop(ref), _error_of(ref))
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise TpdistError(ENDED)
+            look()
+            if time.monotonic() > deadline:
+                return
+            leave_if_stopped()
+            if done:
+                new = [task for task in next_tasks() if task.run not in given]
+                waiting |= {_submit(task): task for task in new}
+                given |= {task.run for task in new}
 
 
 def share_of_gpus(config: Experiment) -> float:
