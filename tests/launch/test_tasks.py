@@ -1,5 +1,6 @@
 """What a task of a sweep takes of a cluster's GPUs, and when tasks are given to it."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,23 +30,40 @@ def test_share_of_gpus(cpus: int, gpus: int, parts: dict, share: float, monkeypa
     assert tasks.share_of_gpus(Experiment.model_validate(parts)) == pytest.approx(share)
 
 
+class Remote:
+    """Of the tasks' function: a reference is the name of its run."""
+
+    def __init__(self, function: Callable) -> None:
+        self.submitted: list[str] = []
+        made.append(self)
+
+    def options(self, **_: object) -> "Remote":
+        return self
+
+    def remote(self, config: Experiment, run: str, threads: int) -> str:
+        self.submitted.append(Path(run).name)
+        return self.submitted[-1]
+
+
+made: list[Remote] = []
+
+
 def test_what_follows_from_a_task_begins_while_others_go_on(monkeypatch: pytest.MonkeyPatch):
-    """Tasks end in the order `quick`, `after`, `slow`; each is submitted once."""
-    config, submitted, over = Experiment(), [], []
+    """Tasks end in the order `quick`, `after`, `slow`; each is submitted once, through one function."""
+    config, over = Experiment(), []
+    made.clear()
     monkeypatch.setattr(tasks, "connected", lambda *_: nullcontext())
     monkeypatch.setattr(tasks, "wait_for_room", lambda *_: None)
     monkeypatch.setattr(tasks, "share_of_gpus", lambda _: 0.0)
-    monkeypatch.setattr(tasks, "_submit", lambda task: submitted.append(task.run.name) or task.run.name)
+    monkeypatch.setattr(tasks.ray, "remote", Remote)
     monkeypatch.setattr(tasks.ray, "nodes", lambda: [{"Alive": True}])
     monkeypatch.setattr(tasks.ray, "get", lambda ref: None)
-    monkeypatch.setattr(
-        tasks.ray, "wait", lambda refs, timeout: ([r for r in refs if r != "slow" or len(refs) == 1], [])
-    )
+    monkeypatch.setattr(tasks.ray, "wait", lambda refs, timeout: ([r for r in refs if r != "slow"] or refs, []))
 
     def next_tasks() -> list[Task]:
         names = ["slow", "quick", *(["after"] if "quick" in over else [])]
         return [Task(config, Path(name)) for name in names if name not in over]
 
     tasks.run_tasks(next_tasks, None, Silent(), lambda task, error: over.append(task.run.name), lambda: None)
-    assert submitted == ["slow", "quick", "after"]
+    assert [remote.submitted for remote in made] == [["slow", "quick", "after"]]
     assert over == ["quick", "after", "slow"]

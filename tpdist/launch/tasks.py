@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import LocalRayletDiedError, RayError
 
@@ -64,7 +65,8 @@ def run_tasks(
                 raise Interrupted("interrupted; the same command goes on")
 
         wait_for_room([1], first.cpus_per_worker, share, reporter, first.wait_s, leave_if_stopped)
-        waiting = {_submit(task): task for task in tasks}
+        remote = ray.remote(_run)  # one for all: Ray takes the tasks of one function in turn, of several in any order
+        waiting = {_submit(remote, task): task for task in tasks}
         given = {task.run for task in tasks}
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
@@ -78,7 +80,7 @@ def run_tasks(
             leave_if_stopped()
             if done:
                 new = [task for task in next_tasks() if task.run not in given]
-                waiting |= {_submit(task): task for task in new}
+                waiting |= {_submit(remote, task): task for task in new}
                 given |= {task.run for task in new}
 
 
@@ -92,12 +94,12 @@ def share_of_gpus(config: Experiment) -> float:
     return GRAIN // min(side_by_side, GRAIN) / GRAIN
 
 
-def _submit(task: Task) -> "ray.ObjectRef":
+def _submit(remote: Any, task: Task) -> "ray.ObjectRef":
     cluster, share = task.config.cluster, share_of_gpus(task.config)
     options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": share, "max_retries": RETRIES}
     threads = max(1, int(cluster.cpus_per_worker))
     # the name shows in a list of processes
-    return ray.remote(_run).options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads)
+    return remote.options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads)
 
 
 def _error_of(ref: "ray.ObjectRef") -> str | None:
