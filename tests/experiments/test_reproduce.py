@@ -44,11 +44,11 @@ def test_cells_of_table_1_stand_beside_the_papers(clone: Path, capsys: pytest.Ca
     cells = ["--set", "sweep.random.count=2", "--cells", "ptb-minibatch-h1-block20", "ptb-minibatch-bptt-*"]
     assert main(["reproduce", "table1", *cells, "--device", "cpu"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ptb")]
-    assert [line.split(" | ")[:4] for line in lines] == [
-        ["| ptb-minibatch-h1-block20", "121.00 ± 2.48", "127.43", "0, 1, 2"],
-        ["| ptb-minibatch-bptt-block5", "106.00 ± 2.48", "135.73", "0, 1, 2"],
-        ["| ptb-minibatch-bptt-block10", "111.00 ± 2.48", "129.50", "0, 1, 2"],
-        ["| ptb-minibatch-bptt-block20", "121.00 ± 2.48", "128.16", "0, 1, 2"],
+    assert [line.split(" | ")[:5] for line in lines] == [
+        ["| ptb-minibatch-h1-block20", "121.00 ± 2.48", "120.00, 121.00, 122.00", "127.43", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block5", "106.00 ± 2.48", "105.00, 106.00, 107.00", "135.73", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block10", "111.00 ± 2.48", "110.00, 111.00, 112.00", "129.50", "0, 1, 2"],
+        ["| ptb-minibatch-bptt-block20", "121.00 ± 2.48", "120.00, 121.00, 122.00", "128.16", "0, 1, 2"],
     ]
     home = clone / "runs/reproduce-table1"
     assert (home / "table.md").read_text().splitlines()[2:] == lines

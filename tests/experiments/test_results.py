@@ -35,8 +35,9 @@ def test_the_best_setting_is_among_those_with_the_most_seeds():
     assert best["test"] is None
     assert (broken["tried"], broken["failed"], broken["error"]) == (0, 1, "no such thing")
     lines = table(kept).splitlines()
-    assert lines[0] == "|  | validation | paper | seeds | best setting | tried | tokens | device | wall time |"
-    assert lines[2].startswith("| a | 8.50 ± 6.35 | 5.50 | 0, 1 | lr=1.0 | 2 | 100 | cpu |")
+    columns = ["", "validation", "each run", "paper", "seeds", "best setting", "tried", "tokens", "device", "wall time"]
+    assert lines[0] == f"| {' | '.join(columns)} |"
+    assert lines[2].startswith("| a | 8.50 ± 6.35 | 9.00, 8.00 | 5.50 | 0, 1 | lr=1.0 | 2 | 100 | cpu |")
     assert lines[3].startswith("| b | no such thing |")
 
 
