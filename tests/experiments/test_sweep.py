@@ -20,6 +20,7 @@ import tpdist
 from tpdist.cli import main
 from tpdist.data import open_or_prepare
 from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
+from tpdist.experiments import faults
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import expand
 from tpdist.experiments.sweep import sweep
@@ -196,6 +197,14 @@ def test_an_arm_that_has_chosen_does_not_wait_for_the_others(file: Path, tmp_pat
     _done(home, by_arm["bptt"][2], 8.0)
     untried = [p for p in by_arm["broken"] if p.seed == 0]
     assert waiting(home, points, [0]) == [*untried, by_arm["bptt"][3]]
+
+
+def test_a_corpus_is_read_once_for_all_settings(file: Path, monkeypatch: pytest.MonkeyPatch):
+    points, opened = expand(file), []
+    open_or_prepare(points[0].config.data)
+    monkeypatch.setattr(faults, "open_or_prepare", lambda data: opened.append(data) or open_or_prepare(data))
+    assert len(faults.faults(points, here=False)) == 2
+    assert len(opened) == 1
 
 
 def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tpdist.data import is_missing, open_or_prepare
+from tpdist.data import Tokens, is_missing, open_or_prepare
 from tpdist.errors import ConfigError
 from tpdist.experiments.points import Point
 from tpdist.parallel import Workers
@@ -19,14 +19,18 @@ def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigE
     here: whether they would run on this machine. Of a store that is missing nothing is known.
     """
     found = {}
+    corpora: dict[str, Tokens | None] = {}  # opening one reads all of it
     cpu, place = torch.device("cpu"), Workers.alone().place
     for setting, config in {point.setting: point.config for point in points}.items():
         try:
             if here:
                 pick_device(config)
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), cpu)
-            if not is_missing(config.data):
-                Batches(config, open_or_prepare(config.data).tokens("train"), place, cpu, torch.float32)
+            corpus = config.data.model_dump_json()
+            if corpus not in corpora:
+                corpora[corpus] = None if is_missing(config.data) else open_or_prepare(config.data).tokens("train")
+            if (tokens := corpora[corpus]) is not None:
+                Batches(config, tokens, place, cpu, torch.float32)
         except ConfigError as error:
             found[setting] = error
     return found
