@@ -1,5 +1,6 @@
 """Run a function on N ranks of this machine, each a process of its own, joined by Gloo. For tests, here and yours."""
 
+import faulthandler
 import os
 import pickle
 import tempfile
@@ -18,18 +19,19 @@ R = TypeVar("R")
 TIMEOUT_S = 540.0
 GRACE_S = 5.0
 LOOK_EVERY_S = 1.0
+LOOKS = 10  # at where a rank stands, within the timeout
 
 
 def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R]:
     """`function(*arguments)` on every rank of a process group; the results in the order of the ranks.
 
     The function and its arguments are pickled: define it at the top of a module. Raises RuntimeError with the
-    first rank's traceback if any rank fails.
+    first rank's traceback if any rank fails, or with where each stands if one does not end.
     """
     with tempfile.TemporaryDirectory() as directory:
         context = mp.get_context("spawn")
         processes = [
-            context.Process(target=_rank, args=(function, rank, ranks, directory, arguments), daemon=True)
+            context.Process(target=_rank, args=(function, rank, ranks, directory, arguments, TIMEOUT_S), daemon=True)
             for rank in range(ranks)
         ]
         for process in processes:
@@ -53,14 +55,19 @@ def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R
         if vanished:
             raise RuntimeError(f"ranks {vanished} ended with exit code {processes[vanished[0]].exitcode}")
         if alive:
-            raise RuntimeError(f"ranks {alive} did not end within {TIMEOUT_S} s")
+            stacks = "\n".join(f"rank {i}:\n{_last_look(Path(directory) / f'{i}.stack')}" for i in alive)
+            raise RuntimeError(f"ranks {alive} did not end within {TIMEOUT_S} s\n{stacks}")
         for rank in range(ranks):
             results.append(pickle.loads((Path(directory) / f"{rank}.result").read_bytes()))
         return results
 
 
-def _rank(function: Callable[..., Any], rank: int, ranks: int, directory: str, arguments: tuple[Any, ...]) -> None:
+def _rank(
+    function: Callable[..., Any], rank: int, ranks: int, directory: str, arguments: tuple[Any, ...], timeout_s: float
+) -> None:
     torch.set_num_threads(1)
+    stack = (Path(directory) / f"{rank}.stack").open("w")
+    faulthandler.dump_traceback_later(timeout_s / LOOKS, repeat=True, file=stack)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         dist.init_process_group("gloo", f"file://{directory}/rendezvous", rank=rank, world_size=ranks)
@@ -70,3 +77,7 @@ def _rank(function: Callable[..., Any], rank: int, ranks: int, directory: str, a
     except BaseException:
         (Path(directory) / f"{rank}.error").write_text(traceback.format_exc())
         raise
+
+
+def _last_look(stack: Path) -> str:
+    return stack.read_text().rpartition("Timeout (")[2] if stack.exists() else "has not begun"

@@ -1,12 +1,14 @@
 """The helper that runs functions on local ranks."""
 
 import os
+import threading
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from tpdist import testing
 from tpdist.testing import run_ranks
 
 
@@ -40,3 +42,14 @@ def test_a_rank_that_fails_tells_why_and_holds_nobody_up() -> None:
 def test_a_rank_that_vanishes_holds_nobody_up() -> None:
     with pytest.raises(RuntimeError, match=r"ranks \[1\] ended with exit code 9"):
         run_ranks(second_vanishes, 2)
+
+
+def second_hangs() -> None:
+    if dist.get_rank() == 1:
+        threading.Event().wait()
+
+
+def test_a_rank_that_hangs_is_shown_with_where_it_stands(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(testing, "TIMEOUT_S", 20.0)
+    with pytest.raises(RuntimeError, match=r"(?s)did not end within 20\.0 s\n.*rank 1:\n.*in second_hangs\n"):
+        run_ranks(second_hangs, 2)
