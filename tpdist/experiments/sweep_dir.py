@@ -104,7 +104,7 @@ def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set
 def wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
     """All settings with the seeds of `tuning`, and the best of every arm that has ended them with the others too."""
     undecided = open_arms(home, points, tuning)
-    best = {setting for setting in choose(home, points, tuning) if setting[0] not in undecided}
+    best = choose(home, [point for point in points if point.arm not in undecided], tuning)
     first = [point for point in points if point.seed in tuning]  # what decides comes before what follows
     return first + [point for point in points if point.seed not in tuning and point.setting in best]
 

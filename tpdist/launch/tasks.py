@@ -46,9 +46,9 @@ def run_tasks(
 
     next_tasks: what has not ended; asked again as tasks end, so that what follows from one keeps the devices busy while
     others go on. The end is when it gives none. ended: told of each task, with its error if it has failed; the others
-    go on. look: called now and then. `cluster.cpus_per_worker` and
-    `cluster.gpus_per_worker` are what a task takes: 0.25 GPUs put four on one; where GPUs are left out, each task takes
-    its share of those there are. limit_s: end after so many seconds, whatever still runs.
+    go on. look: called now and then. `cluster.cpus_per_worker` and `cluster.gpus_per_worker` are what a task takes:
+    0.25 GPUs put four on one; where GPUs are left out, each task takes its share of those there are. limit_s: end after
+    so many seconds, whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
@@ -66,9 +66,11 @@ def run_tasks(
 
         wait_for_room([1], first.cpus_per_worker, share, reporter, first.wait_s, leave_if_stopped)
         remote = ray.remote(_run)  # one for all: Ray takes the tasks of one function in turn, of several in any order
-        waiting = {_submit(remote, task): task for task in tasks}
-        given = {task.run for task in tasks}
-        while waiting:
+        waiting: dict[ray.ObjectRef, Task] = {}
+        given: set[Path] = set()
+        while tasks or waiting:
+            waiting |= {_submit(remote, task): task for task in tasks}
+            given |= {task.run for task in tasks}
             done, _ = ray.wait(list(waiting), timeout=LOOK_EVERY_S)
             for ref in done:
                 ended(waiting.pop(ref), _error_of(ref))
@@ -78,10 +80,7 @@ def run_tasks(
             if time.monotonic() > deadline:
                 return
             leave_if_stopped()
-            if done:
-                new = [task for task in next_tasks() if task.run not in given]
-                waiting |= {_submit(remote, task): task for task in new}
-                given |= {task.run for task in new}
+            tasks = [task for task in next_tasks() if task.run not in given] if done else []
 
 
 def share_of_gpus(config: Experiment) -> float:
