@@ -89,9 +89,14 @@ def test_steps_are_the_written_equations() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("needed", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
-def test_chunked_head_equals_cross_entropy(rows: int, needed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head_module.ROWS, "cpu", rows)
+def test_chunked_head_equals_cross_entropy(
+    rows: int, multiple: int, needed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not types are added up to a multiple, as on a GPU."""
+    monkeypatch.setattr(head_module, "ROWS_ON_CPU", rows)
+    monkeypatch.setitem(head_module.MULTIPLE, "cpu", multiple)
     labels = torch.randint(V, (11,))
     labels[[0, 5, 10]] = IGNORED
     values = [5 * rand(11, H), rand(V, H), rand(V)]

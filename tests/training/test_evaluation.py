@@ -42,8 +42,9 @@ def plain_losses(model: LanguageModel, tokens: ArrayTokens) -> list[float]:
 
 
 @pytest.mark.parametrize(("cell", "layers"), [("gru", 1), ("elman", 2), ("lstm", 2), ("mrnn", 1)])
-@pytest.mark.parametrize(("count", "block", "piece"), [(2, 4, 8), (30, 4, 8), (33, 4, 1024), (25, 30, 8)])
+@pytest.mark.parametrize(("count", "block", "piece"), [(2, 4, 8), (30, 4, 8), (33, 4, 1024), (25, 30, 8), (777, 4, 64)])
 def test_it_equals_a_plain_loop(cell, layers, count, block, piece, monkeypatch):
+    """In short pieces, whose states do not settle, and in long ones, which are rolled out side by side."""
     monkeypatch.setattr(evaluation, "STEPS", piece)
     model, tokens = make_model(cell, layers=layers), make_tokens(count)
     losses = plain_losses(model, tokens)
@@ -54,6 +55,33 @@ def test_it_equals_a_plain_loop(cell, layers, count, block, piece, monkeypatch):
     by_position = [math.exp(np.mean(losses[p::block])) for p in range(block) if losses[p::block]]
     assert got.by_position == pytest.approx(by_position, rel=1e-12)
     assert evaluate_tokens(model, tokens, block).by_position is None
+
+
+def unrolled(monkeypatch, tokens: ArrayTokens, piece: int, **options) -> list[tuple[int, int]]:
+    """Steps and pieces of every roll-out of an evaluation."""
+    monkeypatch.setattr(evaluation, "STEPS", piece)
+    model, seen = make_model(**options), []
+    unroll = model.unroll
+    monkeypatch.setattr(
+        model, "unroll", lambda inputs, state: seen.append(tuple(inputs.shape)) or unroll(inputs, state)
+    )
+    evaluate_tokens(model, tokens, 4)
+    return seen
+
+
+def test_pieces_are_rolled_out_side_by_side(monkeypatch):
+    """776 tokens as 12 pieces of 64: sweeps until the states have settled, then what is left."""
+    sweeps = unrolled(monkeypatch, make_tokens(777), 64)
+    assert sweeps[-1] == (8, 1)
+    assert set(sweeps[:-1]) == {(64, 12)}
+    assert 2 <= len(sweeps[:-1]) <= evaluation.SWEEPS
+
+
+def test_a_model_that_does_not_forget_is_rolled_out_piece_by_piece(monkeypatch):
+    """In pieces of 8 steps states settle after about as many sweeps as there are pieces."""
+    monkeypatch.setattr(evaluation, "SWEEPS", 3)
+    sweeps = unrolled(monkeypatch, make_tokens(81), 8)
+    assert sweeps == [(8, 10)] * evaluation.SWEEPS + [(8, 1)] * 10
 
 
 def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTime) -> list[float]:
@@ -136,6 +164,7 @@ def test_perplexity_does_not_overflow():
 
 def test_tick_is_told_and_may_end_it(monkeypatch):
     monkeypatch.setattr(evaluation, "STEPS", 8)
+    monkeypatch.setitem(evaluation.SIDE_BY_SIDE, "cpu", 1)
     seen: list[tuple[int, int]] = []
 
     def tick(done: int, total: int) -> None:

@@ -87,7 +87,7 @@ def _on_gpu(kept: Kept) -> str:
 
 
 def _arms(kept: Kept) -> str:
-    columns = ["", "validation", "each run", "paper", "test", "seeds", "best setting", "tried"]
+    columns = ["", "validation", "each run", "paper", "test", "train", "seeds", "best setting", "tried"]
     columns += ["tokens", "device", "wall time"]
     lines = [dict(zip(columns, _cells(arm), strict=True)) for arm in kept["arms"]]
     shown = [name for name in columns if name in ("", "validation") or any(line[name] for line in lines)]
@@ -97,13 +97,14 @@ def _arms(kept: Kept) -> str:
 def _cells(arm: Kept) -> list[str]:
     paper = "" if arm["paper"] is None else f"{arm['paper']:.2f}"  # of how many runs it does not say
     if "mean" not in arm:
-        return [arm["arm"], arm.get("error", "*not run*"), "", paper, *[""] * 7]
+        return [arm["arm"], arm.get("error", "*not run*"), "", paper, *[""] * 8]
     return [
         arm["arm"],
         _spread(arm["mean"], arm["interval"], 2),
         _listed(f"{value:.2f}" for value in arm["valid"]) if paper and len(arm["valid"]) > 1 else "",
         paper,
         "" if arm["test"] is None else f"{arm['test']:.2f}",
+        "" if arm.get("train") is None else f"{arm['train']:.2f}",
         _listed(arm["seeds"]) + (f"; {arm['failed']} runs failed" if arm["failed"] else ""),
         arm["setting"],
         str(arm["tried"]),

@@ -16,7 +16,7 @@ from typing import Any
 from tpdist.config import Experiment
 from tpdist.data.writer import id_dtype
 from tpdist.errors import ConfigError
-from tpdist.models.head import ROWS
+from tpdist.models.head import rows_at_once
 from tpdist.tprop import Plan
 
 GATES = {"elman": 1, "mrnn": 1, "gru": 3, "lstm": 4}  # matrices of H columns in a layer
@@ -205,7 +205,7 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     own_slots = sum(own) + (THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0)
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
-    rows = min(chunk, ROWS["cpu" if device.kind == "cpu" else "cuda"])
+    rows = min(chunk, rows_at_once("cpu" if device.kind == "cpu" else "cuda", shape.types))
     temporaries = TEMPORARIES
     if plan.in_place and share.updates == 1 and share.tokens > chunk:
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1

@@ -94,19 +94,25 @@ def _distinct(values: Iterable[str | None]) -> str:
 def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:
     group = done[setting]
     values = [row["valid_perplexity"] for row in group]
-    tests = [row["test_perplexity"] for row in group if row["test_perplexity"] is not None]
     return {
         "setting": setting,
         "seeds": [row["seed"] for row in group],
         "valid": [round(value, 3) for value in values],
         "mean": round(statistics.fmean(values), 3),
         "interval": _rounded(interval(values)),
-        "test": round(statistics.fmean(tests), 3) if len(tests) == len(values) else None,
+        "test": _mean_of("test_perplexity", group),
+        "train": _mean_of("train_perplexity", group),
         "best_epochs": [row["best_epoch"] for row in group],
         "tokens": group[0]["tokens"],
         "seconds": round(statistics.fmean(row["seconds"] for row in group), 1),
         "device": _distinct(row["device"] for row in group),
     }
+
+
+def _mean_of(figure: str, group: Sequence[Row]) -> float | None:
+    """None where a run does not have it."""
+    values = [row[figure] for row in group if row.get(figure) is not None]
+    return round(statistics.fmean(values), 3) if len(values) == len(group) else None
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -24,7 +24,9 @@ from tpdist.experiments.results import Row
 from tpdist.training.files import write_atomic
 from tpdist.training.locks import locked
 
-FIGURES = ("valid_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method")
+FIGURES = (
+    "valid_perplexity", "train_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from tpdist.models.products import by_onednn, linear, weight_gradient
 
 IGNORED = -1  # the label of a place that holds no token
 SMALL = 1e-30  # a probability that float32 still holds with all its digits
-# tokens whose logits exist at once: on a CPU they stay in the cache, on a GPU they are 82 MB at 10,000 types
-ROWS = {"cpu": 640, "cuda": 2048}
+ROWS_ON_CPU = 640  # tokens whose logits exist at once: so few stay in the cache
+LOGITS_ON_GPU = 2**26  # that exist at once: 256 MiB; with fewer the products do not fill the card
+MULTIPLE = {"cpu": 1, "cuda": 8}  # of types: cuBLAS takes slower kernels where rows of logits do not begin at 16 bytes
 
 
 def cross_entropy(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -29,13 +30,26 @@ def cross_entropy(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, dtype
 
 def token_losses(h: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of every token, [M] in nats; 0 where ignored. Without gradient, for evaluation."""
-    rows = ROWS.get(h.device.type, ROWS["cuda"])
+    rows = rows_at_once(h.device.type, len(weight))
     with torch.no_grad():
         losses = [
             functional.cross_entropy(linear(part, weight, bias), label, ignore_index=IGNORED, reduction="none")
             for part, label in zip(h.split(rows), labels.split(rows), strict=True)
         ]
     return torch.cat(losses)
+
+
+def rows_at_once(device: str, types: int) -> int:
+    """Tokens whose logits exist at once. device: its type."""
+    return ROWS_ON_CPU if device == "cpu" else max(1, LOGITS_ON_GPU // types)
+
+
+def _padded(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Types added whose probability is 0, up to a multiple that suits the device."""
+    more = -len(weight) % MULTIPLE.get(weight.device.type, 1)
+    if more == 0:
+        return weight, bias
+    return functional.pad(weight, (0, 0, 0, more)), functional.pad(bias, (0, more), value=-torch.inf)
 
 
 def _softmax(logits: Tensor, label: Tensor, *_: Tensor) -> Tensor:
@@ -78,11 +92,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         need_h, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_h = torch.empty_like(h) if need_h else None
         sums: tuple[Tensor, Tensor] | None = None  # of the gradients of weight and bias
-        low_weight, low_bias = weight.to(dtype), bias.to(dtype)
+        low_weight, low_bias = _padded(weight.to(dtype), bias.to(dtype))
         total = h.new_zeros(())
-        rows = ROWS.get(h.device.type, ROWS["cuda"])
+        rows = rows_at_once(h.device.type, len(low_weight))
         # every chunk's logits in one place, where the library takes one: the heap grows by those that come and go
-        buffer = h.new_empty(rows, len(weight), dtype=dtype) if len(h) > rows and not by_onednn(low_weight) else None
+        buffer = (
+            h.new_empty(rows, len(low_weight), dtype=dtype) if len(h) > rows and not by_onednn(low_weight) else None
+        )
         for begin in range(0, len(h), rows):
             here = slice(begin, begin + rows)
             part, label = h[here].to(dtype), labels[here, None]
@@ -101,8 +117,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 sums = more if sums is None else (sums[0].add_(more[0]), sums[1].add_(more[1]))
             del logits, slope  # before the next chunk's come
         of_weight, of_bias = sums or (torch.zeros_like(weight), torch.zeros_like(bias))
-        grad_weight = of_weight.contiguous() if need_weight else None
-        grad_bias = of_bias.contiguous() if need_bias else None
+        grad_weight = of_weight[: len(weight)].contiguous() if need_weight else None
+        grad_bias = of_bias[: len(bias)].contiguous() if need_bias else None
         ctx.save_for_backward(*(g for g in (grad_h, grad_weight, grad_bias) if g is not None))
         return total
 

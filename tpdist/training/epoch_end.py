@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tpdist.data import Split
 from tpdist.training.blow_up import stop_non_finite
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
-from tpdist.training.figures import metrics_row, own_work
+from tpdist.training.figures import live_status, metrics_row, own_work
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
 
@@ -40,6 +40,7 @@ def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) ->
     better = state.best is None or valid.loss < state.best
     if better:
         state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
+        state.best_train = live_status(trainer).loss
         state.stale = state.decay_wait = 0
     else:
         state.stale += 1

@@ -14,7 +14,8 @@ class Result:
     waiting_neighbours, waiting_reduction: share of the training seconds since then that the workers waited for each
     other, transfers included, on average. recoveries: failures of workers that were mended since the run was last
     started; null for one worker without Ray. device: cpu, or the name of the GPU. test_perplexity: null
-    where run.test is false.
+    where run.test is false. train_perplexity: of the best epoch, a mean over its updates, between which θ moves; null
+    where it is not known.
     best_possible_perplexity: the lowest, known for synthetic corpora only.
     """
 
@@ -32,6 +33,7 @@ class Result:
     seconds: float
     steps: int
     epochs: int
+    train_perplexity: float | None = None
     workers: int = 1
     boundary_bytes: int = 0
     carried_bytes: int = 0

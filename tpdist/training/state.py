@@ -30,10 +30,10 @@ class EpochSums:
 class RunState:
     """epoch: the one being trained, from 1. position: windows of it that are done. step: updates in all.
 
-    best: lowest mean validation loss; best_epoch, best_step: its epoch, and the updates until its end. stale: epochs
-    since then. decay_wait: epochs without gain since the learning rate last fell. weight: λ of the epoch before.
-    lr_scale: what the decay has left of the learning rate. skipped, skipped_in_row: updates that were left
-    out because a number was not finite.
+    best: lowest mean validation loss; best_epoch, best_step, best_train: its epoch, the updates until its end, its mean
+    training loss. stale: epochs since then. decay_wait: epochs without gain since the learning rate last fell. weight:
+    λ of the epoch before. lr_scale: what the decay has left of the learning rate. skipped, skipped_in_row: updates that
+    were left out because a number was not finite.
     """
 
     epoch: Annotated[int, Field(ge=1)] = 1
@@ -44,6 +44,7 @@ class RunState:
     best: float | None = None
     best_epoch: Count = 0
     best_step: Count = 0
+    best_train: float | None = None
     stale: int = 0
     decay_wait: int = 0
     weight: float | None = None

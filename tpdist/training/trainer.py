@@ -124,7 +124,7 @@ class Trainer:
         if self.over:
             raise RunError(f"{damage}; no epoch is left to write another: {self.for_more}, or evaluate --model last")
         self.reporter.say(f"{damage}; the best of the epochs to come counts")
-        self.state.best, self.state.best_epoch, self.state.best_step = None, 0, 0
+        self.state.best, self.state.best_epoch, self.state.best_step, self.state.best_train = None, 0, 0, None
 
     @property
     def over(self) -> bool:

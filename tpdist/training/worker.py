@@ -15,7 +15,7 @@ from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
-from tpdist.training.evaluation import evaluate_tokens
+from tpdist.training.evaluation import evaluate_tokens, perplexity
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
@@ -187,6 +187,7 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
         waiting_neighbours=traffic.neighbours_s / trainer.workers.count / max(trainer.seconds, 1e-9),
         waiting_reduction=traffic.reduction_s / trainer.workers.count / max(trainer.seconds, 1e-9),
         recoveries=recoveries,
+        train_perplexity=None if state.best_train is None else perplexity(state.best_train),
     )
 
 
