@@ -8,7 +8,7 @@ import torch
 
 from tpdist.cli import main
 from tpdist.config import Experiment
-from tpdist.experiments import batch, checkpoint, head, measure, step, timeparallel
+from tpdist.experiments import batch, checkpoint, evaluation, head, measure, step, timeparallel
 from tpdist.experiments.plain import PlainLoop, random_tokens
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
@@ -62,7 +62,9 @@ def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
     torch.testing.assert_close(loop.head.weight, model.weight, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("bench", ["step", "head", pytest.param("batch", marks=pytest.mark.slow), "timeparallel"])
+@pytest.mark.parametrize(
+    "bench", ["step", "head", pytest.param("batch", marks=pytest.mark.slow), "evaluation", "timeparallel"]
+)
 def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
     said: list[str] = []
     found, wanted = {
@@ -77,6 +79,10 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         "batch": (
             lambda: batch.bench(said.append, types=50, hidden=8, tokens=2_000, grown=(20_000, 200_000), rounds=1),
             {"batch_matmul_share", "recomputed_over_kept", "memory_growth", "memory_growth_kept"},
+        ),
+        "evaluation": (
+            lambda: evaluation.bench(said.append, types=50, hidden=8, tokens=3_001, rounds=1),
+            {"evaluation_time"},
         ),
         "timeparallel": (
             lambda: timeparallel.bench(said.append, hidden=8, lengths=(256, 512), rounds=1),

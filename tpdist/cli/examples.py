@@ -34,6 +34,7 @@ EXAMPLES = {
     "tpdist bench batch": ["tpdist bench batch --json batch.json"],
     "tpdist bench overlap": ["tpdist bench overlap"],
     "tpdist bench checkpoint": ["tpdist bench checkpoint --json checkpoint.json"],
+    "tpdist bench evaluation": ["tpdist bench evaluation"],
     "tpdist bench timeparallel": ["tpdist bench timeparallel"],
     "tpdist bench scaling": ["tpdist bench scaling --workers 1,2,4 --json scaling.json"],
     "tpdist doctor": ["tpdist doctor", "tpdist doctor --json"],

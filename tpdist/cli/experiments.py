@@ -14,6 +14,7 @@ BENCHES = {
     "batch": "batch mode against the machine's own matrix products; how its memory grows",
     "overlap": "the share of a step that 2 workers wait for each other",
     "checkpoint": "what a checkpoint every 30 s costs",
+    "evaluation": "a split's perplexity, pieces side by side, against one after another",
     "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
 }
 

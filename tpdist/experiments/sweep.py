@@ -77,7 +77,8 @@ def sweep(
             home.write(rows)
             return rows
 
-        _run_missing(home, points, tuning, write, Table(reporter), address, reporter, limit_s)
+        left_s = None if limit_s is None else max(0.0, until - time.monotonic())
+        _run_missing(home, points, tuning, write, Table(reporter), address, reporter, left_s)
         if test:
             _test_chosen(home, points, tuning, until, reporter)
         asked = {point.arm for point in points}

@@ -48,16 +48,16 @@ def run_tasks(
     others go on. The end is when it gives none. ended: told of each task, with its error if it has failed; the others
     go on. look: called now and then. `cluster.cpus_per_worker` and `cluster.gpus_per_worker` are what a task takes:
     0.25 GPUs put four on one; where GPUs are left out, each task takes its share of those there are. limit_s: end after
-    so many seconds, whatever still runs.
+    so many seconds, Ray's start among them, whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
     """
+    deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
     with connected(address, own_cores(), reporter), StopSignal() as stop:
-        deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
         first, share = tasks[0].config.cluster, share_of_gpus(tasks[0].config)
 
         def leave_if_stopped() -> None:
