@@ -108,7 +108,7 @@ def _cells(arm: Kept) -> list[str]:
         _listed(arm["seeds"]) + (f"; {arm['failed']} runs failed" if arm["failed"] else ""),
         arm["setting"],
         str(arm["tried"]),
-        f"{arm['tokens']:,}",
+        "" if arm["tokens"] is None else f"{arm['tokens']:,}",
         arm["device"],
         clock(arm["seconds"]) if "seconds" in arm else "",
     ]
