@@ -2,6 +2,7 @@
 
 Prints a short table and writes gpu.json: device, versions, configuration, every timing, ratios. Stops starting new
 parts when the time limit is near. On a machine without a GPU, `--device cpu` tries the program at a small size.
+`--sweep "table2 --set run.epochs=5"`, once or more, runs the paper's tables in the time that is left: `sweeps.py`.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from problems_gpu import (  # noqa: E402
     long_sequence,
     runs,
 )
+from sweeps import run_sweeps  # noqa: E402
 
 from tpdist.experiments.measure import machine, run  # noqa: E402
 from tpdist.models.cells import CUDNN_STEPS  # noqa: E402
@@ -48,7 +50,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--limit", type=float, default=480.0, help="seconds")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", nargs="+", choices=("checks", *SMALL), help="some parts")
+    parser.add_argument("--only", nargs="+", choices=("none", "checks", *SMALL), help="some parts")
+    parser.add_argument("--sweep", action="append", default=[], metavar="WHAT …", help="as after `tpdist reproduce`")
     options = parser.parse_args()
     deadline = time.monotonic() + options.limit
     found: dict[str, Any] = {"machine": machine(options.device), "checks": {}, "bench": {}, "ratios": {}}
@@ -74,6 +77,8 @@ def main() -> None:
         (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, value in found["ratios"].items():
         print(f"{name:<24} {value:.3f}")
+    if options.sweep:
+        failed |= not run_sweeps(options.sweep, options.device, Path.cwd(), options.out, deadline)
     sys.exit(failed or not all(passed(one) for one in found["checks"].values()))
 
 
