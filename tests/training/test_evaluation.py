@@ -164,7 +164,6 @@ def test_perplexity_does_not_overflow():
 
 def test_tick_is_told_and_may_end_it(monkeypatch):
     monkeypatch.setattr(evaluation, "STEPS", 8)
-    monkeypatch.setitem(evaluation.SIDE_BY_SIDE, "cpu", 1)
     seen: list[tuple[int, int]] = []
 
     def tick(done: int, total: int) -> None:

@@ -72,14 +72,15 @@ def evaluate_tokens(
             many = 1
             continue
         h, after = rolled
-        losses = token_losses(h.transpose(0, 1).reshape(len(labels), -1), model.weight, model.bias, labels).double()
-        total += losses.sum()
-        if by_position:
-            sums.index_add_(0, torch.arange(len(losses), device=device) % block, losses)
+        for seen, label in zip(h.unbind(1), labels.chunk(pieces), strict=True):
+            losses = token_losses(seen, model.weight, model.bias, label).double()
+            total += losses.sum()
+            if by_position:
+                sums.index_add_(0, torch.arange(len(losses), device=device) % block, losses)
+            end += len(losses)
+            if tick is not None:
+                tick(end, pairs)
         state = after if test_time is None else test_time.learn(model, inputs, labels, state, after)
-        end = begin + len(labels)
-        if tick is not None:
-            tick(end, pairs)
     counts = [len(range(p, pairs, block)) for p in range(block)]
     positions = [perplexity(s / n) for s, n in zip(sums.tolist(), counts, strict=True) if n] if by_position else None
     return Evaluation(float(total) / pairs, pairs, positions)
