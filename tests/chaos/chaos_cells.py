@@ -111,13 +111,6 @@ def visit(trainer: Any, batch: Any) -> Any:
     return plain_visit(trainer, batch)
 
 
-def evaluate(trainer: Any, split: str, stop: Any) -> Any:
-    """The leader ends in the roll-out, the others while they wait for its figure."""
-    if not trainer.workers.leads:
-        fire("evaluation")
-    return plain_evaluate(trainer, split, stop)
-
-
 def blocks_pass(*arguments: Any, **named: Any) -> Any:
     with inside("backward") if named.get("to_theta") else inside("another pass"):
         return plain_blocks_pass(*arguments, **named)
@@ -194,11 +187,10 @@ wrap(visits, "first_values", before="first H")
 wrap(visits, "ask_right", marks="H-step")
 wrap(visits, "h_step", marks="H-step")
 wrap(visits, "_step_duals", before="dual update")
-wrap(tpdist.training.epoch_end, "evaluate_tokens", before="evaluation")
+wrap(tpdist.training.epoch_end, "share_of_loss", before="evaluation")
 wrap(tpdist.parallel.reduce.Sum, "_under_way", marks="all-reduce")
 plain_blocks_pass, visits.blocks_pass = visits.blocks_pass, blocks_pass
 plain_visit, tpdist.training.trainer.Trainer._visit = tpdist.training.trainer.Trainer._visit, visit
-plain_evaluate, tpdist.training.trainer.evaluate_split = tpdist.training.trainer.evaluate_split, evaluate
 batch_isend_irecv, dist.batch_isend_irecv = dist.batch_isend_irecv, swap
 plain_all_reduce, dist.all_reduce = dist.all_reduce, all_reduce
 plain_fsync, os.fsync = os.fsync, fsync

@@ -15,7 +15,7 @@ from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
 from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.worker import run_worker
@@ -82,6 +82,26 @@ def test_a_model_that_does_not_forget_is_rolled_out_piece_by_piece(monkeypatch):
     monkeypatch.setattr(evaluation, "SWEEPS", 3)
     sweeps = unrolled(monkeypatch, make_tokens(81), 8)
     assert sweeps == [(8, 10)] * evaluation.SWEEPS + [(8, 1)] * 10
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 30])
+@pytest.mark.parametrize("tokens", [2, 65, 777, 1400])
+def test_workers_share_an_evaluation(tokens: int, count: int, monkeypatch):
+    """What each finds without the others adds up to the whole, also where there are fewer pieces than workers."""
+    monkeypatch.setattr(evaluation, "STEPS", 64)
+    model, text = make_model(), make_tokens(tokens)
+    shares = [share_of_loss(model, text, 4, rank, count) for rank in range(count)]
+    assert None not in shares
+    wanted = evaluate_tokens(model, text, 4).loss * (tokens - 1)
+    assert sum(share or 0.0 for share in shares) == pytest.approx(wanted, rel=1e-12)
+    assert sum(share == 0.0 for share in shares) == max(0, count - -(-(tokens - 1) // 64))
+
+
+def test_a_model_that_does_not_forget_is_not_shared(monkeypatch):
+    monkeypatch.setattr(evaluation, "STEPS", 4)
+    shares = [share_of_loss(make_model(), make_tokens(81), 4, rank, 2) for rank in range(2)]
+    assert shares[0] is not None
+    assert shares[1] is None
 
 
 def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTime) -> list[float]:

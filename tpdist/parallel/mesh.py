@@ -61,8 +61,13 @@ class Workers:
         return self.place.streams * self.place.times
 
     @property
+    def rank(self) -> int:
+        """Workers along time have ranks side by side."""
+        return self.place.stream * self.place.times + self.place.time
+
+    @property
     def leads(self) -> bool:
-        """The one worker that evaluates, logs and writes what is not sharded."""
+        """The one worker that logs and writes what is not sharded."""
         return self.place.stream == self.place.time == 0
 
     def name(self, rank: int) -> str:

@@ -1,12 +1,15 @@
 """The end of an epoch: evaluation, the row of metrics, the models that are kept, the next epoch's learning rate."""
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tpdist.data import Split
+import torch
+
+from tpdist.data import Split, Tokens
 from tpdist.training.blow_up import stop_non_finite
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
 from tpdist.training.figures import live_status, metrics_row, own_work
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
@@ -16,22 +19,42 @@ if TYPE_CHECKING:
 
 
 def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evaluation:
-    """By the leader; the others wait for its figure. Raises Interrupted, NonFiniteError."""
+    """By all workers, each a run of its pieces; by the leader alone where the model forgets too slowly for that.
+
+    Raises Interrupted, NonFiniteError.
+    """
 
     def tick(done: int, total: int) -> None:
         if stop.received:
             raise _StopEvaluationError
 
-    tokens, loss = trainer.store.tokens(split), -1.0
-    if trainer.workers.leads:
-        with suppress(_StopEvaluationError):
-            loss = evaluate_tokens(trainer.model, tokens, trainer.config.objective.block, tick=tick).loss
-    loss = trainer.workers.from_leader(loss)
-    trainer.leave_if(loss < 0)
+    model, tokens, workers = trainer.model, trainer.store.tokens(split), trainer.workers
+    block = trainer.config.objective.block
+    loss = None if workers.count == 1 else _shared(trainer, tokens, block, tick)
+    if loss is None:
+        loss = -1.0
+        if workers.leads:
+            with suppress(_StopEvaluationError):
+                loss = evaluate_tokens(model, tokens, block, tick=tick).loss
+        loss = workers.from_leader(loss)
+        trainer.leave_if(loss < 0)
     if not math.isfinite(perplexity(loss)):
         where = f"after step {trainer.state.step} (epoch {trainer.state.epoch})"
         stop_non_finite(trainer, f"{where}: the {split} loss is {loss:.4g} nats a token")
     return Evaluation(loss, len(tokens) - 1)
+
+
+def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[int, int], None]) -> float | None:
+    """Mean loss in nats; None where a worker cannot have its part without the others'."""
+    part, stopped = None, False
+    try:
+        part = share_of_loss(trainer.model, tokens, block, trainer.workers.rank, trainer.workers.count, tick)
+    except _StopEvaluationError:
+        stopped = True
+    figures = torch.tensor([part or 0.0, part is None, stopped], dtype=torch.float64, device=trainer.device)
+    loss, missing, stops = trainer.workers.sum(figures).tolist()
+    trainer.leave_if(stops > 0)
+    return None if missing else loss / (len(tokens) - 1)
 
 
 def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) -> None:

@@ -6,7 +6,7 @@ pieces.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from tpdist.training.at_test_time import TestTime
 STEPS = 1024  # of a piece
 SIDE_BY_SIDE = {"cpu": 16, "cuda": 64}  # pieces; enough rows for a matrix product to run at full rate
 SWEEPS = 8  # where states have not settled by then, the model forgets too slowly: one piece after another
+BEFORE = 4  # pieces that a worker reads before its own, to come to the state that they begin with
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}  # change of states between two sweeps, relative to the largest
 
 
@@ -55,45 +56,104 @@ def evaluate_tokens(
     test_time: what to learn from every block once it has been predicted.
     tick: told (tokens done, all tokens) between pieces; what it raises ends the evaluation.
     """
-    model = model if test_time is None else test_time.model(model)
-    device = model.bias.device
-    pairs = len(tokens) - 1
-    size = block if test_time else max(block, STEPS // block * block)
-    many = 1 if test_time else SIDE_BY_SIDE.get(device.type, SIDE_BY_SIDE["cuda"])
-    state, end = model.zero_state(1), 0
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    sums = torch.zeros(block, dtype=torch.float64, device=device)
-    while end < pairs:
-        begin, pieces = end, max(1, min(many, (pairs - end) // size))  # what is left at last is shorter
-        ids = torch.from_numpy(tokens.read(begin, min(begin + pieces * size, pairs) + 1).astype(np.int64)).to(device)
-        inputs, labels = ids[:-1].view(pieces, -1).t(), ids[1:]
-        rolled = roll_out(model, inputs, state)
+    if test_time is None:
+        pieces = _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1))
+    else:
+        model = test_time.model(model)
+        pieces = _blocks(model, tokens, block, test_time)
+    pairs, end = len(tokens) - 1, 0
+    sums = torch.zeros(block, dtype=torch.float64, device=model.bias.device)  # by position
+    for losses in pieces:
+        sums.index_add_(0, torch.arange(len(losses), device=sums.device) % block, losses)
+        end += len(losses)
+        if tick is not None:
+            tick(end, pairs)
+    counts = [len(range(p, pairs, block)) for p in range(block)]
+    positions = [perplexity(s / n) for s, n in zip(sums.tolist(), counts, strict=True) if n] if by_position else None
+    return Evaluation(float(sums.sum()) / pairs, pairs, positions)
+
+
+def share_of_loss(
+    model: LanguageModel,
+    tokens: Tokens,
+    block: int,
+    rank: int,
+    count: int,
+    tick: Callable[[int, int], None] | None = None,
+) -> float | None:
+    """In nats, of the `rank`-th of `count` runs of pieces: summed over all ranks the loss of `evaluate_tokens`.
+
+    None where the model forgets too slowly for a run's first state to be had without all that is before it.
+    """
+    pairs, size = len(tokens) - 1, _size(block)
+    pieces = math.ceil(pairs / size)
+    begin, end = (min(pieces * r // count * size, pairs) for r in (rank, rank + 1))
+    if begin == end:
+        return 0.0
+    state, first = model.zero_state(1), max(0, begin - BEFORE * size)
+    if first < begin:
+        inputs, _ = _read(model, tokens, first, begin, (begin - first) // size)
+        # in the middle of the text the state of 0 is a guess, with which as many sweeps as pieces settle, too
+        before = roll_out(model, inputs, state, SWEEPS if first == 0 else BEFORE - 1)
+        if before is None:
+            return None
+        state = before[1]
+    total, done = torch.zeros((), dtype=torch.float64, device=model.bias.device), 0
+    for losses in _pieces(model, tokens, block, begin, end, state):
+        total += losses.sum()
+        done += len(losses)
+        if tick is not None:
+            tick(done, end - begin)
+    return float(total)
+
+
+def _size(block: int) -> int:
+    """Steps of a piece: whole blocks."""
+    return max(block, STEPS // block * block)
+
+
+def _read(model: LanguageModel, tokens: Tokens, begin: int, end: int, pieces: int) -> tuple[Tensor, Tensor]:
+    """From `begin` to `end` on the model's device: inputs [B, pieces], labels [B · pieces] in the order of the text."""
+    ids = torch.from_numpy(tokens.read(begin, end + 1).astype(np.int64)).to(model.bias.device)
+    return ids[:-1].view(pieces, -1).t(), ids[1:]
+
+
+def _pieces(model: LanguageModel, tokens: Tokens, block: int, begin: int, end: int, state: Tensor) -> Iterator[Tensor]:
+    """The losses of every piece from `begin`, which the text reaches in `state`, to `end`."""
+    size, device = _size(block), model.bias.device.type
+    many = SIDE_BY_SIDE.get(device, SIDE_BY_SIDE["cuda"])
+    while begin < end:
+        pieces = max(1, min(many, (end - begin) // size))  # what is left at last is shorter
+        inputs, labels = _read(model, tokens, begin, min(begin + pieces * size, end), pieces)
+        rolled = roll_out(model, inputs, state, SWEEPS)
         if rolled is None:
             many = 1
             continue
-        h, after = rolled
+        h, state = rolled
         for seen, label in zip(h.unbind(1), labels.chunk(pieces), strict=True):
-            losses = token_losses(seen, model.weight, model.bias, label).double()
-            total += losses.sum()
-            if by_position:
-                sums.index_add_(0, torch.arange(len(losses), device=device) % block, losses)
-            end += len(losses)
-            if tick is not None:
-                tick(end, pairs)
-        state = after if test_time is None else test_time.learn(model, inputs, labels, state, after)
-    counts = [len(range(p, pairs, block)) for p in range(block)]
-    positions = [perplexity(s / n) for s, n in zip(sums.tolist(), counts, strict=True) if n] if by_position else None
-    return Evaluation(float(total) / pairs, pairs, positions)
+            yield token_losses(seen, model.weight, model.bias, label).double()
+        begin += len(labels)
 
 
-def roll_out(model: LanguageModel, inputs: Tensor, start: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Eq. 1 over consecutive pieces of a text, side by side; None where their states do not settle in SWEEPS sweeps.
+def _blocks(model: LanguageModel, tokens: Tokens, block: int, test_time: TestTime) -> Iterator[Tensor]:
+    """The losses of every block, with what is learnt from one before the next."""
+    state, pairs = model.zero_state(1), len(tokens) - 1
+    for begin in range(0, pairs, block):
+        inputs, labels = _read(model, tokens, begin, min(begin + block, pairs), 1)
+        with torch.no_grad():
+            h, after = model.unroll(inputs, state)
+        yield token_losses(h[:, 0], model.weight, model.bias, labels).double()
+        state = test_time.learn(model, inputs, labels, state, after)
+
+
+def roll_out(model: LanguageModel, inputs: Tensor, start: Tensor, sweeps: int) -> tuple[Tensor, Tensor] | None:
+    """Eq. 1 over consecutive pieces of a text, side by side; None where their states do not settle in so many sweeps.
 
     inputs [B, k]: a piece is a column; start [1, d] of the first -> the top layer's h [B, k, H], the last state [1, d].
     """
     starts = torch.cat([start, model.zero_state(inputs.shape[1] - 1)])
     with torch.no_grad():
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             h, ends = model.unroll(inputs, starts)
             last, starts = starts, torch.cat([start, ends[:-1]])
             change = (starts - last).abs().amax()

@@ -95,10 +95,10 @@ def live_status(trainer: "Trainer") -> Status:
 
 def own_work(trainer: "Trainer") -> Work:
     """This worker's part since the run was last started."""
-    place, traffic, seconds = trainer.workers.place, trainer.workers.traffic, max(trainer.seconds, 1e-9)
+    traffic, seconds = trainer.workers.traffic, max(trainer.seconds, 1e-9)
     traffic.settle()
     return Work(
-        rank=place.stream * place.times + place.time,
+        rank=trainer.workers.rank,
         host=socket.gethostname(),
         tokens_per_second=trainer.own_tokens / seconds,
         neighbours=traffic.neighbours_s / seconds,
