@@ -82,7 +82,7 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         ),
         "evaluation": (
             lambda: evaluation.bench(said.append, types=50, hidden=8, tokens=3_001, rounds=1),
-            {"evaluation_time"},
+            {"evaluation_time", "evaluation_share"},
         ),
         "timeparallel": (
             lambda: timeparallel.bench(said.append, hidden=8, lengths=(256, 512), rounds=1),

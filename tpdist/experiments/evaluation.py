@@ -1,4 +1,7 @@
-"""`tpdist bench evaluation`: a split's perplexity, its pieces rolled out side by side, against one after another."""
+"""`tpdist bench evaluation`: a split's perplexity, its pieces rolled out side by side, against one after another.
+
+And what one of four workers takes that share it.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from tpdist.data import ArrayTokens
 from tpdist.experiments.measure import Say, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
 from tpdist.models import LanguageModel, build_model, token_losses
-from tpdist.training.evaluation import STEPS, evaluate_tokens
+from tpdist.training.evaluation import STEPS, evaluate_tokens, share_of_loss
 
 ROUNDS = 5
 TOKENS = 65_537  # about those of Penn Treebank's validation split
@@ -27,11 +30,15 @@ def bench(
         "one_after_another": lambda: one_after_another(model, text),
     }
     losses = {name: part() for name, part in parts.items()}
+    parts["one_of_four"] = lambda: share_of_loss(model, text, BLOCK, 1, 4) or 0.0
     say(", ".join(f"{name}: {loss:.9f} nats a token" for name, loss in losses.items()))
     timings = in_turns(parts, rounds, device, warm=0)
     print_timings(timings, say)
     time = medians(timings)
-    ratios = {"evaluation_time": time["side_by_side"] / time["one_after_another"]}
+    ratios = {
+        "evaluation_time": time["side_by_side"] / time["one_after_another"],
+        "evaluation_share": time["one_of_four"] / time["side_by_side"],
+    }
     config = {"types": types, "hidden": hidden, "tokens": tokens, "steps of a piece": STEPS}
     return report("evaluation", device, config, timings, ratios, say) | {"losses": losses}
 
