@@ -41,11 +41,14 @@ def test_the_best_setting_is_among_those_with_the_most_seeds():
     assert lines[3].startswith("| b | no such thing |")
 
 
-def test_a_test_figure_needs_every_seed():
-    rows = [row("a", 1.0, 0, 9.0, test_perplexity=10.0), row("a", 1.0, 1, 8.0)]
-    assert summarise(rows, "", {})["arms"][0]["test"] is None
-    rows[1]["test_perplexity"] = 12.0
-    assert summarise(rows, "", {})["arms"][0]["test"] == 11.0
+@pytest.mark.parametrize("figure", ["test", "train"])
+def test_such_a_figure_needs_every_seed(figure: str):
+    rows = [row("a", 1.0, 0, 9.0, **{f"{figure}_perplexity": 10.0}), row("a", 1.0, 1, 8.0)]
+    assert summarise(rows, "", {})["arms"][0][figure] is None
+    rows[1][f"{figure}_perplexity"] = 12.0
+    kept = summarise(rows, "", {})
+    assert kept["arms"][0][figure] == 11.0
+    assert "| 8.50 ± 6.35 | 11.00 |" in table(kept)
 
 
 def test_devices_and_versions_are_those_of_the_runs():

@@ -37,11 +37,12 @@ def run_sweeps(commands: Sequence[str], device: str, root: Path, out: Path, dead
     out.mkdir(parents=True, exist_ok=True)
     running = {}
     for number, command in enumerate(commands):
-        log = (out / f"sweep-{number}.txt").open("w")
         words = ["reproduce", *shlex.split(command), "--device", device, "--budget", f"{int(budget)}s"]
-        running[command] = subprocess.Popen(
-            [sys.executable, "-m", "tpdist", *words], cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        program = [sys.executable, "-m", "tpdist", *words]
+        with (out / f"sweep-{number}.txt").open("w") as log:
+            running[command] = subprocess.Popen(
+                program, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
     while any(one.poll() is None for one in running.values()) and time.monotonic() < deadline - PACK_EVERY_S:
         time.sleep(min(PACK_EVERY_S, max(0.0, deadline - time.monotonic() - PACK_EVERY_S)))
         pack(root, out)

@@ -50,6 +50,9 @@ def test_result(small_corpus: Path, tmp_path: Path):
     assert figures["tokens_per_second"] == pytest.approx(2 * 199 / figures["seconds"])
     assert (figures["boundary_bytes"], figures["carried_bytes"], figures["gradient_bytes"]) == (0, 0, 0)
     assert figures["recoveries"] is None
+    rows = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    trained = {row["epoch"]: row["perplexity"] for row in rows if row["kind"] == "epoch"}
+    assert figures["train_perplexity"] == trained[figures["best_epoch"]]
 
 
 def test_the_default_name(small_corpus: Path, tmp_path: Path, monkeypatch):
