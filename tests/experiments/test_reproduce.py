@@ -23,7 +23,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the configurations; a run reaches a perplexity of 100 + its block + its seed."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
 
-    def run(next_tasks: Callable[[], list[Task]], address, reporter, ended, look, limit_s) -> None:
+    def run(next_tasks: Callable[[], list[Task]], address, reporter, ended, look, until) -> None:
         while tasks := next_tasks():
             for task in tasks:
                 valid = 100.0 + task.config.objective.block + task.config.run.seed

@@ -8,7 +8,6 @@ reproduce` goes on from.
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -27,13 +26,13 @@ def run_sweeps(commands: Sequence[str], device: str, root: Path, out: Path, dead
 
     root: of a clone that has the stores; runs go into its `runs/`. deadline: by the monotonic clock.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    if device == "cuda" and (mps := shutil.which("nvidia-cuda-mps-control")):
-        subprocess.run([mps, "-d"], check=False)
     budget = deadline - time.monotonic() - TO_STOP_S
     if budget <= 0:
         print("sweeps: no time left")
         return False
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    if device == "cuda" and (mps := shutil.which("nvidia-cuda-mps-control")):
+        subprocess.run([mps, "-d"], check=False)
     out.mkdir(parents=True, exist_ok=True)
     running = {}
     for number, command in enumerate(commands):
@@ -47,8 +46,7 @@ def run_sweeps(commands: Sequence[str], device: str, root: Path, out: Path, dead
         time.sleep(min(PACK_EVERY_S, max(0.0, deadline - time.monotonic() - PACK_EVERY_S)))
         pack(root, out)
     for one in running.values():
-        if one.poll() is None:
-            one.send_signal(signal.SIGKILL)
+        one.kill()  # does nothing to one that has ended
     for number, (command, one) in enumerate(running.items()):
         print(f"{command}: exit code {one.wait()}")
         print("".join((out / f"sweep-{number}.txt").read_text().splitlines(keepends=True)[-5:]), end="")

@@ -77,8 +77,7 @@ def sweep(
             home.write(rows)
             return rows
 
-        left_s = None if limit_s is None else max(0.0, until - time.monotonic())
-        _run_missing(home, points, tuning, write, Table(reporter), address, reporter, left_s)
+        _run_missing(home, points, tuning, write, Table(reporter), address, reporter, until)
         if test:
             _test_chosen(home, points, tuning, until, reporter)
         asked = {point.arm for point in points}
@@ -178,9 +177,12 @@ def _run_missing(
     table: Table,
     address: str | None,
     reporter: Reporter,
-    limit_s: float | None,
+    until: float,
 ) -> None:
-    """The seeds of `tuning`; as soon as an arm has its best, that with the other seeds. write: what is known."""
+    """The seeds of `tuning`; as soon as an arm has its best, that with the other seeds. write: what is known.
+
+    until: as `run_tasks` takes it.
+    """
     by_run = {home.run(point): point for point in points}
 
     def next_tasks() -> list[Task]:
@@ -205,6 +207,6 @@ def _run_missing(
     try:
         if next_tasks():
             look()  # Ray takes a while to start
-        run_tasks(next_tasks, address, reporter, ended, look, limit_s)
+        run_tasks(next_tasks, address, reporter, ended, look, until)
     finally:
         table.close()

@@ -40,20 +40,19 @@ def run_tasks(
     reporter: Reporter,
     ended: Callable[[Task, str | None], None],
     look: Callable[[], None],
-    limit_s: float | None = None,
+    until: float = math.inf,
 ) -> None:
     """Run tasks on the cluster at `address`, or on an embedded one that has the cores of this process.
 
     next_tasks: what has not ended; asked again as tasks end, so that what follows from one keeps the devices busy while
     others go on. The end is when it gives none. ended: told of each task, with its error if it has failed; the others
     go on. look: called now and then. `cluster.cpus_per_worker` and `cluster.gpus_per_worker` are what a task takes:
-    0.25 GPUs put four on one; where GPUs are left out, each task takes its share of those there are. limit_s: end after
-    so many seconds, Ray's start among them, whatever still runs.
+    0.25 GPUs put four on one; where GPUs are left out, each task takes its share of those there are. until: by the
+    monotonic clock, the time to end, whatever still runs.
 
     Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
     """
-    deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
     tasks = next_tasks()
     if not tasks:
         return  # nothing is started for nothing
@@ -77,7 +76,7 @@ def run_tasks(
             if not any(node["Alive"] for node in ray.nodes()):
                 raise TpdistError(ENDED)
             look()
-            if time.monotonic() > deadline:
+            if time.monotonic() > until:
                 return
             leave_if_stopped()
             tasks = [task for task in next_tasks() if task.run not in given] if done else []

@@ -10,7 +10,7 @@ import torch
 from tpdist.data import Split, Tokens
 from tpdist.training.blow_up import stop_non_finite
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
-from tpdist.training.figures import live_status, metrics_row, own_work
+from tpdist.training.figures import metrics_row, own_work
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
 
@@ -60,15 +60,15 @@ def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[int,
 def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) -> None:
     """Log, keep the best model, decay the learning rate, say so where patience is out, hand states on."""
     state, decay, patience = trainer.state, trainer.config.optimizer.decay, trainer.config.run.patience
+    row = metrics_row(trainer, "epoch")
     better = state.best is None or valid.loss < state.best
     if better:
         state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
-        state.best_train = live_status(trainer).loss
+        state.best_train = row["loss"]
         state.stale = state.decay_wait = 0
     else:
         state.stale += 1
         state.decay_wait += 1
-    row = metrics_row(trainer, "epoch")
     row |= {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": trainer.theta.lr}
     row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
     if trainer.workers.count > 1:  # in the order of the ranks, as the live table has them
