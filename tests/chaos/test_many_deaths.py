@@ -14,7 +14,7 @@ from small_runs import Listener
 from trials import UPDATES, WORKERS, Chaos, Trial, assert_undisturbed, run_trial, worker_processes
 
 import tpdist
-from tpdist.launch.controller import WorkerFailedError
+from tpdist.launch.crew import WorkerFailedError
 
 KILLS = 100
 UPDATES_PER_KILL = 25

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trials import Chaos, Trial, assert_undisturbed, run_trial
 
-from tpdist.launch.controller import WorkerFailedError
+from tpdist.launch.crew import WorkerFailedError
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_what_took_a_step_stays_to_be_read(
     def fail() -> None:
         raise NonFiniteError("step 7: the loss is nan")
 
-    controller = SimpleNamespace(began=began, run=fail)
+    controller = SimpleNamespace(crew=SimpleNamespace(began=began), run=fail)
     monkeypatch.setattr(many, "Controller", lambda *_: controller)
     monkeypatch.setattr(many, "connected", lambda *_: nullcontext())
     config = small(small_corpus, cluster={"workers": 2})

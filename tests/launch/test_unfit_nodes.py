@@ -1,6 +1,5 @@
 """A node on which no worker can start is passed over, whatever else the run does; the rest of Ray is played here."""
 
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +7,10 @@ import pytest
 
 from tpdist.config import Cluster
 from tpdist.launch import controller as module
+from tpdist.launch import crew
 from tpdist.launch.actor import Job
-from tpdist.launch.controller import Change, Controller, WorkerFailedError
+from tpdist.launch.controller import Controller
+from tpdist.launch.crew import Change, WorkerFailedError
 from tpdist.launch.placement import Node
 from tpdist.training.progress import Silent
 from tpdist.training.signals import StopSignal
@@ -46,7 +47,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Played(node)
 
     monkeypatch.setattr(module, "Hosted", SimpleNamespace(on=on))
-    monkeypatch.setattr(module, "ray", SimpleNamespace(wait=lambda *_, **__: None))
+    monkeypatch.setattr(crew, "ray", SimpleNamespace(wait=lambda *_, **__: None))
     monkeypatch.setattr(module, "has_checkpoints", lambda *_: True)
     run = SimpleNamespace(load_config=lambda _: None, resume_command="tpdist train --resume run")
     monkeypatch.setattr(module, "RunDirectory", lambda _: run)
@@ -59,18 +60,15 @@ def controller(patch: pytest.MonkeyPatch, nodes: list[Node], sizes: tuple[int, .
     job = Job("run", "store", (), ".", False, 1)
     settings = Cluster.model_validate({"workers": {"min": sizes[0], "max": sizes[-1]}, **cluster})
     made = Controller(job, settings, sizes, Silent(), StopSignal(), generation=1, wanted=2)
-    made.hosted, made._looked, made.change = (
-        [Played(Node("good", "10.0.0.1", 0.0, 0.0))],
-        time.monotonic(),
-        Change([], 0.0),
-    )  # type: ignore[list-item]
+    made.crew.add([Played(Node("good", "10.0.0.1", 0.0, 0.0))])  # type: ignore[list-item]
+    made.change = Change([], 0.0)
     return made
 
 
 def test_a_run_that_can_do_without_it_goes_on(monkeypatch: pytest.MonkeyPatch, tried: list[str]):
     made = controller(monkeypatch, [Node("bad", "10.0.0.2", 1.0, 0.0)], (1, 2))
     assert made._place() is module.State.JOINING
-    assert (tried, len(made.hosted), made.failures) == (["bad"], 1, [])
+    assert (tried, len(made.crew), made.failures) == (["bad"], 1, [])
     made._grown = -1e9
     made._grow()  # and does not ask for a new group over it again
     assert tried == ["bad"]

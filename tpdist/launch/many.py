@@ -8,7 +8,8 @@ from tpdist.data import Store
 from tpdist.errors import Interrupted
 from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
-from tpdist.launch.controller import Controller, WorkerFailedError
+from tpdist.launch.controller import Controller
+from tpdist.launch.crew import WorkerFailedError
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
@@ -44,7 +45,7 @@ def run_on_workers(
         with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), stop:
             return Result(**controller.run())
     except BaseException as error:
-        worth_reading = controller.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
+        worth_reading = controller.crew.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             forget(config, run)
         if isinstance(error, SystemExit):  # Ray's answer to SIGTERM, before ours is there
