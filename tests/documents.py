@@ -14,6 +14,25 @@ def blocks(document: str, language: str) -> list[str]:
     return [body for kind, body in FENCE.findall(text) if kind == language]
 
 
+def broken_links(document: str) -> list[str]:
+    """Links to a file that is not there, or to a heading that no document has."""
+    text = FENCE.sub("", (ROOT / document).read_text(encoding="utf-8"))
+    links = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    found = []
+    for target in links:
+        name, _, anchor = target.partition("#")
+        there = ROOT / (name or document)
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            found.append(target)
+    return found
+
+
+def anchors(file: Path) -> set[str]:
+    """The names that GitHub gives a document's headings, in which only letters, digits, spaces, - and _ count."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", file.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def files(document: str) -> dict[str, str]:
     """The modules that the document shows, such as `my_cells`, by name."""
     return dict(FILE.findall((ROOT / document).read_text(encoding="utf-8")))

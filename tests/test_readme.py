@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from documents import ROOT, blocks, commands, files
+from documents import ROOT, blocks, broken_links, commands, files
 
 from tpdist.cli import build_parser, main
 from tpdist.config import load_config
@@ -37,6 +37,11 @@ def test_commands_parse_and_their_settings_exist(document: str, words: list[str]
     if config is not None:
         assert (ROOT / config).is_file(), f"{document}: {config}"
     load_config(None if config is None else ROOT / config, getattr(options, "set", []))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str):
+    assert broken_links(document) == []
 
 
 def test_the_readme_shows_every_command():

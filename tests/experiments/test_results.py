@@ -98,6 +98,31 @@ def test_documents_show_what_is_kept(document: str):
     assert render(text, ROOT / "configs/paper/results") == text
 
 
+CONTESTS = {  # a row of the first table of RESULTS.md, and what it is of
+    "Penn Treebank, 500,000 tokens": "ptb_small_ratio",
+    "all of Penn Treebank": "ptb_ratio",
+    "… by Adam, rates that fall after": "ptb_adam_ratio",
+    "… by Adam, rates that fall in set": "ptb_annealed_ratio",
+    "… GRU 400": "ptb_hidden400_ratio",
+    "… GRU 512": "ptb_hidden512_ratio",
+    "WikiText-2": "wikitext2_ratio",
+}
+
+
+@pytest.mark.parametrize("name", CONTESTS)
+def test_what_the_results_begin_with_is_what_is_kept(name: str):
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name}")]
+    cells = [cell.strip() for cell in line.split("|")[1:]]
+    kept = json.loads((ROOT / f"configs/paper/results/{CONTESTS[name]}.json").read_text(encoding="utf-8"))["rows"]
+    shown = dict(zip((5, 10, 20), cells[1:4], strict=True))
+    for entry in kept:
+        assert f"{entry['ratio']:.3f}" in shown.pop(entry["block"])
+    assert not any(shown.values())
+    over_window = sorted({f"{entry['ratio_full_window']:.3f}" for entry in kept})
+    assert cells[4] == " to ".join(over_window if len(over_window) == 1 else (over_window[0], over_window[-1]))
+
+
 def test_a_marked_table_is_made_anew(tmp_path: Path):
     kept = summarise([row("a", 1.0, 0, 9.0)], "", {})
     (tmp_path / "x.json").write_text(json.dumps(kept))
