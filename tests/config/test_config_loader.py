@@ -10,6 +10,7 @@ import pytest
 
 from tpdist.config import Experiment, Method, Sweep, load_config, locate, with_place
 from tpdist.errors import ConfigError
+from tpdist.experiments.points import expand
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -30,7 +31,10 @@ def test_loading_imports_neither_torch_nor_ray_nor_numpy():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_in_configs_loads(path: Path):
-    assert isinstance(load_config(path), Experiment)
+    config = load_config(path)
+    assert isinstance(config, Experiment)
+    if config.sweep is not None:
+        assert expand(path)  # every arm, with everything that it tries
     schema = os.path.relpath(CONFIGS / "schema.json", path.parent)
     assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}\n")
 

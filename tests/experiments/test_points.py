@@ -102,6 +102,21 @@ def test_the_environment_is_for_every_command(tmp_path: Path):
     assert {point.seed for point in points} == {3, 4}
 
 
+def test_settings_that_are_one_configuration_are_one_point(tmp_path: Path):
+    arms = "{bptt: {set: {method.name: bptt}}, admm: {set: {method.name: admm}}}"
+    grid = "{objective.weight: [0.1, 1.0, 1.0]}"
+    points = expand(write(tmp_path, f"sweep: {{arms: {arms}, grid: {grid}, seeds: [0, 1]}}"))
+    assert [(point.arm, point.tried["objective.weight"], point.seed) for point in points] == [
+        ("bptt", 0.1, 0), ("bptt", 0.1, 1),  # whose λ is 0
+        ("admm", 0.1, 0), ("admm", 0.1, 1), ("admm", 1.0, 0), ("admm", 1.0, 1),
+    ]  # fmt: skip
+
+
+def test_every_pattern_has_to_be_like_an_arm(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"no arm is like typo\*; there are bptt, ours"):
+        expand(write(tmp_path, TEXT), arms=["ours", "typo*"])
+
+
 def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
     text = "sweep: {cells: {data.store: [stores/one, /stores/two], model.hidden: [3]}}"
     points = expand(write(tmp_path, text))
@@ -121,6 +136,19 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
         ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
         ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),
         ("sweep: {arms: {a: 3}}", "sweep.arms.a: takes keys of its own (set, grid), got 3"),
+        ("sweep: {seeds: [0, 1, 0]}", "sweep.seeds: seed 0 is there twice, and would count twice; leave it out once"),
+        (
+            "sweep: {seeds: [0], tuning_seeds: 2}",
+            "sweep.tuning_seeds: must be at most 1, the number of",
+        ),
+        (
+            "sweep: {cells: {model.hidden: [5]}, grid: {model.hidden: [7]}}",
+            "sweep.grid: model.hidden is given values in two places; one of them has to go",
+        ),
+        (
+            "sweep: {grid: {'model.hidden, run.epochs': [[5, 1]]}, arms: {a: {grid: {run.epochs: [1, 2]}}}}",
+            "sweep.arms.a.grid: run.epochs is given values in two places; one of them has to go",
+        ),
         ("cluster: {workers: 2}\nsweep: {}", "cluster.workers: a point of a sweep runs on one worker; write 1"),
     ],
 )

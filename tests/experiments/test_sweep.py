@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from rich.console import Console
 
 import tpdist
 from tpdist.cli import main
+from tpdist.config.parts import Synthetic
 from tpdist.data import open_or_prepare
 from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
 from tpdist.experiments import faults
@@ -271,7 +273,7 @@ def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys
 
 def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(RunError, match=r"--dir .*taken: cannot be made"):
+    with pytest.raises(RunError, match=r"--dir .*taken: is no directory"):
         sweep(file, [], tmp_path / "taken", None, Silent())
 
 
@@ -303,10 +305,64 @@ def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: 
     monkeypatch.setattr(tasks, "LOCK_PATIENCE_S", 0.3)
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)  # it would start a Ray of this process's
     with run.held():
-        assert "another process trains in it" in (tasks._run(point.config, str(run.path), 1) or "")
+        assert "another process trains in it" in (tasks._run(point.config, str(run.path), 1, str(tmp_path)) or "")
     assert run.config_file.is_file()
-    assert tasks._run(point.config, str(run.path), 1) is None
+    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
     assert run.result_file.is_file()
+
+
+def test_what_the_other_process_has_saved_meanwhile_stays(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first process trains to its end while the second waits for the run."""
+    point = next(point for point in expand(file) if point.arm == "bptt")
+    run, held = RunDirectory(tmp_path / "run"), RunDirectory.held
+    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+    run.path.mkdir()
+    waits = [True]
+
+    @contextmanager
+    def after_the_other(self: RunDirectory, patience_s: float = 0.0) -> Iterator[None]:
+        if waits:
+            waits.clear()
+            self.path.rmdir()
+            tpdist.train(point.config, self.path)
+        with held(self, patience_s):
+            yield
+
+    monkeypatch.setattr(RunDirectory, "held", after_the_other)
+    forgotten: list[RunDirectory] = []
+    monkeypatch.setattr(tasks, "forget", lambda _, run: forgotten.append(run))
+    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
+    assert forgotten == []
+    assert json.loads(run.result_file.read_text())["epochs"] == 2
+
+
+def test_paths_begin_where_the_sweep_was_called(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as Ray's processes
+    point = next(point for point in expand(file, ["data.store=stores/mine"]) if point.arm == "bptt")
+    assert tasks._run(point.config, str(tmp_path / "run"), 1, str(tmp_path)) is None
+    assert (tmp_path / "stores" / "mine").is_dir()
+    assert "stores/mine" in (tmp_path / "run" / "config.yaml").read_text()  # which somebody may move
+    said = tasks._run(point.config, str(tmp_path / "two"), 1, str(tmp_path / "gone"))
+    assert said is not None
+    assert "gone: No such file or directory on" in said
+
+
+def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+    home = Sweeping(tmp_path / "out")
+    for point in (point for point in expand(file) if point.arm == "bptt"):
+        assert tasks._run(point.config, str(home.run(point)), 1, str(tmp_path)) is None
+    monkeypatch.setattr(module, "run_tasks", lambda *_: None)
+    assert len(sweep(file, [], home.path, None, Silent(), arms=["bptt"])) == 4
+    shutil.rmtree(tmp_path / "store")
+    assert len(sweep(file, [], home.path, None, Silent(), arms=["bptt"])) == 4  # it is not asked for
+    changed = expand(file)[0].config.data.model_copy(update={"synthetic": Synthetic(types=12, states=5, tokens=200)})
+    open_or_prepare(changed)
+    for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.foresee(file, [], home.path)):
+        with pytest.raises(RunError, match=r"was trained on another corpus than .*store holds now"):
+            go()
 
 
 def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -314,13 +370,13 @@ def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monk
     point = next(point for point in expand(file) if point.arm == "bptt")
     short = point.config.model_copy(update={"run": point.config.run.model_copy(update={"epochs": 1})})
     run = RunDirectory(tmp_path / "run")
-    assert tasks._run(short, str(run.path), 1) is None
+    assert tasks._run(short, str(run.path), 1, str(tmp_path)) is None
     run.result_file.unlink()
     begun = yaml.safe_load(run.config_file.read_text())
     begun["run"] |= {"epochs": 2, "device": "cuda", "cuda_graph": True}
     begun["cluster"] = {"gpus_per_worker": 0.25}
     run.config_file.write_text(yaml.safe_dump(begun))
-    assert tasks._run(point.config, str(run.path), 1) is None
+    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
     result = json.loads(run.result_file.read_text())
     assert (result["epochs"], result["device"]) == (2, "cpu")
 
@@ -329,7 +385,7 @@ def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, mon
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
     home = Sweeping(tmp_path / "out")
     for point in (point for point in expand(file) if point.arm == "bptt"):
-        assert tasks._run(point.config, str(home.run(point)), 1) is None
+        assert tasks._run(point.config, str(home.run(point)), 1, str(tmp_path)) is None
         written = home.run(point) / "config.yaml"
         written.write_text(written.read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(module, "run_tasks", lambda *_: None)

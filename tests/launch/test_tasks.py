@@ -8,6 +8,7 @@ import pytest
 
 from tpdist.config import Experiment
 from tpdist.launch import tasks
+from tpdist.launch.placement import TooFewResourcesError
 from tpdist.launch.tasks import Task
 from tpdist.training.progress import Silent
 
@@ -40,12 +41,32 @@ class Remote:
     def options(self, **_: object) -> "Remote":
         return self
 
-    def remote(self, config: Experiment, run: str, threads: int) -> str:
+    def remote(self, config: Experiment, run: str, threads: int, directory: str) -> str:
         self.submitted.append(Path(run).name)
         return self.submitted[-1]
 
 
 made: list[Remote] = []
+
+
+def test_every_kind_of_task_has_to_find_room(monkeypatch: pytest.MonkeyPatch):
+    """One that no node can ever hold would wait for ever."""
+    asked: list[float] = []
+
+    def room(sizes: list[int], cpus: float, *_: object) -> None:
+        asked.append(cpus)
+        if cpus > 2:
+            raise TooFewResourcesError("no node has 64 CPUs")
+
+    monkeypatch.setattr(tasks, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(tasks, "wait_for_room", room)
+    monkeypatch.setattr(tasks, "share_of_gpus", lambda _: 0.0)
+    each = [Experiment.model_validate({"cluster": {"cpus_per_worker": cpus}}) for cpus in (1, 1, 64)]
+    with pytest.raises(TooFewResourcesError, match="64 CPUs"):
+        tasks.run_tasks(
+            lambda: [Task(config, Path("run")) for config in each], None, Silent(), lambda *_: None, lambda: None
+        )
+    assert asked == [1, 64]
 
 
 def test_what_follows_from_a_task_begins_while_others_go_on(monkeypatch: pytest.MonkeyPatch):

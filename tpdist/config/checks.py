@@ -19,7 +19,7 @@ def misfits(config: "Experiment") -> Iterator[ConfigError]:
     """All of them, with the dotted key of each."""
     for check in (
         _check_data, _check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph,
-        _check_cluster,
+        _check_cluster, _check_sweep,
     ):  # fmt: skip
         yield from check(config)
 
@@ -222,3 +222,24 @@ def mesh_misfit(config: "Experiment", mesh: tuple[int, int]) -> str | None:
             "more batching.blocks"
         )
     return None
+
+
+def _check_sweep(config: "Experiment") -> Iterator[ConfigError]:
+    sweep = config.sweep
+    if sweep is None:
+        return
+    if twice := _repeated(sweep.seeds):
+        yield ConfigError(f"seed {twice[0]} is there twice, and would count twice; leave it out once", "sweep.seeds")
+    if sweep.tuning_seeds is not None and sweep.tuning_seeds > len(sweep.seeds):
+        few = f"must be at most {len(sweep.seeds)}, the number of sweep.seeds; got {sweep.tuning_seeds}"
+        yield ConfigError(few, "sweep.tuning_seeds")
+    for name, arm in (sweep.arms or {"": None}).items():
+        axes = [*sweep.cells, *{**sweep.grid, **(arm.grid if arm else {})}]
+        if twice := _repeated([key.strip() for written in axes for key in written.split(",")]):
+            where = f"sweep.arms.{name}.grid" if arm and arm.grid else "sweep.grid"
+            yield ConfigError(f"{twice[0]} is given values in two places; one of them has to go", where)
+            return
+
+
+def _repeated(values: Sequence[object]) -> list[object]:
+    return [value for i, value in enumerate(values) if value in values[:i]]

@@ -68,15 +68,18 @@ def load_sweep(path: str | Path, overrides: Sequence[str]) -> Sweep:
 def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Point]:
     """All points of a file, arm by arm, in a fixed order. Every configuration is built, so a wrong one is found first.
 
+    Settings that come to the same configuration are one, the first: BPTT, whose λ is 0, tries a list of λ once.
+
     What lies above what: the file, `overrides`, the arm's `set`, the cell, the values of the grid, the seed. An
     override that no arm would read is refused.
     arms: patterns such as `ptb-*`; none: all arms.
     """
     sweep = load_sweep(path, overrides)
     every = arms_of(sweep)
+    for pattern in arms:
+        if not any(fnmatch(name, pattern) for name in every):
+            raise ConfigError(f"{path}: no arm is like {pattern}; there are {', '.join(every)}")
     chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
-    if not chosen:
-        raise ConfigError(f"{path}: no arm is like {', '.join(arms)}; there are {', '.join(every)}")
     _refuse_unread(path, overrides, sweep, list(chosen.values()))
     return [point for name, arm in chosen.items() for point in _points(path, overrides, sweep, name, arm)]
 
@@ -108,7 +111,7 @@ def expand_all(path: str | Path, overrides: Sequence[str]) -> list[Point]:
 
 
 def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str, arm: Arm) -> list[Point]:
-    points = []
+    points: dict[str, Point] = {}
     for tried in settings(sweep, arm):
         above = {**arm.set, **tried, "run.test": False, "sweep": None}
         kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
@@ -118,8 +121,9 @@ def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str,
             raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
         for seed in sweep.seeds:
             run = config.run.model_copy(update={"seed": seed})
-            points.append(Point(name, tried, seed, config.model_copy(update={"run": run})))
-    return points
+            point = Point(name, tried, seed, config.model_copy(update={"run": run}))
+            points.setdefault(point.name, point)
+    return list(points.values())
 
 
 def arms_of(sweep: Sweep) -> dict[str, Arm]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from tpdist import __version__
 from tpdist.config import Data
-from tpdist.data import default_store, is_missing, open_or_prepare
+from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import foresee as foresee_store
-from tpdist.errors import NonFiniteError, TpdistError
+from tpdist.errors import NonFiniteError, RunError, TpdistError
 from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import Row, versions
@@ -63,11 +63,12 @@ def sweep(
             for point in points:
                 home.failure(point).unlink(missing_ok=True)
         tuning = section.seeds[: section.tuning_seeds]
-        corpora = _corpora(home, points, tuning)
-        if corpora and address is None:
-            check_gpus(points[0].config)
-        for data in corpora:
+        if address is None:
+            for point in waiting(home, points, tuning):
+                check_gpus(point.config)
+        for data in _corpora(home, points, tuning):
             open_or_prepare(data)  # once, before many points want it
+        _refuse_other_corpora(home, points)
         wrong = faults(waiting(home, points, tuning), address is None)
         if len(wrong) == len({point.setting for point in points}):
             raise next(iter(wrong.values()))  # none has run, and none would
@@ -125,6 +126,21 @@ def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> 
     return list({data.model_dump_json(): data for data in corpora}.values())
 
 
+def _refuse_other_corpora(home: Sweeping, points: Sequence[Point]) -> None:
+    """Raise RunError where a point was trained on another text than its store holds now: its figures are no peers."""
+    now: dict[Path, str | None] = {}
+    for point in points:
+        directory = default_store(point.config.data)
+        if directory not in now:
+            now[directory] = Store.open(directory).manifest.checksum if directory.is_dir() else None
+        made_on = home.corpus(point)
+        if made_on is not None and now[directory] not in (None, made_on):
+            raise RunError(
+                f"{home.run(point)}: was trained on another corpus than {directory} holds now, and its figures do not "
+                "compare; give --dir a new name, or delete the old points"
+            )
+
+
 def foresee(
     path: str | Path,
     overrides: Sequence[str],
@@ -136,7 +152,9 @@ def foresee(
     """The points that `sweep` would run, a line each, with what they would fail of. Runs and writes nothing."""
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     home = _home(path, points, directory)
+    home.refuse_file()
     home.refuse_another(expand_all(path, overrides) if arms else points)
+    _refuse_other_corpora(home, points)
     tuning = section.seeds[: section.tuning_seeds]
     rows = [home.row(point) for point in points if point.seed in tuning]
     if retry:

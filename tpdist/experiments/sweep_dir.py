@@ -58,20 +58,33 @@ class Sweeping:
         made = _read(self.run(point) / "versions.json") or {"python": None, "torch": None, "tpdist": None}
         return row | made
 
+    def corpus(self, point: Point) -> str | None:
+        """Of what a point's model was trained on, as a store's manifest has it; None where there is no model."""
+        return _read(self.run(point) / "models" / "best.json").get("corpus")
+
     def refuse_another(self, points: Iterable[Point]) -> None:
         """Raise RunError where the table is of none of `points`: another sweep's, which stays as it is."""
         table = self.path / "results.parquet"
         if table.is_file():
-            known = pq.read_table(table, columns=["point"]).column("point").to_pylist()
+            try:
+                known = pq.read_table(table, columns=["point"]).column("point").to_pylist()
+            except (pa.ArrowException, OSError):
+                return  # it follows from the points, and is made anew
             if known and not {point.name for point in points} & set(known):
                 raise RunError(
                     f"{self.path}: holds another sweep, {len(known)} points of other settings; give --dir a new name, "
                     "or move it away"
                 )
 
+    def refuse_file(self) -> None:
+        """Raise RunError where something else than a directory has its name."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"--dir {self.path}: is no directory; give another one")
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the directory, and keep other sweeps out of it. Raises RunError where that cannot be."""
+        self.refuse_file()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,13 +59,15 @@ def run_tasks(
     if not tasks:
         return  # nothing is started for nothing
     with connected(address, own_cores(), reporter), StopSignal() as stop:
-        first, share = tasks[0].config.cluster, share_of_gpus(tasks[0].config)
 
         def leave_if_stopped() -> None:
             if stop.received:
                 raise Interrupted("interrupted; the same command goes on")
 
-        wait_for_room([1], first.cpus_per_worker, share, reporter, first.wait_s, leave_if_stopped)
+        # each kind of task, for one that no node can hold would wait for ever
+        wait_s = max(task.config.cluster.wait_s for task in tasks)
+        for cpus, share in {(task.config.cluster.cpus_per_worker, share_of_gpus(task.config)): None for task in tasks}:
+            wait_for_room([1], cpus, share, reporter, wait_s, leave_if_stopped)
         remote = ray.remote(_run)  # one for all: Ray takes the tasks of one function in turn, of several in any order
         waiting: dict[ray.ObjectRef, Task] = {}
         given: set[Path] = set()
@@ -97,7 +101,7 @@ def _submit(remote: Any, task: Task) -> "ray.ObjectRef":
     options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": share, "max_retries": RETRIES}
     threads = max(1, int(cluster.cpus_per_worker))
     # the name shows in a list of processes
-    return remote.options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads)
+    return remote.options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads, os.getcwd())
 
 
 def _error_of(ref: "ray.ObjectRef") -> str | None:
@@ -119,23 +123,30 @@ def place_of(config: Experiment) -> list[str]:
     ]
 
 
-def _run(config: Experiment, run: str, threads: int) -> str | None:
-    """In the task's process: train, or go on. What the user can mend is returned, the rest is raised."""
+def _run(config: Experiment, run: str, threads: int, directory: str) -> str | None:
+    """In the task's process: train, or go on. What the user can mend is returned, the rest is raised.
+
+    directory: where the configuration's paths begin.
+    """
     import torch
 
     from tpdist.launch.local import resume, train
 
+    try:
+        os.chdir(directory)  # Ray's processes begin elsewhere
+    except OSError as error:
+        return f"{directory}: {error.strerror} on {socket.gethostname()}; all machines must see it under this path"
     torch.set_num_threads(threads)
     if gpus := ray.get_gpu_ids():
         torch.cuda.set_device(gpu_index(gpus[0]))
-    directory = RunDirectory(Path(run))
+    home, begun = RunDirectory(Path(run)), False
     try:
-        begun = has_checkpoints(config, directory)
-        if directory.path.is_dir():
-            # where Ray has lost sight of a task, its process may work on for a while beside this one
-            with directory.held(LOCK_PATIENCE_S):
+        if home.path.is_dir():
+            # where Ray has lost sight of a task, its process may work on for a while beside this one, and save
+            with home.held(LOCK_PATIENCE_S):
+                begun = has_checkpoints(config, home)
                 if not begun:
-                    forget(config, directory)
+                    forget(config, home)
         if begun:
             resume(run, place_of(config))
         else:
