@@ -88,6 +88,52 @@ def test_a_figure_is_drawn_beside_its_table(clone: Path):
     # a run reaches 100 + 10 + its seed, so the curves are flat, and at the middle of seeds 0, 1, 2
     assert len({point.split(",")[1] for points in curves for point in points}) == 1
     assert "111" in words
+    assert drawn.find("{http://www.w3.org/2000/svg}style") is not None  # without it all lines are black
+
+
+def test_a_kept_figure_has_the_curves_that_were_kept_before(clone: Path):
+    (clone / "configs").unlink()
+    shutil.copytree(ROOT / "configs", clone / "configs")
+    few = ["--set", "sweep.random.count=1", "sweep.cells={model.hidden: [50, 100]}"]
+    (clone / "configs/paper/results/figure3.json").unlink()
+    for arms in ("bptt-hidden*", "ours-hidden*"):
+        assert main(["reproduce", "figure3", "--cells", arms, "--keep", *few]) == 0
+    drawn = ElementTree.parse(clone / "configs/paper/results/figure3.svg").getroot()
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
+
+
+def test_a_figure_of_nothing_is_not_drawn(clone: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sweep_module, "run_tasks", lambda *_: None)
+    assert main(["reproduce", "figure3", "--cells", "bptt-hidden50"]) == 0
+    assert not (clone / "runs/reproduce-figure3/figure.svg").exists()
+
+
+def test_an_arm_with_settings_left_to_try_is_not_kept(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Time is up after three of five settings of BPTT; what was kept of it stays."""
+    (clone / "configs").unlink()
+    shutil.copytree(ROOT / "configs", clone / "configs")
+    file = clone / "configs/paper/results/small_b20.json"
+    before = next(arm for arm in json.loads(file.read_text())["arms"] if arm["arm"] == "bptt")
+    whole = sweep_module.run_tasks
+
+    def short(next_tasks: Callable[[], list[Task]], *rest) -> None:
+        given = [next_tasks()[:3], []]
+        whole(lambda: given.pop(0), *rest)
+
+    monkeypatch.setattr(sweep_module, "run_tasks", short)
+    assert main(["reproduce", "small/b20", "--keep"]) == 0
+    said = capsys.readouterr().out
+    assert "bptt: 3 of 5 settings tried, best" in said
+    assert "| bptt |" not in said
+    after = next(arm for arm in json.loads(file.read_text())["arms"] if arm["arm"] == "bptt")
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_dry_run_refuses_what_the_run_does(clone: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["reproduce", "long-memory", "--dry-run", "--test"]) == 2
+    assert "takes no --test" in capsys.readouterr().err
 
 
 def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):

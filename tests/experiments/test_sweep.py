@@ -19,7 +19,6 @@ from rich.console import Console
 
 import tpdist
 from tpdist.cli import main
-from tpdist.config.parts import Synthetic
 from tpdist.data import open_or_prepare
 from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
 from tpdist.experiments import faults
@@ -358,8 +357,9 @@ def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monke
     assert len(sweep(file, [], home.path, None, Silent(), arms=["bptt"])) == 4
     shutil.rmtree(tmp_path / "store")
     assert len(sweep(file, [], home.path, None, Silent(), arms=["bptt"])) == 4  # it is not asked for
-    changed = expand(file)[0].config.data.model_copy(update={"synthetic": Synthetic(types=12, states=5, tokens=200)})
-    open_or_prepare(changed)
+    open_or_prepare(expand(file)[0].config.data)
+    about = home.run(expand(file)[0]) / "models" / "best.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"corpus": "0" * 64}))  # of the text as it was then
     for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.foresee(file, [], home.path)):
         with pytest.raises(RunError, match=r"was trained on another corpus than .*store holds now"):
             go()

@@ -123,7 +123,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.set, [] if options.device is None else [Setting(f"run.device={options.device}", "--device")]
     )
     if options.dry_run:
-        print_lines(foresee(options.what, options.cells, options.budget, changes, options.retry), options)
+        known = {"retry": options.retry, "test": options.test, "address": options.address}
+        print_lines(foresee(options.what, options.cells, options.budget, changes, **known), options)
         return
     kept = reproduce(
         options.what,

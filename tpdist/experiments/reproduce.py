@@ -16,8 +16,8 @@ from tpdist.experiments import longmemory
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import arms_of, load_sweep
-from tpdist.experiments.results import ratio_row, summarise
-from tpdist.experiments.svg import chart
+from tpdist.experiments.results import Row, ratio_row, summarise
+from tpdist.experiments.svg import chart, standalone
 from tpdist.training.files import write_atomic, write_json, write_text
 from tpdist.training.progress import Reporter
 
@@ -53,7 +53,8 @@ def reproduce(
 
     A figure is drawn beside its table, as figure.svg.
 
-    cells: patterns of their names; none: all. budget: such as 30m or 8h; what is not done then is not in the table.
+    cells: patterns of their names; none: all. budget: such as 30m or 8h; an arm that has settings left to try then is
+    not in the table.
     keep: write the JSON to configs/paper/results, too, and the documents' tables anew. retry: run failed points again.
     test: evaluate the settings chosen on validation on the test split.
     """
@@ -61,35 +62,52 @@ def reproduce(
     limit_s = None if budget is None else _seconds(budget)
     command = _command(what, cells, test, overrides)
     if what == LONG_MEMORY:
-        given = {"--retry": retry, "--test": test, "--address": address}
-        for option in (name for name, value in given.items() if value):
-            raise TpdistError(f"reproduce {what}: takes no {option}: it trains in this process, without a corpus")
+        _refuse_for_long_memory(retry, test, address)
         kept = {"command": command, **longmemory.long_memory(file, overrides, cells, home, reporter, limit_s)}
     else:
         rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
         paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
-        kept = summarise([row for row in rows if row["state"] != "waiting"], command, paper)
+        kept = summarise(decided(rows), command, paper)
     write_atomic(home / "results.json", lambda path: write_json(path, kept))
     write_text(home / "table.md", table(kept) + "\n")
-    drawn = figure(what, load_sweep(file, overrides), kept) if what.startswith("figure") else None
-    if drawn:
+    section = load_sweep(file, overrides)
+    if what.startswith("figure") and (drawn := figure(what, section, kept["arms"])):
         write_text(home / "figure.svg", drawn)
     for line in table(kept).splitlines():
         reporter.say(line)
     if keep:
-        keep_result(what, kept, list(arms_of(load_sweep(file, overrides))), drawn)
+        keep_result(what, kept, section)
     return kept
 
 
 def foresee(
-    what: str, cells: Sequence[str], budget: str | None, overrides: Sequence[str], retry: bool = False
+    what: str,
+    cells: Sequence[str],
+    budget: str | None,
+    overrides: Sequence[str],
+    retry: bool = False,
+    test: bool = False,
+    address: str | None = None,
 ) -> list[str]:
     """The points that `reproduce` would run, a line each."""
     file, home = _sweep_of(what)
     within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
     if what == LONG_MEMORY:
+        _refuse_for_long_memory(retry, test, address)
         return [*longmemory.foresee(file, overrides, cells, home), *within]
-    return [*sweeps.foresee(file, overrides, home, cells, retry), *within]
+    return [*sweeps.foresee(file, overrides, home, cells, retry, address), *within]
+
+
+def _refuse_for_long_memory(retry: bool, test: bool, address: str | None) -> None:
+    given = {"--retry": retry, "--test": test, "--address": address}
+    for option in (name for name, value in given.items() if value):
+        raise TpdistError(f"reproduce {LONG_MEMORY}: takes no {option}: it trains in this process, without a corpus")
+
+
+def decided(rows: Sequence[Row]) -> list[Row]:
+    """What has ended, of the arms that have tried all their settings: another one may yet be the best of the rest."""
+    undecided = {row["arm"] for row in rows if row["state"] == "waiting" and not row["chosen"]}
+    return [row for row in rows if row["state"] != "waiting" and row["arm"] not in undecided]
 
 
 def _command(what: str, cells: Sequence[str], test: bool, overrides: Sequence[str]) -> str:
@@ -110,11 +128,14 @@ def _sweep_of(what: str) -> tuple[Path, Path]:
     return file, Path("runs") / f"reproduce-{what.replace('/', '-')}"
 
 
-def figure(what: str, section: Sweep, kept: dict[str, Any]) -> str:
-    """Validation perplexity across the one key of `cells`, a curve an arm, as SVG; the paper's where known."""
+def figure(what: str, section: Sweep, arms: Sequence[dict[str, Any]]) -> str | None:
+    """Validation perplexity across the one key of `cells`, a curve an arm, as SVG; the paper's where known.
+
+    None where there is nothing to draw. arms: as they are kept.
+    """
     ((key, values),) = section.cells.items()
     label = key.split(".")[-1]
-    by_name = {arm["arm"]: arm for arm in kept["arms"]}
+    by_name = {arm["arm"]: arm for arm in arms}
 
     def curve(arm: str, figure: str) -> list[tuple[float, float]]:
         found = [(value, by_name.get(f"{arm}-{label}{value}", {}).get(figure)) for value in values]
@@ -122,23 +143,25 @@ def figure(what: str, section: Sweep, kept: dict[str, Any]) -> str:
 
     curves = {arm: curve(arm, "mean") for arm in section.arms}
     curves |= {f"{arm}, paper": curve(arm, "paper") for arm in section.arms}
-    return chart(what, label, {name: points for name, points in curves.items() if points})
+    found = {name: points for name, points in curves.items() if points}
+    return standalone(chart(what, label, found)) if found else None
 
 
-def keep_result(what: str, kept: dict[str, Any], arms: Sequence[str], drawn: str | None = None) -> None:
+def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
     """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow.
 
-    arms: all names of the file's arms. Those that the command left out stay as they were kept before.
+    Arms of `section` that the command left out stay as they were kept before.
     """
     results = HOME / "results"
     results.mkdir(exist_ok=True)
-    if drawn:
-        write_text(results / f"{what}.svg", drawn)
     own = results / f"{what.replace('/', '_')}.json"
     before = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None
     if "arms" in kept:
         lasting = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
-        kept = {**kept, "arms": lasting if before is None else _with_other_arms(lasting, kept, before, arms)}
+        arms = lasting if before is None else _with_other_arms(lasting, kept, before, list(arms_of(section)))
+        kept = {**kept, "arms": arms}
+        if what.startswith("figure") and (drawn := figure(what, section, arms)):
+            write_text(results / f"{what}.svg", drawn)
     elif before is not None:
         kept = longmemory.with_others(kept, before)
     write_atomic(own, lambda path: write_json(path, kept))

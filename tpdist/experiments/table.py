@@ -122,9 +122,14 @@ def summary(rows: Sequence[Row]) -> list[str]:
         tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
         lines.append(
-            f"{arm}: {len(settings)} settings tried, best {name}: validation perplexity "
+            f"{arm}: {_tried(len(done), len(settings))} tried, best {name}: validation perplexity "
             f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
             + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
             + (f"; {failed} point{'s' if failed > 1 else ''} failed; {AGAIN}" if failed else "")
         )
     return lines
+
+
+def _tried(ended: int, settings: int) -> str:
+    """`3 settings`, or of how many."""
+    return f"{ended} of {settings} settings" if ended < settings else f"{settings} setting{'s' if settings > 1 else ''}"
