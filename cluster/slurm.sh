@@ -37,12 +37,15 @@ source "${TPDIST_ENV:-.venv}/bin/activate"
 # The token of this one cluster: readable by you alone, gone with the job.
 umask 077
 private=$(mktemp -d "$here/.tpdist-$SLURM_JOB_ID-XXXXXX")
-steps=()
+steps=() nodes=()
 # shellcheck disable=SC2329 # the trap calls it
 clean() {
   ((${#steps[@]} == 0)) || kill "${steps[@]}" 2>/dev/null || true
   wait || true
-  rm -rf "$private" "/tmp/ray-$SLURM_JOB_ID"
+  for name in "${nodes[@]}"; do
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$name" rm -rf "/tmp/ray-$SLURM_JOB_ID" || true
+  done
+  rm -rf "$private"
 }
 trap clean EXIT
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"

@@ -298,12 +298,14 @@ sys.exit(int(code))
 
 
 @contextmanager
-def slurm_stand_in(network: hosts.Network, path: Path) -> Iterator[None]:
-    """Runs, on the hosts, the steps that SRUN sends from any of them to the socket `path`."""
+def slurm_stand_in(network: hosts.Network, path: Path) -> Iterator[list[tuple[str, str]]]:
+    """Runs, on the hosts, the steps that SRUN sends from any of them to the socket `path`: (host, first word) each."""
+    steps: list[tuple[str, str]] = []
 
     class Step(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             step = json.loads(self.rfile.readline())
+            steps.append((step["host"], step["command"][0]))
             done = network[step["host"]].run(step["command"], step["environment"], 300, step["directory"])
             with contextlib.suppress(BrokenPipeError):
                 self.wfile.write(f"{done.stdout}\n{done.returncode}\n".encode())
@@ -313,13 +315,13 @@ def slurm_stand_in(network: hosts.Network, path: Path) -> Iterator[None]:
 
     with Server(str(path), Step) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
+        yield steps
         server.shutdown()
 
 
 def test_slurm_sh_starts_a_head_workers_and_the_training(tmp_path: Path) -> None:
     """With stand-ins for `srun`, `scontrol` and `tpdist`: the batch script runs on the first of three hosts."""
-    with hosts.Network("n1", "n2", "n3") as network, slurm_stand_in(network, tmp_path / "slurm"):
+    with hosts.Network("n1", "n2", "n3") as network, slurm_stand_in(network, tmp_path / "slurm") as steps:
         binaries = tmp_path / "env" / "bin"
         binaries.mkdir(parents=True)
         (binaries / "activate").write_text("")
@@ -347,3 +349,4 @@ def test_slurm_sh_starts_a_head_workers_and_the_training(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout
     assert f"TRAINED train a.yaml --set cluster.workers=3 --address {address} 3.0" in done.stdout
     assert not list(ROOT.glob(".tpdist-42-*"))
+    assert [host for host, command in steps if command == "rm"] == ["n1", "n2", "n3"]  # what Ray left in /tmp

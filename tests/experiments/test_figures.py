@@ -1,5 +1,6 @@
 """Figures of runs: which there are, and that `tpdist plot` writes them."""
 
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -78,3 +79,28 @@ def test_what_cannot_be_plotted_is_said(run: Path, tmp_path: Path, capsys: pytes
     assert "has not ended an epoch yet; leave it out" in complaint(str(begun))
     (begun / "metrics.jsonl").write_text(rows + '{"kind": "ep', encoding="utf-8")  # killed as it wrote
     assert main(["plot", str(begun), "--out", str(tmp_path / "drawn")]) == 0
+
+
+def test_a_residual_that_blew_up_stays_empty():
+    rows = [{"epoch": 1, "residuals": [0.5, None]}, {"epoch": 2, "residuals": [0.25, 0.5]}]
+    assert figures({"a": rows})["residuals"].count("<rect") >= 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [('{"kind": "epoch", "step": 9, "epoch": 2}', "an epoch's row is without valid_loss")]
+)
+def test_a_damaged_row_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, said: str):
+    shutil.copytree(run, tmp_path / "run")
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    for command in ("plot", "report"):
+        assert main([command, str(tmp_path / "run"), "--out", str(tmp_path / command)]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{bad", "{}"])
+def test_a_damaged_result_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/result.json").write_text(text)
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "a.html")]) == 2
+    assert "result.json: is damaged; leave the run out" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from tpdist.errors import TpdistError
 from tpdist.experiments.markdown import render, table
-from tpdist.experiments.results import interval, ratio_row, summarise
+from tpdist.experiments.results import interval, ratio_row, summarise, t95
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,3 +130,15 @@ def test_a_marked_table_is_made_anew(tmp_path: Path):
     assert made == f"before\n<!-- results: x -->\n{table(kept)}\n<!-- end -->\nafter"
     with pytest.raises(TpdistError, match=r"y\.json: cannot be read"):
         render("<!-- results: y -->\n<!-- end -->", tmp_path)
+
+
+def test_intervals_of_many_seeds():
+    assert t95(30) == 2.045
+    found = [round(t95(count), 3) for count in (31, 41, 61, 1_000_001)]
+    assert found == [2.042, 2.021, 2.0, 1.96]  # of tables of Student's t
+
+
+def test_what_blew_up_at_test_time_is_shown():
+    kinds = {"h": {"size": 0.1, "valid": [None, 5.0]}, "theta": {"size": 0.1, "valid": [5.0, 7.0]}}
+    shown = table({"test_time": {"a": {"plain": [5.0, 6.0], "seeds": [0, 1], **kinds}}, "steps": 2})
+    assert "| a | 5.50 ± 6.35 | *diverged* (of 0.1) | 6.00 ± 12.71 (of 0.1) | 0, 1 |" in shown

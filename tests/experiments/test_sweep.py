@@ -304,9 +304,9 @@ def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: 
     monkeypatch.setattr(tasks, "LOCK_PATIENCE_S", 0.3)
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)  # it would start a Ray of this process's
     with run.held():
-        assert "another process trains in it" in (tasks._run(point.config, str(run.path), 1, str(tmp_path)) or "")
+        assert "another process trains in it" in (tasks._run(point.config, str(run.path), 1) or "")
     assert run.config_file.is_file()
-    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
+    assert tasks._run(point.config, str(run.path), 1) is None
     assert run.result_file.is_file()
 
 
@@ -330,29 +330,16 @@ def test_what_the_other_process_has_saved_meanwhile_stays(file: Path, tmp_path: 
     monkeypatch.setattr(RunDirectory, "held", after_the_other)
     forgotten: list[RunDirectory] = []
     monkeypatch.setattr(tasks, "forget", lambda _, run: forgotten.append(run))
-    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
+    assert tasks._run(point.config, str(run.path), 1) is None
     assert forgotten == []
     assert json.loads(run.result_file.read_text())["epochs"] == 2
-
-
-def test_paths_begin_where_the_sweep_was_called(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # as Ray's processes
-    point = next(point for point in expand(file, ["data.store=stores/mine"]) if point.arm == "bptt")
-    assert tasks._run(point.config, str(tmp_path / "run"), 1, str(tmp_path)) is None
-    assert (tmp_path / "stores" / "mine").is_dir()
-    assert "stores/mine" in (tmp_path / "run" / "config.yaml").read_text()  # which somebody may move
-    said = tasks._run(point.config, str(tmp_path / "two"), 1, str(tmp_path / "gone"))
-    assert said is not None
-    assert "gone: No such file or directory on" in said
 
 
 def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
     home = Sweeping(tmp_path / "out")
     for point in (point for point in expand(file) if point.arm == "bptt"):
-        assert tasks._run(point.config, str(home.run(point)), 1, str(tmp_path)) is None
+        assert tasks._run(point.config, str(home.run(point)), 1) is None
     monkeypatch.setattr(module, "run_tasks", lambda *_: None)
     assert len(sweep(file, [], home.path, None, Silent(), arms=["bptt"])) == 4
     shutil.rmtree(tmp_path / "store")
@@ -370,13 +357,13 @@ def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monk
     point = next(point for point in expand(file) if point.arm == "bptt")
     short = point.config.model_copy(update={"run": point.config.run.model_copy(update={"epochs": 1})})
     run = RunDirectory(tmp_path / "run")
-    assert tasks._run(short, str(run.path), 1, str(tmp_path)) is None
+    assert tasks._run(short, str(run.path), 1) is None
     run.result_file.unlink()
     begun = yaml.safe_load(run.config_file.read_text())
     begun["run"] |= {"epochs": 2, "device": "cuda", "cuda_graph": True}
     begun["cluster"] = {"gpus_per_worker": 0.25}
     run.config_file.write_text(yaml.safe_dump(begun))
-    assert tasks._run(point.config, str(run.path), 1, str(tmp_path)) is None
+    assert tasks._run(point.config, str(run.path), 1) is None
     result = json.loads(run.result_file.read_text())
     assert (result["epochs"], result["device"]) == (2, "cpu")
 
@@ -385,7 +372,7 @@ def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, mon
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
     home = Sweeping(tmp_path / "out")
     for point in (point for point in expand(file) if point.arm == "bptt"):
-        assert tasks._run(point.config, str(home.run(point)), 1, str(tmp_path)) is None
+        assert tasks._run(point.config, str(home.run(point)), 1) is None
         written = home.run(point) / "config.yaml"
         written.write_text(written.read_text().replace("device: cpu", "device: cuda"))
     monkeypatch.setattr(module, "run_tasks", lambda *_: None)

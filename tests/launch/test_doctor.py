@@ -90,8 +90,9 @@ def listener():
         yield server.getsockname()[1]
 
 
-def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path):
-    here = {"RAY_TMPDIR": str(tmp_path), "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = {"RAY_TMPDIR": str(tmp_path)}
     assert [finding.found for finding in doctor.ray_cluster(here)] == [
         "RAY_AUTH_MODE not set, token nowhere",
         "no cluster here; runs start an embedded one, which ends with them",
@@ -102,6 +103,10 @@ def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path):
     closed = {**here, "RAY_ADDRESS": "127.0.0.1:1"}
     assert states(doctor.ray_cluster(closed)) == ["fine", "note"]
     assert states(doctor.ray_cluster({**here, "RAY_AUTH_MODE": "token"})) == ["fine", "bad", "fine"]
+    here["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    found = list(doctor.ray_cluster(here))  # Ray would refuse any command for it
+    assert states(found) == ["fine", "bad", "fine"]
+    assert found[1].found == f"RAY_AUTH_TOKEN_PATH names {tmp_path / 'token'}, which is no file"
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("a secret")
     found = list(doctor.ray_cluster({**here, "RAY_AUTH_MODE": "token"}))

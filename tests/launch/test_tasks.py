@@ -41,7 +41,8 @@ class Remote:
     def options(self, **_: object) -> "Remote":
         return self
 
-    def remote(self, config: Experiment, run: str, threads: int, directory: str) -> str:
+    def remote(self, config: Experiment, run: str, threads: int) -> str:
+        assert Path(str(config.data.store)).is_absolute()  # Ray's processes begin elsewhere
         self.submitted.append(Path(run).name)
         return self.submitted[-1]
 

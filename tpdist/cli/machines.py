@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from tpdist.cli.options import add_dry_run, add_set
-from tpdist.errors import Interrupted
+from tpdist.errors import Interrupted, TpdistError
 
 
 def add(commands: Any) -> None:
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
     submit.add_argument("--run-dir", metavar="DIR", help="the run there, below $TPDIST_SHARED; default runs/<job>")
     submit.add_argument(
-        "--fetch-to", default="runs/fetched", metavar="DIR", help="here, for <job>/result.json; default runs/fetched"
+        "--fetch-to", metavar="DIR", help="here, for <job>/result.json at its end; default runs/fetched"
     )
     submit.add_argument("--no-follow", action="store_true", help="hand over and return")
     add_dry_run(submit, "what would be sent and called")
@@ -40,13 +40,15 @@ def add(commands: Any) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from tpdist.launch.jobs import submit
 
+    if options.no_follow and options.fetch_to:
+        raise TpdistError("--fetch-to: --no-follow returns before there is a result to fetch; leave one of them out")
     outcome = submit(
         options.config,
         options.set,
         options.address,
         options.working_dir,
         follow=not options.no_follow,
-        fetch_to=options.fetch_to,
+        fetch_to=options.fetch_to or "runs/fetched",
         run_dir=options.run_dir,
         resume=options.resume,
         dry_run=options.dry_run,

@@ -18,6 +18,7 @@ CURVES = {
     "dual": ("Dual residual ‖s‖", "dual", True),
     "speed": ("Training tokens a second, all workers", "tokens_per_second", False),
 }
+NEEDED = ("epoch", "valid_loss", "valid_perplexity", "tokens_per_second", "seconds")  # of an epoch's row
 WORKERS = {
     "workers-speed": ("Tokens a second, by worker", "worker_tokens_per_second"),
     "workers-waiting": ("Share of the time waited, by worker", "worker_waiting"),
@@ -41,13 +42,13 @@ def plot(runs: Sequence[str], out: Path) -> list[Path]:
 def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
     """SVG text by the figure's name, without those that have nothing to show. epochs: the epoch rows of every run."""
 
-    def curve(key: str) -> dict[str, list[tuple[float, float]]]:
-        return {run: [(row["epoch"], row[key]) for row in rows] for run, rows in epochs.items()}
+    def curve(key: str) -> dict[str, list[tuple[float, float | None]]]:
+        return {run: [(row["epoch"], row.get(key)) for row in rows] for run, rows in epochs.items()}
 
     found = {name: chart(title, "epoch", curve(key), log) for name, (title, key, log) in CURVES.items()}
     for run, rows in epochs.items():
         cells = [(row["epoch"], row.get("residuals", [])) for row in rows]
-        if any(value > ROUNDING for _, column in cells for value in column):
+        if any(value is not None and value > ROUNDING for _, column in cells for value in column):
             name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
     for name, (title, key) in WORKERS.items():
@@ -89,6 +90,9 @@ def _epochs(run: RunDirectory) -> list[Row]:
         raise RunError(f"{run.metrics_file}: cannot be read: {error.strerror}") from error
     if not rows:
         raise RunError(f"{run.path}: has not ended an epoch yet; leave it out")
+    for name in NEEDED:
+        if any(row.get(name) is None for row in rows):
+            raise RunError(f"{run.metrics_file}: an epoch's row is without {name}; the file is damaged, leave it out")
     return rows
 
 

@@ -61,7 +61,9 @@ def _theta_steps(kept: Kept) -> str:
 def _test_time(kept: Kept) -> str:
     rows = []
     for arm, entry in kept["test_time"].items():
-        cells = [f"{_mean(entry[kind]['valid'], 2)} (of {entry[kind]['size']:g})" for kind in ("h", "theta")]
+        tried = [entry[kind] for kind in ("h", "theta")]  # where the numbers blew up JSON has null
+        means = ["*diverged*" if None in one["valid"] else _mean(one["valid"], 2) for one in tried]
+        cells = [f"{mean} (of {one['size']:g})" for mean, one in zip(means, tried, strict=True)]
         rows.append([arm, _mean(entry["plain"], 2), *cells, _listed(entry["seeds"])])
     steps = kept["steps"]
     return _lines(["", "frozen", f"{steps} H-steps a block", f"{steps} θ-steps a block", "seeds"], rows)

@@ -1,7 +1,10 @@
 """What the programs of this room share, `tpdist bench` and `plan` and those that are called by `python -m`."""
 
 import argparse
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,13 @@ def json_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {path.parent}; make it first")
+    try:
+        if not path.exists():
+            tempfile.TemporaryFile(dir=path.parent).close()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror}; name another file") from error
     return path
 
 

@@ -21,12 +21,22 @@ T95 = (
 )  # fmt: skip
 
 
+def t95(count: int) -> float:
+    """The two-sided 95 % quantile of Student's t for the mean of `count` values.
+
+    Beyond the table by the first terms of its expansion about the normal one (Abramowitz and Stegun, 26.7.5).
+    """
+    if count - 2 < len(T95):
+        return T95[count - 2]
+    z, free = statistics.NormalDist().inv_cdf(0.975), count - 1
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+
+
 def interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % t-interval of the mean; None for a single value."""
     if len(values) < 2:
         return None
-    quantile = T95[len(values) - 2] if len(values) - 2 < len(T95) else 1.96
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return t95(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> Kept:

@@ -18,6 +18,7 @@ DARK = ("#7fb4ea", "#ff8c9c", "#74cf86", "#dfc251", "#e888c6", "#63d2ee", "#b0b0
 RAMP = ((48, 18, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 COLUMNS = 96  # of a heat map, at most
 Series = Mapping[str, Sequence[tuple[float, float]]]
+Curves = Mapping[str, Sequence[tuple[float, float | None]]]
 Cells = Sequence[tuple[float, Sequence[float | None]]]
 
 
@@ -41,7 +42,7 @@ def standalone(drawing: str) -> str:
     return f'{opening}><style>{style()}{ground}</style><rect class="ground" width="100%" height="100%"/>{rest}\n'
 
 
-def chart(title: str, across: str, series: Series, log: bool = False) -> str:
+def chart(title: str, across: str, series: Curves, log: bool = False) -> str:
     """Lines with a legend beneath. Points that are not finite, or not above 0 where `log`, are left out."""
 
     def height(y: float) -> float:
@@ -65,7 +66,7 @@ def chart(title: str, across: str, series: Series, log: bool = False) -> str:
         dots = "".join(f'<circle cx="{right(x):.1f}" cy="{up(y):.1f}" r="2.4"/>' for x, y in points)
         line = f'<polyline points="{path}" fill="none" stroke="currentColor" stroke-width="1.8"/>'
         parts.append(f'<g class="c{number % len(LIGHT)}" fill="currentColor">{line}{dots}</g>')
-    return _with_legend(parts, title, series, [name for name, points in kept.items() if points])
+    return _with_legend(parts, title, kept, [name for name, points in kept.items() if points])
 
 
 def bars(title: str, across: str, series: Series) -> str:

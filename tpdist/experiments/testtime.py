@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpdist.errors import NonFiniteError, TpdistError
@@ -48,7 +49,10 @@ def chosen_runs(sweep: Path, arms: Sequence[str]) -> dict[str, list[Row]]:
     file = sweep / "results.parquet"
     if not file.is_file():
         raise TpdistError(f"{file}: is not there: run the sweep first")
-    runs = best_runs(pq.read_table(file).to_pylist())
+    try:
+        runs = best_runs(pq.read_table(file).to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise TpdistError(f"{file}: cannot be read; run the sweep again, which writes it anew") from error
     if not runs:
         raise TpdistError(f"{sweep}: no run of the sweep has ended")
     missing = [arm for arm in arms if arm not in runs]

@@ -112,10 +112,13 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
     mode = environment.get("RAY_AUTH_MODE", "not set")
     token = _token_source(environment)
     yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {token or 'nowhere'}")
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    if token is None and named:
+        yield Finding("ray", "bad", f"RAY_AUTH_TOKEN_PATH names {named}, which is no file", "correct it, or unset it")
     file = _token_file(environment)
     if file is not None and file.stat().st_mode & 0o077:
         yield Finding("ray", "note", f"others on this machine can read {file}", f"chmod 600 {file}")
-    if mode == "token" and token is None:
+    if mode == "token" and token is None and not named:
         mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
         yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)
     file = Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"

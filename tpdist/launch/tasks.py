@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
 from tpdist.launch.placement import own_cores
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
-from tpdist.training.run_dir import RunDirectory
+from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
@@ -101,7 +99,8 @@ def _submit(remote: Any, task: Task) -> "ray.ObjectRef":
     options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": share, "max_retries": RETRIES}
     threads = max(1, int(cluster.cpus_per_worker))
     # the name shows in a list of processes
-    return remote.options(name="sweep", **options).remote(task.config, str(task.run.absolute()), threads, os.getcwd())
+    config = with_absolute_paths(task.config, Path.cwd())  # Ray's processes begin elsewhere
+    return remote.options(name="sweep", **options).remote(config, str(task.run.absolute()), threads)
 
 
 def _error_of(ref: "ray.ObjectRef") -> str | None:
@@ -123,19 +122,12 @@ def place_of(config: Experiment) -> list[str]:
     ]
 
 
-def _run(config: Experiment, run: str, threads: int, directory: str) -> str | None:
-    """In the task's process: train, or go on. What the user can mend is returned, the rest is raised.
-
-    directory: where the configuration's paths begin.
-    """
+def _run(config: Experiment, run: str, threads: int) -> str | None:
+    """In the task's process: train, or go on. What the user can mend is returned, the rest is raised."""
     import torch
 
     from tpdist.launch.local import resume, train
 
-    try:
-        os.chdir(directory)  # Ray's processes begin elsewhere
-    except OSError as error:
-        return f"{directory}: {error.strerror} on {socket.gethostname()}; all machines must see it under this path"
     torch.set_num_threads(threads)
     if gpus := ray.get_gpu_ids():
         torch.cuda.set_device(gpu_index(gpus[0]))
