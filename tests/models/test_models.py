@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,9 +165,10 @@ def test_head_refuses_second_derivatives() -> None:
         gradient.sum().backward()
 
 
-def test_bfloat16_products_are_close() -> None:
-    low, high = build(dtype="bfloat16", cell="gru"), build(dtype="float32", cell="gru")
-    ids, state = torch.randint(V, (B, N)), torch.rand(N, H) - 0.5
+@pytest.mark.parametrize("cell", ["elman", "mrnn", "gru", "lstm"])
+def test_bfloat16_products_are_close(cell: str) -> None:
+    low, high = build(dtype="bfloat16", cell=cell), build(dtype="float32", cell=cell)
+    ids, state = torch.randint(V, (B, N)), torch.rand(N, high.state_size) - 0.5
     results = []
     for model in (low, high):
         h, last = model.unroll(ids, state)
@@ -278,17 +280,38 @@ class WrongWidth(Leaky):
         return super().step(x, state)[:, :2]
 
 
+class Dropped(Leaky):
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return nn.functional.dropout(super().step(x, state), 0.5)
+
+
+class Counting(Leaky):
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.register_buffer("factor", torch.tensor(0.5))  # a constant
+        self.register_buffer("steps", torch.tensor(0))
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        self.steps += 1
+        return super().step(x, state)
+
+
+class Forgetful(Leaky):
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
-    vars(module).update(WrongWidth=WrongWidth)
+    vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
 
 def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
-    said = rf"WrongWidth': a step of 2 states gives h \(1, 2, 2\) and a state \(2, 2\); they must be \(1, 2, {H}\)"
+    said = rf"WrongWidth': a step of 8 states gives h \(1, 8, 2\) and a state \(8, 2\); they must be \(1, 8, {H}\)"
     with pytest.raises(ConfigError, match=said):
         build(cell=f"{own_module}:WrongWidth", allow_cells_from=[own_module])
 
@@ -316,12 +339,22 @@ def test_own_cell_by_import_path(own_module: str) -> None:
         ("number", "not a subclass"),
         ("NoStep", "no step"),
         ("WrongArguments", "inputs, hidden"),
+        ("Dropped", "two steps from the same state differ"),
+        ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("Forgetful", "no gradient comes from its next state to its state"),
     ],
 )
 def test_bad_own_cells_name_the_key(own_module: str, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         build(cell=f"{own_module}:{name}", allow_cells_from=[own_module])
     assert caught.value.key == "model.cell"
+
+
+def test_an_own_module_that_is_no_python_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad_syntax_here.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"cannot load 'bad_syntax_here:Cell': .*bad_syntax_here.py, line 1"):
+        build(cell="bad_syntax_here:Cell", allow_cells_from=["bad_syntax_here"])
 
 
 def test_an_own_cell_from_nowhere_names_the_key() -> None:

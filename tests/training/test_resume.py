@@ -51,6 +51,7 @@ CASES: dict[str, dict[str, Parts]] = {
     "NAdam in float64": {"optimizer": {"name": "nadam"}, "run": {"dtype": "float64"}},
     "ASGD in float64": {"optimizer": {"name": "asgd"}, "run": {"dtype": "float64"}},
     "bfloat16": {"run": {"dtype": "bfloat16", "deterministic": True}},
+    "bfloat16, LSTM": {"run": {"dtype": "bfloat16"}, "model": {"cell": "lstm", "layers": 2}},
     "decay and patience": {
         "optimizer": {"lr": 0.5, "decay": {"factor": 0.5, "patience": 0}},
         "run": {"patience": 2, "epochs": 9},

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tpdist.config import graphs
 from tpdist.config.running import Elastic
+from tpdist.config.sweep import conflicts
 from tpdist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ def misfits(config: "Experiment") -> Iterator[ConfigError]:
     """All of them, with the dotted key of each."""
     for check in (
         _check_data, _check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph,
-        _check_cluster, _check_sweep,
+        _check_cluster,
     ):  # fmt: skip
         yield from check(config)
+    if config.sweep is not None:
+        yield from conflicts(config.sweep)
 
 
 def _check_data(config: "Experiment") -> Iterator[ConfigError]:
@@ -82,7 +85,8 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             "edge_free moves a start, and starts: held moves none; write starts: tied", "method.edge_free"
         )
-    unmoved = method.starts == "held" or (method.h_steps == 0 and method.name not in ("alm", "als"))
+    moves_starts = method.starts == "tied" and (method.h_steps > 0 or method.name == "alm")
+    unmoved = not moves_starts and method.name != "als"
     handed_on = config.batching.order == "shuffled" and config.batching.blocks == 1
     if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on and not method.visit:
         yield ConfigError(
@@ -90,8 +94,8 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
             "write 1 or more",
             "method.relaxation",
         )
-    if method.bounded and config.model.cell == "lstm":
-        yield ConfigError("an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
+    if method.bounded and (within := _unbounded(config)):
+        yield ConfigError(f"{within} is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
     if method.closing and config.batching.order == "shuffled":
         yield ConfigError(
             "a closing target belongs to windows in order; write batching.order: sequential", "method.closing"
@@ -100,6 +104,16 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             "a closing target cannot carry the loss; write objective.loss_on: prediction", "method.closing"
         )
+
+
+def _unbounded(config: "Experiment") -> str | None:
+    """The state that may leave (-1, 1)."""
+    model = config.model
+    if model.cell == "lstm":
+        return "an lstm's c"
+    if model.cell not in BUILT_IN_CELLS or model.activation == "identity":
+        return f"the state of {model.cell}" + (" with activation identity" if model.activation else "")
+    return None
 
 
 def _check_als(config: "Experiment") -> Iterator[ConfigError]:
@@ -222,24 +236,3 @@ def mesh_misfit(config: "Experiment", mesh: tuple[int, int]) -> str | None:
             "more batching.blocks"
         )
     return None
-
-
-def _check_sweep(config: "Experiment") -> Iterator[ConfigError]:
-    sweep = config.sweep
-    if sweep is None:
-        return
-    if twice := _repeated(sweep.seeds):
-        yield ConfigError(f"seed {twice[0]} is there twice, and would count twice; leave it out once", "sweep.seeds")
-    if sweep.tuning_seeds is not None and sweep.tuning_seeds > len(sweep.seeds):
-        few = f"must be at most {len(sweep.seeds)}, the number of sweep.seeds; got {sweep.tuning_seeds}"
-        yield ConfigError(few, "sweep.tuning_seeds")
-    for name, arm in (sweep.arms or {"": None}).items():
-        axes = [*sweep.cells, *{**sweep.grid, **(arm.grid if arm else {})}]
-        if twice := _repeated([key.strip() for written in axes for key in written.split(",")]):
-            where = f"sweep.arms.{name}.grid" if arm and arm.grid else "sweep.grid"
-            yield ConfigError(f"{twice[0]} is given values in two places; one of them has to go", where)
-            return
-
-
-def _repeated(values: Sequence[object]) -> list[object]:
-    return [value for i, value in enumerate(values) if value in values[:i]]

@@ -1,10 +1,12 @@
 """The `sweep:` section: which settings `tpdist sweep` tries, by the dotted keys of the configuration."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
 from tpdist.config.parts import NonNegativeInt, Part, PositiveInt
+from tpdist.errors import ConfigError
 
 Settings = dict[str, Any]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -40,3 +42,22 @@ class Sweep(Part):
         description="tune every arm with this many of the seeds, and run only its best setting with the others; "
         "null: all settings with all seeds",
     )
+
+
+def conflicts(sweep: Sweep) -> Iterator[ConfigError]:
+    """Of its own settings, with the dotted key of each."""
+    if twice := _repeated(sweep.seeds):
+        yield ConfigError(f"seed {twice[0]} is there twice, and would count twice; leave it out once", "sweep.seeds")
+    if sweep.tuning_seeds is not None and sweep.tuning_seeds > len(sweep.seeds):
+        few = f"must be at most {len(sweep.seeds)}, the number of sweep.seeds; got {sweep.tuning_seeds}"
+        yield ConfigError(few, "sweep.tuning_seeds")
+    for name, arm in (sweep.arms or {"": None}).items():
+        axes = [*sweep.cells, *{**sweep.grid, **(arm.grid if arm else {})}]
+        if twice := _repeated([key.strip() for written in axes for key in written.split(",")]):
+            where = f"sweep.arms.{name}.grid" if arm and arm.grid else "sweep.grid"
+            yield ConfigError(f"{twice[0]} is given values in two places; one of them has to go", where)
+            return
+
+
+def _repeated(values: Sequence[object]) -> list[object]:
+    return [value for i, value in enumerate(values) if value in values[:i]]

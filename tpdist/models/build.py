@@ -60,7 +60,7 @@ def imported(path: str, key: str) -> Any:
     module_name, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:  # ValueError: an empty module name
         package = module_name.partition(".")[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == package
         beside = "it lies here" if Path(f"{package}.py").is_file() else f"in the directory of {package}.py"
@@ -78,22 +78,33 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
         cell = found(inputs, hidden)
     except TypeError as error:
         raise ConfigError(f"{path!r} cannot be made from (inputs, hidden): {error}", "model.cell") from error
-    _try(cell, path)
+    if wrong := _wrong_with(cell):
+        raise ConfigError(f"{path!r}: {wrong}", "model.cell")
     return cell
 
 
-def _try(cell: Cell, path: str) -> None:
-    """One step of two states. Raises ConfigError where it gives no state of the cell's size."""
-    steps, states = 1, 2
-    with torch.no_grad():
-        outputs, last = cell(torch.zeros(steps, states, cell.inputs), torch.zeros(states, cell.state_size))
+def _wrong_with(cell: Cell) -> str | None:
+    """What makes an own cell unfit, found by a step of some states, taken twice; None where nothing does."""
+    steps, states = 1, 8
+    x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
+    state = torch.linspace(-0.5, 0.5, states * cell.state_size).reshape(states, cell.state_size).requires_grad_()
+    kept = {name: buffer.clone() for name, buffer in cell.named_buffers()}
+    outputs, last = cell(x, state)
     got, wanted = [tuple(outputs.shape), tuple(last.shape)], [(steps, states, cell.hidden), (states, cell.state_size)]
     if got != wanted:
-        raise ConfigError(
-            f"{path!r}: a step of {states} states gives h {got[0]} and a state {got[1]}; they must be "
-            f"{wanted[0]} and {wanted[1]}: step(x, state) returns the next state [N, parts * hidden]",
-            "model.cell",
+        return (
+            f"a step of {states} states gives h {got[0]} and a state {got[1]}; they must be {wanted[0]} and "
+            f"{wanted[1]}: step(x, state) returns the next state [N, parts * hidden]"
         )
+    must = "a cell must be a function of its input, its state and its parameters"
+    if not torch.equal(last, cell(x, state)[1]):
+        return f"two steps from the same state differ, as by dropout or noise; {must}"
+    for name, buffer in cell.named_buffers():
+        if not torch.equal(buffer, kept[name]):
+            return f"a step changes its buffer {name}, which no checkpoint keeps; {must}"
+    if not last.requires_grad or torch.autograd.grad(last.sum(), state, allow_unused=True)[0] is None:
+        return "no gradient comes from its next state to its state; step(x, state) has to use the state"
+    return None
 
 
 def _draw(language_model: LanguageModel, model: Model) -> None:

@@ -164,7 +164,7 @@ def in_pieces(rnn: nn.RNNBase, x: Tensor, state: Any, most: int | None = None) -
     """What `rnn` makes of x and a state. most: steps at a time; None: as many as the device takes."""
     if most is None and x.is_cuda:
         most = CUDNN_STEPS
-    with _no_float16(x):
+    with _at_full_precision(rnn, x):
         if most is None or len(x) <= most:
             return rnn(x, state)
         outputs = []
@@ -174,6 +174,11 @@ def in_pieces(rnn: nn.RNNBase, x: Tensor, state: Any, most: int | None = None) -
         return torch.cat(outputs), state
 
 
-def _no_float16(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast off on a GPU, whose recurrences it would compute in float16 whatever its dtype (torch's AutocastRNN)."""
-    return torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext()
+def _at_full_precision(rnn: nn.RNNBase, x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off where it does not serve a recurrence.
+
+    On a GPU torch would compute all of them in float16 whatever its dtype (AutocastRNN); of a CPU's LSTM oneDNN has
+    bfloat16 steps only with AVX-512, and an error without.
+    """
+    served = not x.is_cuda and not isinstance(rnn, nn.LSTM)
+    return nullcontext() if served else torch.autocast(x.device.type, enabled=False)

@@ -53,6 +53,7 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
             f"{trainer.run.path}: was trained on another corpus than the store at {trainer.store.directory} now holds; "
             f"prepare that corpus again or start a new run"
         )
+    _check_dtype(trainer, tensors, where)
     counted = counters(state, where)
     load_parameters(trainer.model, _under("model.", tensors), where)
     _check_layout(trainer, state, where)
@@ -72,6 +73,15 @@ def restore(trainer: "Trainer", loaded: Loaded) -> None:
             raise RunError(f"{where}: saved in the middle of an epoch, without what the windows carry")
         trainer.carried = states["carried"].to(trainer.device)
     trainer.state = counted
+
+
+def _check_dtype(trainer: "Trainer", tensors: dict[str, Tensor], where: str) -> None:
+    """Moments, targets and costates are kept in the parameters' dtype, and have to stay in it."""
+    now = next(trainer.model.parameters()).dtype
+    for name, tensor in _under("model.", tensors).items():
+        if tensor.dtype != now:
+            was, asked = str(tensor.dtype).removeprefix("torch."), trainer.config.run.dtype
+            raise RunError(f"{where}: parameter {name} is of {was}, where run.dtype is {asked}: leave it as it was")
 
 
 def counters(state: dict[str, Any], where: str) -> RunState:
