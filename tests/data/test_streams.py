@@ -29,7 +29,7 @@ def test_every_pair_is_in_exactly_one_block_in_order(pairs: int, streams: int, b
         assert blocks.inputs.shape == blocks.labels.shape == (streams, end - begin, block)
         for stream in range(streams):
             for k in range(end - begin):
-                count = blocks.counts[stream, k]
+                count = int((blocks.labels[stream, k] >= 0).sum())
                 assert (blocks.labels[stream, k, count:] == -1).all()
                 assert (blocks.inputs[stream, k, count:] == 0).all()
                 read[stream] += zip(
@@ -58,7 +58,7 @@ def test_workers_read_together_what_one_reads(pairs, streams, block, blocks_per_
     whole = read_blocks(tokens, layout, range(layout.streams), 0, layout.blocks)
     times = sorted({0, layout.blocks, *(c for c in cuts if c < layout.blocks)})
     rows = sorted({0, layout.streams, *(c for c in stream_cuts if c < layout.streams)})
-    for kind in range(3):
+    for kind in range(2):
         joined = np.concatenate(
             [
                 np.concatenate(

@@ -1,5 +1,7 @@
 """The objective of Eq. 6-8 and its gradients: against plain loops, finite differences and other chunk sizes."""
 
+import weakref
+
 import pytest
 import torch
 from oracle import evaluate
@@ -7,10 +9,11 @@ from problems import TYPES, experiment
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model
-from tpdist.tprop import Plan, Window, make_window, plan_epoch
+from tpdist.tprop import Alone, Plan, Window, make_window, plan_epoch
 from tpdist.tprop.h_steps import h_gradient
 from tpdist.tprop.objective import Pass, blocks_pass
 from tpdist.tprop.penalties import kl
+from tpdist.tprop.window import Arrival, nothing
 
 MODELS = {
     "elman": {"cell": "elman"},
@@ -66,6 +69,47 @@ class Case:
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+class ToTheRight(Alone):
+    """A neighbour follows, which is told the last predictions."""
+
+    is_last = False
+
+    def __init__(self) -> None:
+        self.told: list[Tensor] = []
+
+    def to_right(self, edge: Tensor) -> Arrival:
+        self.told.append(edge.clone())
+        return nothing
+
+
+@pytest.mark.parametrize("chunk", [1, 2, S, 1000])
+def test_no_more_than_two_chunks_are_open_at_once(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a neighbour, too, whose message comes first: graphs of roll-outs take the memory that a chunk bounds."""
+    case, neighbours, alive = Case("gru", "l2", "prediction"), ToTheRight(), []
+    unroll, most = case.model.unroll, 0
+
+    def counted(ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal most
+        h, last = unroll(ids, state)
+        if h.requires_grad:
+            alive.append((weakref.ref(h.grad_fn), ids.shape[1]))  # type: ignore[arg-type]
+        most = max(most, sum(blocks for graph, blocks in alive if graph() is not None))
+        return h, last
+
+    monkeypatch.setattr(case.model, "unroll", counted)
+    result = blocks_pass(
+        case.model, case.plan.terms, case.window, case.start[:, :-1], case.target, case.u, chunk,
+        to_start=True, to_theta=True, neighbours=neighbours,
+    )  # fmt: skip
+    assert most <= 2 * chunk  # one waits for what arrives at the edge while another is worked on
+    close(neighbours.told[0], result.predictions[:, -1])
+    gradients = case.theta_gradients()
+    whole = case.fast()
+    close(result.loss, whole.loss)
+    for a, b in zip(gradients, case.theta_gradients(), strict=True):
+        close(a, b)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -59,13 +59,11 @@ class StreamLayout:
 class Blocks(NamedTuple):
     """Some blocks of some streams.
 
-    inputs: int64 [S, K, B], 0 where there is no pair; labels: int64 [S, K, B], -1 there;
-    counts: int64 [S, K], pairs in each block (they come first in it).
+    inputs: int64 [S, K, B], 0 where there is no pair; labels: int64 [S, K, B], -1 there. A block's pairs come first.
     """
 
     inputs: NDArray[np.int64]
     labels: NDArray[np.int64]
-    counts: NDArray[np.int64]
 
 
 def read_blocks(tokens: Tokens, layout: StreamLayout, streams: range, begin: int, end: int) -> Blocks:
@@ -82,7 +80,6 @@ def read_blocks(tokens: Tokens, layout: StreamLayout, streams: range, begin: int
     steps = (end - begin) * layout.block
     inputs = np.full((len(streams), steps), PAD_INPUT, dtype=np.int64)
     labels = np.full((len(streams), steps), PAD_LABEL, dtype=np.int64)
-    counts = np.zeros((len(streams), end - begin), dtype=np.int64)
     for row, stream in enumerate(streams):
         pairs = min(max(layout.length(stream) - begin * layout.block, 0), steps)
         if pairs == 0:
@@ -91,6 +88,5 @@ def read_blocks(tokens: Tokens, layout: StreamLayout, streams: range, begin: int
         ids = tokens.read(first, first + pairs + 1)
         inputs[row, :pairs] = ids[:-1]
         labels[row, :pairs] = ids[1:]
-        counts[row] = np.clip(pairs - np.arange(end - begin) * layout.block, 0, layout.block)
     shape = (len(streams), end - begin, layout.block)
-    return Blocks(inputs.reshape(shape), labels.reshape(shape), counts)
+    return Blocks(inputs.reshape(shape), labels.reshape(shape))

@@ -66,12 +66,6 @@ class MarkovSource:
         entropy = -(self.probability * np.log(self.probability)).sum(axis=1)
         return float(self.stationary() @ entropy)
 
-    def irreducible(self) -> bool:
-        """Whether every state can be reached from every other."""
-        m, b = self.emit.shape
-        begin, end = np.repeat(np.arange(m), b), self.following.ravel()
-        return all(_reached(*edges, m) == m for edges in ((begin, end), (end, begin)))
-
 
 class Sampler:
     """Draws one long sample, piece after piece; the state is carried from piece to piece."""
@@ -120,14 +114,3 @@ def check(options: Synthetic) -> None:
         raise ConfigError(f"{options.states} hidden states; at most {MAX_STATES}", "data.synthetic.states")
     if options.seed < 0:
         raise ConfigError(f"{options.seed} is negative; a seed is 0 or more", "data.synthetic.seed")
-
-
-def _reached(begin: NDArray[np.int64], end: NDArray[np.int64], states: int) -> int:
-    """States that can be reached from state 0 along the edges begin -> end."""
-    seen = np.zeros(states, dtype=bool)
-    seen[0] = True
-    while True:
-        before = seen.sum()
-        seen[end[seen[begin]]] = True
-        if seen.sum() == before:
-            return int(before)

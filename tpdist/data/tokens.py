@@ -8,7 +8,7 @@ characters that it is spelt with, as in the usual character-level figures for PT
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,8 +23,6 @@ MAX_COUNTED_TYPES = 4_000_000
 
 NEWLINE = ord("\n")
 CODE_POINTS = 0x110000
-
-Encoder = Callable[[Iterable[str]], Iterator[NDArray[np.int32]]]
 
 
 class Tokenizer(Protocol):

@@ -72,7 +72,7 @@ def visit(
         result.penalty,
         gaps=squared_gaps(plan, window, h, result.predictions, None, neighbours),
         dual=squared_change(plan, window, (first or result).predictions, result.predictions),
-        carry=neighbours.around(last),
+        carry=neighbours.around(last.clone()),
     )
 
 

@@ -82,7 +82,7 @@ def visit_in_place(
         penalty=result.penalty,
         gaps=gaps,
         dual=plan.terms.weight**2 * change,
-        carry=neighbours.around(result.predictions[:, -1]),
+        carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,
     )
 

@@ -115,6 +115,11 @@ def blocks_pass(
         penalty_sum = penalty_sum + cost.detach()
 
     first, others = cut(S, k, chunk_blocks, edge_to_the_right(neighbours))
+    if len(first) > 1:  # more than may be open at once: what the neighbour waits for comes first, the rest in its turn
+        for part in first:
+            with torch.no_grad():
+                note(part, model.unroll(part.tokens(window.inputs), part.of(start))[1], predictions, k)
+        first, others = [], [*others, *first]
     opened = [(part, *roll(part)) for part in first]
     from_left = neighbours.to_right(predictions[:, -1]) if neighbours else nothing
     # parts at boundary k wait for what arrives there, one of them rolled out already

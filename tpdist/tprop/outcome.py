@@ -13,10 +13,11 @@ from tpdist.tprop.window import Neighbours, Window
 class Outcome:
     """What a visit leaves, as tensors on the device: reading one waits for the device.
 
-    loss: summed cross entropy of this worker's tokens in the θ-step's forward pass, in nats, before θ moved.
-    penalty: λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual:
-    λ² Σ ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's
-    last prediction. states: those that the last pass read, as in `BlowUpError`.
+    loss: summed cross entropy of this worker's tokens in the last θ-step's forward pass, in nats, before it. penalty:
+    λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual: λ² Σ
+    ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last
+    prediction, and nothing else: it is kept until the next visit has begun. states: those that the last pass read, as
+    in `BlowUpError`.
     """
 
     loss: Tensor

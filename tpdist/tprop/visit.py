@@ -111,7 +111,7 @@ def visit(
         penalty=result.penalty,
         gaps=squared_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=squared_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
-        carry=neighbours.around(result.predictions[:, -1]),
+        carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,
     )
 

@@ -52,7 +52,8 @@ def stop_non_finite(trainer: "Trainer", what: str) -> NoReturn:
     kept = f"The checkpoint {where}/{saved[-1]} stays as it is" if saved else "There is no checkpoint yet"
     clip = optimizer.clip
     tighter = "an optimizer.clip, such as 1" if clip is None else f"a lower optimizer.clip (now {clip:g})"
-    tries = [f"a lower optimizer.lr (now {trainer.theta.lr:g})", tighter]
+    lower = [f"a lower optimizer.lr (now {trainer.theta.lr:g})", tighter]
+    tries = [f"a larger objective.weight (now {trainer.plan.terms.weight:g})"] if trainer.plan.als else lower
     if trainer.plan.moves_targets:
         tries.append(f"a lower method.h_optimizer.lr (now {trainer.plan.h.lr:g})")
     if trainer.plan.dual:

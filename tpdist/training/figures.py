@@ -55,7 +55,7 @@ def count_update(trainer: "Trainer", batch: "Batch", outcome: Outcome, began: fl
 
 
 def metrics_row(trainer: "Trainer", kind: str) -> dict[str, Any]:
-    """A line of `metrics.jsonl`: means over the epoch so far. kind: `step` or `epoch`."""
+    """A line of `metrics.jsonl`, over the epoch so far: means a token; of `primal` and `dual` norms."""
     status, sums = live_status(trainer), trainer.state.sums
     return {
         "kind": kind,

@@ -119,12 +119,15 @@ class Trainer:
         if self.workers.leads and self.state.best is not None:
             damage = self.run.damage("best", self.state.best_step)
         damage = self.workers.gather(damage)[0]
+        if damage is None and self.over and self.state.best is None:  # as it was found before
+            damage = f"{self.run.path}: the model of its best epoch was damaged"
         if damage is None:
             return
         if self.over:
             raise RunError(f"{damage}; no epoch is left to write another: {self.for_more}, or evaluate --model last")
         self.reporter.say(f"{damage}; the best of the epochs to come counts")
         self.state.best, self.state.best_epoch, self.state.best_step, self.state.best_train = None, 0, 0, None
+        self.state.stale = self.state.decay_wait = 0
 
     @property
     def over(self) -> bool:

@@ -79,8 +79,9 @@ def run_worker(
                     reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}")
                 if changed:
                     reporter.say(f"changed from here on: {', '.join(map(text, changed))}")
-                if nothing_left:
-                    reporter.say(f"nothing is left to do; for more: {trainer.for_more}")
+                if resume and trainer.over:
+                    what = "do" if nothing_left else "train"
+                    reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
             fit = trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
