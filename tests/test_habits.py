@@ -75,7 +75,10 @@ def test_a_dry_run_says_what_the_run_then_says(here: Path, capsys: Printed):
     assert main(["train", "--resume", "run", "--dry-run", "--set", "run.epochs=3"]) == 0
     said = capsys.readouterr().out
     assert "would go on from step-00000009-epoch" in said
-    assert "27 updates in 3 epochs\n" in said
+    assert "would change from there on: run.epochs 1 -> 3" in said
+    assert "18 more of 27 updates in 3 epochs\n" in said
+    assert main(["train", "--resume", "run", "--dry-run"]) == 0
+    assert "nothing is left to train; for more: --set run.epochs=2, or more\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_finds_what_is_wrong(here: Path, capsys: Printed):

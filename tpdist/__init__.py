@@ -12,7 +12,8 @@ from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, R
 
 if TYPE_CHECKING:
     from tpdist.config import Experiment, load_config
-    from tpdist.launch.local import evaluate, export, resume, sample, train
+    from tpdist.launch.local import resume, train
+    from tpdist.launch.trained import evaluate, export, load_model, sample
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "load_model",
     "resume",
     "sample",
     "train",
@@ -38,10 +40,14 @@ def __getattr__(name: str) -> Any:
         from tpdist import config
 
         return getattr(config, name)
-    if name in ("evaluate", "export", "resume", "sample", "train"):
+    if name in ("resume", "train"):
         from tpdist.launch import local
 
         return getattr(local, name)
+    if name in ("evaluate", "export", "load_model", "sample"):
+        from tpdist.launch import trained
+
+        return getattr(trained, name)
     raise AttributeError(f"module 'tpdist' has no attribute {name!r}")
 
 

@@ -69,7 +69,7 @@ TRAIN = [
         "batching.blocks",
     ),
     (f"train c.yaml {OVER} model.init_from=none", "--set: model.init_from: none: missing; give a safetensors file, such as an export's"),
-    (f"train c.yaml {OVER} run.checkpoint_to=file", "file/new: Not a directory; nothing was saved yet: start the run again"),
+    (f"train c.yaml {OVER} run.checkpoint_to=file", "file/new: Not a directory; there is no checkpoint yet: start the run again"),
     (f"train c.yaml {OVER} model.hidden=1000000000000", "--set: model.hidden: 12 types, embedding 1,000,000,000,000, 1 layers of 1,000,000,000,000 do not fit into memory; take fewer"),
     (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
@@ -118,7 +118,7 @@ RESUME = [
 ]  # fmt: skip
 READ = [
     ("evaluate nowhere", "nowhere: does not exist; give the directory that tpdist train printed"),
-    ("evaluate begun", "begun/models/best.json: missing; the run has not finished an epoch yet; go on with `tpdist train --resume begun`"),
+    ("evaluate begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
     ("evaluate begun --theta-lr 0.1", "--theta-lr: 0.1 is the size of no step; give --theta-steps too, such as 1"),
     ("evaluate begun --h-lr 1 --theta-steps 2", "--h-lr: 1 is the size of no step; give --h-steps too, such as 1"),
     ("evaluate no_model", "no_model/models/best.safetensors: missing; did the run finish an epoch?"),
@@ -142,7 +142,7 @@ READ = [
     ("sample done --temperature -1", "--temperature: must be a number of at least 0, got -1.0"),
     ("sample done --top-k 0", "--top-k: must be at least 1, got 0"),
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
-    ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet; go on with `tpdist train --resume begun`"),
+    ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),

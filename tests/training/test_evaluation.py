@@ -225,7 +225,7 @@ def test_kernels_are_those_of_the_run_and_then_as_they_were(small_corpus: Path, 
         during.append(precisions())
         return evaluate_tokens(*arguments, **options)
 
-    monkeypatch.setattr("tpdist.launch.local.evaluate_tokens", evaluated)
+    monkeypatch.setattr("tpdist.launch.trained.evaluate_tokens", evaluated)
     monkeypatch.setattr("tpdist.training.worker.evaluate_tokens", evaluated)
     tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
     assert precisions() == was

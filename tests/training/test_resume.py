@@ -212,7 +212,7 @@ def test_a_second_control_c_leaves_at_once(small_corpus: Path, tmp_path: Path):
 def test_a_second_control_c_before_the_first_checkpoint(small_corpus: Path, tmp_path: Path):
     listener = Listener({2: lambda: (control_c(), control_c())})
     message = interrupted(lambda: tpdist.train(small(small_corpus), tmp_path / "run", listener))
-    assert message == "stopped at once; nothing was saved yet: start the run again"
+    assert message == "stopped at once; there is no checkpoint yet: start the run again"
     with pytest.raises(RunError, match=r"no checkpoint to resume from \(there is none\); start a new run"):
         tpdist.resume(tmp_path / "run")
 
@@ -270,3 +270,30 @@ def test_a_run_that_is_done_stays_as_it_is(small_corpus: Path, tmp_path: Path):
     assert "nothing is left to do; for more: --set run.epochs=3, or more" in listener.said
     assert again.valid_perplexity == done.valid_perplexity
     assert {file: (run / file).read_bytes() for file in before} == before
+
+
+def test_a_run_keeps_the_dtype_of_its_parameters(small_corpus: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    tpdist.train(small(small_corpus, run={"epochs": 1}), run)
+    with pytest.raises(RunError, match=r"is of float32, where run\.dtype is float64: leave it as it was"):
+        tpdist.resume(run, ["run.epochs=2", "run.dtype=float64"])
+    assert tpdist.resume(run, ["run.epochs=2", "run.dtype=bfloat16"]).epochs == 2  # of which float32 holds the sums
+
+
+def test_that_nothing_is_left_to_train_is_said(small_corpus: Path, tmp_path: Path):
+    run, listener = tmp_path / "run", Listener()
+    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(11)))  # in epoch 2
+    tpdist.resume(run, ["run.epochs=1"], listener)
+    assert "nothing is left to train; for more: --set run.epochs=2, or more" in listener.said
+
+
+def test_a_run_that_has_lost_its_best_model_and_has_no_epoch_left_is_said(small_corpus: Path, tmp_path: Path):
+    run = RunDirectory(tmp_path / "run")
+    interrupted(lambda: tpdist.train(small(small_corpus), run.path, stop_at(11)))
+    (run.models / "best.safetensors").write_bytes(b"{")
+    interrupted(lambda: tpdist.resume(run.path, reporter=stop_at(12)))  # which saves that there is none
+    with pytest.raises(
+        RunError, match=r"its best epoch was damaged; no epoch is left to write another: --set run\.epochs=2"
+    ):
+        tpdist.resume(run.path, ["run.epochs=1"])
+    assert tpdist.resume(run.path).best_epoch == 2

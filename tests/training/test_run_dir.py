@@ -85,9 +85,9 @@ def test_an_existing_run_is_refused_and_untouched(small_corpus: Path, tmp_path: 
 
 def test_a_run_that_has_saved_nothing_is_not_said_to_go_on(small_corpus: Path, tmp_path: Path):
     run = RunDirectory.create(small(small_corpus), tmp_path / "run")
-    with pytest.raises(RunError, match="not overwritten; it has saved nothing: give --run-dir a new name"):
+    with pytest.raises(RunError, match="no checkpoint is in it: delete it, or give --run-dir a new name"):
         run.refuse_existing()
-    with pytest.raises(RunError, match=r"the run has not finished an epoch yet$"):
+    with pytest.raises(RunError, match=r"the run has not finished an epoch yet, or somebody removed it$"):
         tpdist.evaluate(run.path)
     run.save_config(small(small_corpus, run={"checkpoint_to": str(tmp_path / "elsewhere")}))
     with pytest.raises(RunError, match="continue it with"):  # there may be some in the other place

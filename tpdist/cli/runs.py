@@ -112,7 +112,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise TpdistError(f"--{name}-lr: {size:g} is the size of no step; give --{name}-steps too, such as 1")
         if size is not None:
             sizes[f"{name}_lr"] = size
-    from tpdist.launch.local import evaluate
+    from tpdist.launch.trained import evaluate
 
     result = evaluate(
         options.run,
@@ -134,7 +134,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from tpdist.launch.local import sample
+    from tpdist.launch.trained import sample
 
     print(
         sample(
@@ -151,14 +151,14 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from tpdist.launch.local import export
+    from tpdist.launch.trained import export
 
     out = export(options.run, options.out, which=options.model, onnx=options.onnx, overrides=options.set)
     print(f"{out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
 
 
 def _checkpoints(options: argparse.Namespace) -> None:
-    from tpdist.launch.local import checkpoints, damaged_models
+    from tpdist.launch.trained import checkpoints, damaged_models
 
     found = checkpoints(options.run, options.set)
     for one in found:

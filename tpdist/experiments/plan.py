@@ -113,7 +113,7 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
         try:
             manifest = Store.open(default_store(config.data)).manifest
         except TpdistError as error:
-            raise TpdistError(f"{error}; or give --tokens and --types") from error
+            raise TpdistError(f"{error}; prepare it first, or give --tokens and --types") from error
         tokens = manifest.tokens["train"] if tokens is None else tokens
         types = manifest.types if types is None else types
     _need("--tokens", tokens, 2 <= tokens < math.inf, "at least 2")

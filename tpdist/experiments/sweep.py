@@ -19,8 +19,9 @@ from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.results import Row, versions
 from tpdist.experiments.sweep_dir import Sweeping, choose, open_arms, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary
-from tpdist.launch.local import check_gpus, evaluate
+from tpdist.launch.local import check_gpus
 from tpdist.launch.tasks import Task, place_of, run_tasks
+from tpdist.launch.trained import evaluate
 from tpdist.training.files import write_atomic, write_json
 from tpdist.training.progress import Reporter
 

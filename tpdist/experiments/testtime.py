@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tpdist.errors import NonFiniteError, TpdistError
 from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.results import Row, best_runs, versions
-from tpdist.launch.local import evaluate
+from tpdist.launch.trained import evaluate
 from tpdist.training.files import write_json
 
 STEPS = 2

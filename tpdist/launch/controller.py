@@ -250,7 +250,7 @@ class Controller:
     def _how_to_go_on(self) -> str:
         run = RunDirectory(Path(self.job.run))
         if not has_checkpoints(run.load_config(self.job.overrides), run):
-            return "Nothing was saved yet: start the run again"
+            return "There is no checkpoint yet: start the run again"
         return f"Continue with: {run.resume_command}"
 
     @property

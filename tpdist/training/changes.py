@@ -13,15 +13,20 @@ from tpdist.training.trackers import flat
 Change = dict[str, Any]
 
 
-def note_changes(run: RunDirectory, config: Experiment, epoch: int, step: int) -> list[Change]:
-    """Add what `config` has otherwise than the run's file, to hold from `step` on: keys `setting`, `was`, `now`."""
+def differences(run: RunDirectory, config: Experiment, epoch: int, step: int) -> list[Change]:
+    """What `config` has otherwise than the run's file, to hold from `step` on: keys `setting`, `was`, `now`."""
     before = dict(flat(run.load_config().model_dump(mode="json")))
     now = dict(flat(with_absolute_paths(config, Path.cwd()).model_dump(mode="json")))
-    found = [
+    return [
         {"step": step, "epoch": epoch, "setting": key, "was": before.get(key), "now": now.get(key)}
         for key in {**before, **now}
         if before.get(key) != now.get(key)
     ]
+
+
+def note_changes(run: RunDirectory, config: Experiment, epoch: int, step: int) -> list[Change]:
+    """Add the differences to what the run has noted."""
+    found = differences(run, config, epoch, step)
     if found:
         with _file(run).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(finite(change)) + "\n" for change in found)

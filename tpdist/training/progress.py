@@ -80,12 +80,14 @@ class Plain:
     """A line now and then, for pipes and logs."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last: float | None = None
 
     def say(self, text: str) -> None:
         _print(text)
 
     def step(self, status: Status) -> None:
+        if self._last is None:  # its first lines may still be on their way from a worker
+            self._last = time.monotonic()
         if time.monotonic() - self._last >= PLAIN_EVERY_S:
             self._last = time.monotonic()
             _print(f"  step {status.step}/{status.steps}  {status.text()}")

@@ -92,7 +92,11 @@ class RunDirectory:
         if os.path.isfile(self.config_file):
             raise RunError(
                 f"{self.path}: exists already and is not overwritten; "
-                + (f"continue it with `{self.resume_command}`, or " if self._may_go_on() else "it has saved nothing: ")
+                + (
+                    f"continue it with `{self.resume_command}`, or "
+                    if self._may_go_on()
+                    else "no checkpoint is in it: delete it, or "
+                )
                 + "give --run-dir a new name"
             )
         if os.path.lexists(self.path):
@@ -191,7 +195,7 @@ class RunDirectory:
         file = self.models / f"{which}.json"
         if not file.is_file():
             way_on = f"; go on with `{self.resume_command}`" if self._may_go_on() else ""
-            raise RunError(f"{file}: missing; the run has not finished an epoch yet{way_on}")
+            raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
         try:
             about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             _ = about["types"], about["corpus"]  # what its readers need is there

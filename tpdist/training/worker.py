@@ -150,7 +150,8 @@ def _saved(depot: Depot | None) -> list[str]:
 def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     saved = _saved(depot)
     if not saved:
-        return "nothing was saved yet: start the run again"
+        there = f", with a new --run-dir: {run.path} stays as it is" if run.path.exists() else ""
+        return f"there is no checkpoint yet: start the run again{there}"
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 

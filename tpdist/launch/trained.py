@@ -1,0 +1,140 @@
+"""What a run's model is good for once it is trained: evaluate, sample, export, load."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from tpdist.config import Experiment, with_place
+from tpdist.data import Split, Store, Vocabulary, open_or_prepare
+from tpdist.errors import ConfigError, NonFiniteError, TpdistError
+from tpdist.models import LanguageModel
+from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
+from tpdist.training.checks import pick_device, set_kernels, settings_kept
+from tpdist.training.depots import depot_for
+from tpdist.training.evaluation import Evaluation, evaluate_tokens
+from tpdist.training.inspection import Found, inspect
+from tpdist.training.interchange import export_model
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.sampling import sample_text
+
+MODELS = ("best", "last")
+
+
+def evaluate(
+    run_dir: str | Path,
+    split: Split = "valid",
+    *,
+    h_steps: int = 0,
+    h_lr: float = 0.1,
+    theta_steps: int = 0,
+    theta_lr: float = 0.1,
+    by_position: bool = False,
+    which: str = "best",
+    overrides: Sequence[str] = (),
+) -> Evaluation:
+    """Perplexity of a run's `best` or `last` model on a split, rolled out exactly.
+
+    h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). theta_steps: steps of size `theta_lr`
+    on θ instead, dynamic evaluation. by_position: perplexity at every position of a block too. overrides: of the run's
+    configuration, such as `data.store=DIR`, for this once. Raises NonFiniteError where the perplexity is not finite.
+    """
+    if split not in get_args(Split):
+        raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
+    for name, steps, lr in (("h", h_steps, h_lr), ("theta", theta_steps, theta_lr)):
+        if steps < 0:
+            raise TpdistError(f"--{name}-steps: must be at least 0, got {steps}")
+        if not 0 < lr < math.inf:
+            raise TpdistError(f"--{name}-lr: must be above 0, got {lr}")
+    if h_steps and theta_steps:
+        raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
+    test_time: TestTime | None = None
+    with _loaded(run_dir, which, overrides) as (config, store, model):
+        if h_steps:
+            test_time = HSteps(h_steps, h_lr, config.objective.weight)
+        elif theta_steps:
+            test_time = ThetaSteps(theta_steps, theta_lr)
+        found = evaluate_tokens(
+            model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
+        )
+    if not math.isfinite(found.perplexity):
+        name, lr = ("h", h_lr) if h_steps else ("theta", theta_lr)
+        tried = f"; try a smaller --{name}-lr, got {lr:g}" if test_time else ""
+        raise NonFiniteError(f"the {split} perplexity is {found.perplexity}: {found.loss:.4g} nats a token{tried}")
+    return found
+
+
+def sample(
+    run_dir: str | Path,
+    prompt: str = "",
+    *,
+    tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    which: str = "best",
+    overrides: Sequence[str] = (),
+) -> str:
+    """The prompt continued by `tokens` tokens."""
+    with _loaded(run_dir, which, overrides) as (_, store, model):
+        return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
+
+
+def load_model(
+    run_dir: str | Path, which: str = "best", *, overrides: Sequence[str] = ()
+) -> tuple[LanguageModel, Vocabulary]:
+    """A run's `best` or `last` model, a `torch.nn.Module` on the run's device, and the vocabulary that names its types.
+
+    `model.unroll(ids, state)` takes ids [steps, N] and states [N, state_size], such as `model.zero_state(N)`, and gives
+    h [steps, N, hidden] and the states after them; `model.logits(h)` is over the types. Raises RunError where the run
+    has no such model.
+    """
+    with _loaded(run_dir, which, overrides) as (_, store, model):
+        return model.eval(), store.vocabulary
+
+
+def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Found]:
+    """A run's checkpoints, oldest first, each read through and checked."""
+    run = RunDirectory.open(run_dir)
+    return inspect(depot_for(run.load_config(overrides), run))
+
+
+def damaged_models(run_dir: str | Path) -> list[str]:
+    """What is wrong with a run's `best` and `last` model, where they are there."""
+    run = RunDirectory.open(run_dir)
+    found = [run.damage(which) for which in MODELS if (run.models / f"{which}.json").exists()]
+    return [wrong for wrong in found if wrong is not None]
+
+
+def export(
+    run_dir: str | Path, out: str | Path, *, which: str = "best", onnx: bool = False, overrides: Sequence[str] = ()
+) -> Path:
+    """A run's `best` or `last` model as a directory for others: PyTorch's names, vocabulary, model card.
+
+    onnx: one step of it as ONNX too. Returns the directory; raises RunError where it exists.
+    """
+    with _loaded(run_dir, which, overrides) as (config, store, model):
+        run, out = RunDirectory(Path(run_dir)), Path(out)
+        export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
+    return out
+
+
+@contextmanager
+def _loaded(
+    run_dir: str | Path, which: str, overrides: Sequence[str]
+) -> Iterator[tuple[Experiment, Store, LanguageModel]]:
+    """A run's model on its device, whose kernels are those that it was trained with."""
+    if which not in MODELS:
+        raise TpdistError(f"--model: must be one of {', '.join(MODELS)}; got {which!r}")
+    run = RunDirectory.open(run_dir)
+    config = run.load_config(overrides)
+    try:
+        device = pick_device(config)
+        store = open_or_prepare(config.data)
+        model = run.load_model(config, which, store.manifest).to(device)
+    except ConfigError as error:
+        raise with_place(error, config) from error
+    with settings_kept():
+        set_kernels(config.run)
+        yield config, store, model
