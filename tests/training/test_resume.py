@@ -212,7 +212,8 @@ def test_a_second_control_c_leaves_at_once(small_corpus: Path, tmp_path: Path):
 def test_a_second_control_c_before_the_first_checkpoint(small_corpus: Path, tmp_path: Path):
     listener = Listener({2: lambda: (control_c(), control_c())})
     message = interrupted(lambda: tpdist.train(small(small_corpus), tmp_path / "run", listener))
-    assert message == "stopped at once; there is no checkpoint yet: start the run again"
+    said = "stopped at once; there is no checkpoint yet: start the run again, with a new --run-dir: "
+    assert message == f"{said}{tmp_path / 'run'} stays as it is"
     with pytest.raises(RunError, match=r"no checkpoint to resume from \(there is none\); start a new run"):
         tpdist.resume(tmp_path / "run")
 

@@ -90,14 +90,11 @@ class RunDirectory:
     def refuse_existing(self) -> None:
         """Raise RunError if there is anything at the path."""
         if os.path.isfile(self.config_file):
+            way_on = f"continue it with `{self.resume_command}`"
+            if not self._may_go_on():
+                way_on = "no checkpoint is in it: delete it"
             raise RunError(
-                f"{self.path}: exists already and is not overwritten; "
-                + (
-                    f"continue it with `{self.resume_command}`, or "
-                    if self._may_go_on()
-                    else "no checkpoint is in it: delete it, or "
-                )
-                + "give --run-dir a new name"
+                f"{self.path}: exists already and is not overwritten; {way_on}, or give --run-dir a new name"
             )
         if os.path.lexists(self.path):
             raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
