@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 import torch
 from problems import BLOCKS, STREAMS, Problem, relative_error
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
+from tpdist.errors import ConfigError
 from tpdist.tprop import Alone, Boundaries, gauss_newton, visit
 
 WEIGHT = 0.5
@@ -78,3 +80,15 @@ def test_without_curvature_of_starts_the_visit_is_that_of_plain_steps(monkeypatc
     torch.testing.assert_close(h, wanted_h, rtol=0, atol=1e-12)
     for name in ("loss", "penalty", "gaps", "dual", "carry"):
         torch.testing.assert_close(getattr(outcome, name), getattr(plain, name), rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("other", [{"starts": "held"}, {"theta_steps": 2}, {"name": "admm"}])
+def test_what_it_would_not_follow_is_refused(other: dict[str, Any]):
+    problem = Problem(**{**SETTING, "method": {**SETTING["method"], **other}})
+    boundaries = Boundaries.for_plan(problem.plan, STREAMS, BLOCKS, problem.model)
+    (key,) = other
+    with pytest.raises(ConfigError) as caught:
+        gauss_newton.visit(
+            problem.model, problem.plan, problem.theta, problem.window, 0, boundaries, problem.carried, Alone()
+        )
+    assert caught.value.key == f"method.{key}"

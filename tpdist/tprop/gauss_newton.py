@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from tpdist.errors import ConfigError
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import Targets, ask_right, h_gradient
 from tpdist.tprop.objective import blocks_pass, frozen
@@ -37,8 +38,15 @@ def visit(
 ) -> Outcome:
     """`plan.h_steps` Gauss-Newton steps on tied targets, then a θ-step: a `method.visit` beside `method.name: pm`.
 
-    The logits of a whole window exist at once, so it is for minibatches; several workers draw other labels than one.
+    The logits of a whole window exist at once, so it is for minibatches; several workers draw other labels than one,
+    and every visit of a window draws the same. Raises ConfigError for settings that it would not follow.
     """
+    if plan.held:
+        raise ConfigError("a visit of Gauss-Newton steps moves starts; write method.starts: tied", "method.starts")
+    if plan.theta_steps != 1:
+        raise ConfigError(f"a visit of Gauss-Newton steps takes 1, got {plan.theta_steps}", "method.theta_steps")
+    if plan.keep_duals or plan.dual is not None:
+        raise ConfigError("a visit of Gauss-Newton steps has no duals; write method.name: pm", "method.name")
     k, weight = window.blocks, plan.terms.weight
     h = first_values(model, plan, window, begin, boundaries, carried, neighbours)  # [S, k+1, d]
     none = torch.zeros_like(h)
