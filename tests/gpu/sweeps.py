@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 PACK_EVERY_S = 15.0
@@ -60,5 +61,6 @@ def pack(root: Path, out: Path) -> None:
     with tarfile.open(new, "w:xz") as archive:
         for file in root.glob("runs/**/*"):
             if file.name in SMALL:
-                archive.add(file, file.relative_to(root))
+                with suppress(FileNotFoundError):  # of a run that is being removed
+                    archive.add(file, file.relative_to(root))
     new.replace(out / ARCHIVE)
