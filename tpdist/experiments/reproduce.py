@@ -27,7 +27,7 @@ DOCUMENTS = (Path("RESULTS.md"), Path("README.md"))  # their tables follow from 
 # behind a colon the cell of a sweep that has several
 CONTESTS = {
     "ptb_small_ratio": {5: "small/b5", 10: "small/b10", 20: "small/b20"},
-    "ptb_small_adamw_ratio": {20: "small/b20-adamw"},
+    "ptb_small_adamw_ratio": {5: "small/b5-adamw", 20: "small/b20-adamw"},
     "ptb_adam_ratio": {5: "ptb/b5", 10: "ptb/b10", 20: "ptb/b20"},
     "ptb_annealed_ratio": {20: "ptb/b20-annealed"},
     "ptb_ratio": {5: "ptb/b5-adamw", 10: "ptb/b10-adamw", 20: "ptb/b20-adamw"},
