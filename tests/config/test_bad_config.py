@@ -335,6 +335,8 @@ BAD_OVERRIDES = [
     (["method.edge_free=on"], ["--set: method.edge_free: on may be a boolean or text; write true, or 'on' in quotes"]),
     (["data.store=a\nb"], ["--set: data.store: holds a line break or another control character: 'a\\nb'"]),
     (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal"]),
+    (["modell.hidden=5"], ["--set: modell.hidden: unknown key; did you mean model.hidden?"]),
+    (["modell.x=5"], ["--set: modell.x: unknown key; did you mean model?"]),
     (["method={h_stpes: 2}"], ["--set: method.h_stpes: unknown key; did you mean method.h_steps?"]),
     (["optimizer.options.=1"], ["--set: optimizer.options.: a name is missing after the dot"]),
     (
@@ -386,3 +388,5 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ]
     assert lines_of(Path("long.yaml"), []) == ["long.yaml: is larger than 256 KiB; a configuration is a short text"]
     assert lines_of(Path("a\0b"), []) == ["a\\x00b: cannot be read: embedded null byte"]
+    said = "path: must be a file's name, got {'run': 1}; settings are overrides, as ['run.epochs=1']"
+    assert lines_of({"run": 1}, []) == [said]  # type: ignore[arg-type]

@@ -94,12 +94,15 @@ def why_unknown(path: Sequence[str]) -> str | None:
         if field_at(path[:depth]) is None:
             if parent is not None and part_of(parent) is None:
                 return f"unknown key; {'.'.join(path[: depth - 1])} has no keys, it is {describe(parent.annotation)}"
-            return unknown(path[:depth])
+            return unknown(path[:depth], path[depth:])
     return None
 
 
-def unknown(path: Sequence[str]) -> str:
-    """What to say of a key that does not exist: the ones that were probably meant, or the ones that there are."""
+def unknown(path: Sequence[str], below: Sequence[str] = ()) -> str:
+    """What to say of a key that does not exist: the ones that were probably meant, or the ones that there are.
+
+    below: the names that were written behind it.
+    """
     path = [name[:100] for name in path]
     if len(path) == 1 and field_at(path[0].split(".")):
         part, _, rest = path[0].partition(".")
@@ -116,6 +119,7 @@ def unknown(path: Sequence[str]) -> str:
         names = {key.split(".")[-1] for key in every}
         near = difflib.get_close_matches(path[-1], sorted(names), n=1, cutoff=0.75)
         meant = [key for key in every if near and key.split(".")[-1] == near[0]]
+    meant = [".".join([key, *below]) if field_at([*key.split("."), *below]) else key for key in meant]
     if meant:
         return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; {'.'.join(path[:-1]) or 'a configuration'} has {', '.join(k.split('.')[-1] for k in here)}"

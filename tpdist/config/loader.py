@@ -4,6 +4,7 @@ Three layers, the later above the earlier: the preset, the file, the overrides. 
 lists and `options` are replaced whole (`optimizer.options.eps=1e-8` changes one entry).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Exper
     """
     if isinstance(overrides, Mapping):
         raise ConfigError(f"overrides: must be texts such as 'run.epochs=1', got {dict(overrides)!r:.80}")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"path: must be a file's name, got {path!r:.80}; settings are overrides, as ['run.epochs=1']")
     tree = _no_file() if path is None else _read_file(Path(path))
     _drop_unknown(tree)
     written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)
