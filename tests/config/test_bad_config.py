@@ -306,7 +306,7 @@ BAD_FILES = [
 BAD_OVERRIDES = [
     (["method.h_stpes=2"], ["--set: method.h_stpes: unknown key; did you mean method.h_steps?"]),
     (["h_steps=2"], ["--set: h_steps: unknown key; did you mean method.h_steps?"]),
-    (["method.daul.lr=2"], ["--set: method.daul.lr: unknown key; did you mean method.dual?"]),
+    (["method.daul.lr=2"], ["--set: method.daul.lr: unknown key; did you mean method.dual.lr?"]),
     (["run.seed.x=2"], ["--set: run.seed.x: unknown key; run.seed has no keys, it is a whole number"]),
     (["run.seed"], ["--set: 'run.seed' has no '='; write key=value, such as method.h_steps=2"]),
     (["=3"], ["--set: '=3' has no key; write key=value, such as method.h_steps=2"]),
