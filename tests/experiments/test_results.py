@@ -121,9 +121,8 @@ def test_what_the_results_begin_with_is_what_is_kept(name: str):
         assert f"{entry['ratio']:.3f}" in shown.pop(entry["block"])
     assert not any(shown.values())
     over_window = sorted({f"{entry['ratio_full_window']:.3f}" for entry in kept})
-    assert cells[4].removesuffix(", **missed**") == " to ".join(
-        over_window if len(over_window) == 1 else (over_window[0], over_window[-1])
-    )
+    ends = over_window if len(over_window) == 1 else (over_window[0], over_window[-1])
+    assert cells[4].removesuffix(", **missed**") == " to ".join(ends)
 
 
 def test_a_marked_table_is_made_anew(tmp_path: Path):
