@@ -57,6 +57,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / name).write_text(TEXT, encoding="utf-8")
     for name, split in (("a", "t"), ("b", "v"), ("c", "t")):
         shutil.copy(tmp_path / f"{split}.txt", tmp_path / f"{name}.txt")
+    (tmp_path / "my.txt").write_text(4 * TEXT, encoding="utf-8")
     (tmp_path / "text8").write_text(TEXT.replace("\n", " "), encoding="ascii")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
