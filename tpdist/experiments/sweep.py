@@ -64,13 +64,14 @@ def sweep(
             for point in points:
                 home.failure(point).unlink(missing_ok=True)
         tuning = section.seeds[: section.tuning_seeds]
+        to_run = waiting(home, points, tuning)  # which reads several files a point
         if address is None:
-            for point in waiting(home, points, tuning):
+            for point in to_run:
                 check_gpus(point.config)
-        for data in _corpora(home, points, tuning):
+        for data in _corpora(to_run):
             open_or_prepare(data)  # once, before many points want it
         _refuse_other_corpora(home, points)
-        wrong = faults(waiting(home, points, tuning), address is None)
+        wrong = faults(to_run, address is None)
         if len(wrong) == len({point.setting for point in points}):
             raise next(iter(wrong.values()))  # none has run, and none would
 
@@ -121,10 +122,9 @@ def _test(home: Sweeping, point: Point) -> None:
     write_atomic(home.test(point), lambda file: write_json(file, reached))
 
 
-def _corpora(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Data]:
-    """Each corpus once, of the points that are to run next."""
-    corpora = (point.config.data for point in waiting(home, points, tuning))
-    return list({data.model_dump_json(): data for data in corpora}.values())
+def _corpora(points: Sequence[Point]) -> list[Data]:
+    """Each corpus once."""
+    return list({point.config.data.model_dump_json(): point.config.data for point in points}.values())
 
 
 def _refuse_other_corpora(home: Sweeping, points: Sequence[Point]) -> None:
@@ -168,7 +168,7 @@ def foresee(
     for point in to_run:
         fault = wrong.get(point.setting)
         lines.append(describe(to_come[point.name]) + (f"  would fail: {fault}" if fault else ""))
-    for data in _corpora(home, points, tuning):
+    for data in _corpora(waiting(home, points, tuning)):
         if is_missing(data):
             lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
         else:
