@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("tpdist", deadline=None)  # no test asserts a time: machines may be busy
+hypothesis.settings.load_profile("tpdist")
 
 
 @pytest.fixture(scope="session")

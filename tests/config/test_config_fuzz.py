@@ -61,7 +61,7 @@ def load(raw: bytes, overrides: list[str] | None = None) -> Experiment | None:
         return None
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(parts(Experiment))
 def test_a_valid_config_survives_yaml(data: dict[str, Any]):
     try:
@@ -75,7 +75,7 @@ def test_a_valid_config_survives_yaml(data: dict[str, Any]):
     assert to_yaml(again) == text
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, database=None)
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b"run: {seed: \xe2\x80\xa8}")
@@ -83,7 +83,7 @@ def test_any_bytes(raw: bytes):
     load(raw)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, database=None)
 @given(st.text(max_size=200) | st.lists(st.sampled_from(SCRAPS), max_size=30).map("".join))
 @example('run: "' + "\\U0010FFFF" * 3 + '"')
 @example("%YAML 1." + "9" * 5000 + "\n--- {}")
@@ -96,7 +96,7 @@ def test_any_text(text: str):
     load(text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, database=None)
 @given(
     st.dictionaries(
         st.sampled_from([key.split(".")[0] for key in all_keys()]) | st.text(max_size=5),
@@ -114,7 +114,7 @@ def test_any_tree(data: dict[str, Any]):
     load(json.dumps(data).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None)
+@settings(max_examples=EXAMPLES, database=None)
 @given(st.lists(st.text(max_size=20) | st.tuples(KEYS, st.text(max_size=20)).map("=".join), max_size=4))
 @example(["sweep=[[[[[[[[[[[[[[[["])
 @example(["method=5", "method.dual.lr=3"])
@@ -126,7 +126,7 @@ def test_any_overrides(overrides: list[str]):
     load(b"run: {seed: 1}", overrides)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_text_needs_no_quotes_in_an_override(text: str):
     if text.strip() in ("", "null", "~") or text.strip()[0] in "'\"":

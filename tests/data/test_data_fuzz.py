@@ -28,7 +28,7 @@ from tpdist.errors import TpdistError
 
 EXAMPLES = int(os.environ.get("TPDIST_FUZZ_EXAMPLES", "200"))
 FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, database=None,
+    max_examples=EXAMPLES, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large,],
 )  # fmt: skip
 SCRAPS = [b"a b\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc3", b"\xa9", b"\0", b"<unk>", b"<eos>", b" "]

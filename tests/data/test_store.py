@@ -52,7 +52,7 @@ def test_damage_is_found_and_the_file_is_named(small_store: Store, name: str, da
 
 @pytest.mark.parametrize("name", ["manifest.json", *STORE_FILES])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_flipped_bit_is_found(small_store: Store, name: str, where: float, bit: int):
     path = small_store.directory / name
     raw = bytearray(path.read_bytes())

@@ -28,7 +28,7 @@ def oracle(text: str, level: str) -> list[str]:
 
 @pytest.mark.parametrize("level", ["word", "char"])
 @given(text=TEXT, chunk=st.integers(1, 9), bom=st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 def test_pieces_of_any_size_give_the_same_tokens(tmp_path: Path, level, text: str, chunk: int, bom: bool):
     if not text:
         return
@@ -47,7 +47,7 @@ def test_pieces_of_any_size_give_the_same_tokens(tmp_path: Path, level, text: st
 
 
 @given(begin=st.integers(0, 30), length=st.integers(0, 30), chunk=st.integers(1, 7))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_part_of_a_file_is_cut_at_exact_bytes(tmp_path: Path, begin: int, length: int, chunk: int):
     raw = b"".join(b"%02d" % i for i in range(30))
     path = tmp_path / "text"

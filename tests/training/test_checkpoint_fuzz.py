@@ -186,7 +186,7 @@ def fuzz_reader(trainer: Trainer, scratch: Path, examples: int) -> None:
     (scratch / "tmp").mkdir()
 
     @settings(
-        max_examples=examples, deadline=None, database=None,
+        max_examples=examples, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
     @given(data=st.data())
