@@ -7,6 +7,7 @@ import pytest
 from tpdist.config import load_config, to_yaml, unread
 
 FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0.5}\n"
+LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}"
 
 
 @pytest.mark.parametrize(
@@ -24,13 +25,30 @@ FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0
         (FILE, ["method.relaxation=2", "batching.order=shuffled"], []),
         ("method: {name: pm, dual: {clip: 1.0, order: before}}", [], ["method.dual.clip", "method.dual.order"]),
         ("method: {name: bptt}\nobjective: {loss_on: target}", [], ["a.yaml:2: objective.loss_on changes nothing"]),
-        ("method: {name: costate, starts: tied, edge_free: true}", [], ["method.edge_free changes nothing"]),
+        ("method: {name: costate, starts: tied, edge_free: true}", [],
+         ["method.starts changes nothing", "method.edge_free changes nothing"]),
+        ("method: {name: bptt, starts: tied}", [], ["a.yaml:1: method.starts changes nothing with method.name: bptt"]),
+        (f"method: {{name: als, starts: tied, edge_free: true}}\n{LINEAR}", [], []),  # als moves a window's start
+        ("method: {name: costate, h_optimizer: {options: {momentum: 0.9}}}", [],
+         ["method.h_optimizer.options.momentum changes nothing with method.name: costate"]),
+        (FILE, ["method.h_optimizer.options.momentum=0.9", "optimizer.options.eps=0.1"], []),
+        (FILE, ["method.name=bptt", "method.dual={lr: 1.0, clip: 1.0}"], ["method.dual.lr", "method.dual.clip"]),
+        (f"method: {{name: als}}\n{LINEAR}", ["optimizer.decay={factor: 0.5}", "optimizer.options.betas=[0.5, 0.9]"],
+         ["optimizer.decay.factor changes nothing with method.name: als; read by bptt,", "optimizer.options.betas"]),
+        ("method: {name: bptt}\nobjective: {penalty: kl, weight_growth: 2.0}", [],
+         ["objective.penalty changes nothing", "a.yaml:2: objective.weight_growth changes nothing with"]),
+        ("method: {name: bptt}\nobjective: {kl_weight: 1.0}", [], ["read by pm, admm, alm, costate"]),
         ("objective: {kl_weight: 1.0}", [], ["objective.kl_weight changes nothing with objective.penalty: l2"]),
         ("objective: {kl_weight: 1.0, penalty: l2+kl}", [], []),
+        ("method: {name: pm}\nobjective: {kl_weight: 1.0, penalty: own:c, allow_penalties_from: [own]}", [],
+         ["objective.kl_weight changes nothing with objective.penalty: own:c"]),
         ("method: {name: admm, dual: {keep: false}}", [], ["duals that are zeroed at every window"]),
         ("method: {name: admm, dual: {keep: false, order: before}}", [], []),
         ("preset: paper\nmethod: {name: bptt}", [], []),
         ("preset: paper", ["method.name=costate"], []),
+        ("preset: released\nmethod: {name: bptt}", [], []),  # which has tied starts, edge_free and an H-optimiser
+        ("preset: released\nmethod: {name: bptt}", ["method.starts=held", "method.edge_free=false"],
+         ["--set: method.starts changes nothing", "--set: method.edge_free changes nothing"]),
     ],
 )  # fmt: skip
 def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[str], said: list[str]):

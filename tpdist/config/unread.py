@@ -7,27 +7,23 @@ from tpdist.config.parts import Method
 from tpdist.config.presets import PRESETS
 
 MOVE_H, HAVE_DUALS = ("pm", "admm", "alm"), ("admm", "alm")
-STEP_ON_THETA = ("bptt", "pm", "admm", "alm", "costate")
+STEP_ON_THETA, COUPLE = ("bptt", *MOVE_H, "costate"), (*MOVE_H, "costate", "als")
+# a part stands for all that is below it; what every method reads is not here
 READ_BY = {
     "method.h_steps": ("pm", "admm"),
-    "method.h_optimizer.lr": MOVE_H,
-    "method.h_optimizer.name": MOVE_H,
-    "method.h_optimizer.clip": MOVE_H,
+    "method.starts": (*MOVE_H, "als"),  # als, only to ask for tied beside edge_free
+    "method.h_optimizer": MOVE_H,
     "method.bounded": MOVE_H,
-    "method.edge_free": MOVE_H,
-    "method.dual.lr": HAVE_DUALS,
-    "method.dual.start_epoch": HAVE_DUALS,
-    "method.dual.clip": HAVE_DUALS,
-    "method.dual.order": HAVE_DUALS,
-    "method.dual.keep": HAVE_DUALS,
+    "method.edge_free": (*MOVE_H, "als"),
+    "method.dual": HAVE_DUALS,
     "method.sweeps": ("costate",),
     "method.keep_costates": ("costate",),
-    "objective.weight": ("pm", "admm", "alm", "costate", "als"),
-    "objective.kl_weight": ("pm", "admm", "alm", "costate"),
-    "objective.loss_on": ("pm", "admm", "alm", "costate", "als"),
-    "optimizer.name": STEP_ON_THETA,
-    "optimizer.lr": STEP_ON_THETA,
-    "optimizer.clip": STEP_ON_THETA,
+    "objective.penalty": COUPLE,
+    "objective.weight": COUPLE,
+    "objective.kl_weight": (*MOVE_H, "costate"),
+    "objective.weight_growth": COUPLE,
+    "objective.loss_on": COUPLE,
+    "optimizer": STEP_ON_THETA,
 }
 
 
@@ -48,16 +44,20 @@ def unread(config: Experiment) -> Iterator[str]:
 
     if config.method.visit is not None:
         return
-    for key, methods in READ_BY.items():
-        if meant(key) and name not in methods:
-            yield f"note: {at[key]}: {key} changes nothing with method.name: {name}; read by {', '.join(methods)}"
+    sections = {key.rpartition(".")[0] for key in at}
+    for setting, methods in READ_BY.items():
+        for key in () if name in methods else at:
+            below = key == setting or key.startswith(f"{setting}.")
+            if below and key not in sections and "[" not in key and meant(key):  # [: a value's place in its list
+                yield f"note: {at[key]}: {key} changes nothing with method.name: {name}; read by {', '.join(methods)}"
     if meant("method.relaxation") and first != "persistent" and config.batching.order != "shuffled":
         yield (
             f"note: {at['method.relaxation']}: method.relaxation changes nothing with method.first: {first}; read with "
             "persistent, or with batching.order: shuffled"
         )
-    if meant("objective.kl_weight") and config.objective.penalty == "l2":
-        yield f"note: {at['objective.kl_weight']}: objective.kl_weight changes nothing with objective.penalty: l2"
+    penalty, kl_read = config.objective.penalty, name in READ_BY["objective.kl_weight"]
+    if meant("objective.kl_weight") and kl_read and (penalty == "l2" or ":" in penalty):
+        yield f"note: {at['objective.kl_weight']}: objective.kl_weight changes nothing with objective.penalty: {penalty}"
     if name in HAVE_DUALS and not config.method.dual.keep and config.method.dual.order == "after":
         yield (
             f"note: duals that are zeroed at every window (method.dual.keep: false) and stepped last (order: after) "
