@@ -63,6 +63,14 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"tpdist {tpdist.__version__}\n"
 
 
+def test_completion_without_its_package_is_a_line(monkeypatch, capsys):
+    """Whose shell asks for Tab in an environment without the extra."""
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    monkeypatch.setitem(sys.modules, "argcomplete", None)  # an import then fails
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err == "tpdist: argcomplete is not installed; pip install 'tpdist[completion]'\n"
+
+
 def python(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from small_runs import interrupted, small, stop_at
 from torch import nn
 
 import tpdist
-from tpdist import ConfigError, RunError
+from tpdist import ConfigError, RunError, TpdistError
 from tpdist.cli import main
 from tpdist.config import Experiment
 from tpdist.data import Vocabulary
@@ -160,6 +161,16 @@ def test_a_card_speaks_of_its_own_model(small_corpus: Path, tmp_path: Path):
     assert f"| validation perplexity | {best['valid_perplexity']:.2f} |" in card
     assert "test perplexity" not in card
     assert "S=2, batch mode |" in card
+    assert "of level word, trained with tpdist (admm).\n" in card
+
+
+def test_a_missing_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, model = made()
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # an import then fails
+    with pytest.raises(TpdistError) as caught:
+        export_model(model, WORDS, config, {"epoch": 1}, tmp_path / "out", onnx=True)
+    assert str(caught.value) == "onnx is not installed; pip install 'tpdist[onnx]'"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_result_is_left_out_of_the_card(small_corpus: Path, tmp_path: Path):

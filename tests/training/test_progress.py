@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from small_runs import Listener, small
 
 import tpdist
 from tpdist.data import Progress
+from tpdist.launch.local import foresee
 from tpdist.training import progress
 from tpdist.training.progress import DataBar, Live, Plain, Status, clock, reporter
 
@@ -102,13 +104,29 @@ def test_what_is_left_of_a_run_that_goes_on_with_other_streams(small_corpus: Pat
     assert listener.statuses[-1].seconds_left == 0
 
 
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ({"name": "bptt"}, "λ 0, 1 θ-step"),
+        ({"name": "pm", "h_steps": 2, "starts": "tied", "theta_steps": 3}, "λ 0.2, 2 H-steps (tied starts), 3 θ-steps"),
+        ({"name": "alm", "theta_steps": 2}, "λ 0.2, 2 steps on H and θ (held starts)"),
+        ({"name": "costate"}, "λ 0.2, 1 θ-step, 2 costate sweeps"),
+        ({"name": "costate", "sweeps": 1}, "λ 0.2, 1 θ-step, 1 costate sweep"),
+    ],
+    ids=str,
+)
+def test_the_steps_of_a_visit_are_said(method: dict[str, Any], wanted: str, small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, method=method, objective={"weight": 0.0 if method["name"] == "bptt" else 0.2})
+    assert foresee(config, tmp_path / "run", [], None)[2].endswith(f"9 windows an epoch; {wanted}")
+
+
 def test_what_a_run_says(small_corpus: Path, tmp_path: Path):
     listener = Listener()
     result = tpdist.train(small(small_corpus), tmp_path / "run", listener)
     assert listener.said[:3] == [
         f"run {tmp_path / 'run'}",
         "199 tokens, 12 types; gru 6, 408 parameters, cpu, float32",
-        "admm: B=4, S=2, K=3, 9 windows an epoch; lambda 0.2, 1 H-steps (held starts), 1 θ-steps",
+        "admm: B=4, S=2, K=3, 9 windows an epoch; λ 0.2, 1 H-step (held starts), 1 θ-step",
     ]
     assert len(listener.statuses) == 18
     assert [(s.epoch, s.epochs, s.step, s.steps) for s in listener.statuses[8:10]] == [(1, 2, 9, 18), (2, 2, 10, 18)]

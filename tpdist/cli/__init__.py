@@ -19,12 +19,12 @@ from tpdist.errors import TpdistError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
     parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:
-        from tpdist.cli.completion import complete
-
-        complete(parser)
-    options = parser.parse_args(arguments)
     try:
+        if "_ARGCOMPLETE" in os.environ:
+            from tpdist.cli.completion import complete
+
+            complete(parser)
+        options = parser.parse_args(arguments)
         if hasattr(options, "set"):
             options.set = settings(options.set)
         code = options.command(options)

@@ -3,10 +3,18 @@
 import argparse
 from typing import Literal, get_args, get_origin
 
+from tpdist.errors import TpdistError
+
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell and end the process; called where the shell asks, which sets `_ARGCOMPLETE`."""
-    from argcomplete import autocomplete  # pyright: ignore[reportMissingImports]
+    """Answer the shell and end the process; called where the shell asks, which sets `_ARGCOMPLETE`.
+
+    Raises TpdistError where the extra is not installed: the shell has the hook of another environment.
+    """
+    try:
+        from argcomplete import autocomplete  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise TpdistError("argcomplete is not installed; pip install 'tpdist[completion]'") from error
 
     for action in _actions(parser):
         if "--set" in action.option_strings:

@@ -155,7 +155,7 @@ def export_step(model: LanguageModel, file: Path) -> None:
     try:
         import onnxscript  # noqa: F401 # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise TpdistError("ONNX needs another package: pip install 'tpdist[onnx]'") from error
+        raise TpdistError("onnx is not installed; pip install 'tpdist[onnx]'") from error
     any_number = torch.export.Dim("N", min=1)
     example = torch.zeros(2, dtype=torch.long), model.zero_state(2)
     level = logging.getLogger("torch.onnx").level

@@ -65,7 +65,7 @@ def model_card(config: Experiment, vocabulary: Vocabulary, figures: dict[str, An
     return (
         f"# {config.run.name}\n\n"
         f"A recurrent language model ({model.cell}, {model.layers} x {model.hidden}) over {len(vocabulary):,} types of "
-        f"level {vocabulary.level}, trained by target propagation with tpdist.\n\n"
+        f"level {vocabulary.level}, trained with tpdist ({config.method.visit or config.method.name}).\n\n"
         f"| | |\n| --- | --- |\n{rows}\n"
         "Perplexity is exp(mean nats per token) with the state carried through the whole split. It depends on the "
         "vocabulary, so only models of one vocabulary can be compared by it.\n\n"

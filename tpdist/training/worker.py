@@ -10,7 +10,7 @@ from tpdist.config import Experiment, unread
 from tpdist.data import Store
 from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
-from tpdist.tprop import plan_epoch
+from tpdist.tprop import Plan, plan_epoch
 from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
@@ -204,15 +204,26 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
         + (f" in {config.model.layers} layers" if config.model.layers > 1 else "")
         + f", {parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
         f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
-        f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; "
-        f"lambda {plan.terms.weight:g}, {plan.h_steps} H-steps ({config.method.starts} starts), "
-        f"{plan.theta_steps} θ-steps" + (f", {plan.sweeps} costate sweeps" if plan.sweeps else ""),
+        f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; " + ", ".join(_steps(plan)),
     ]
     if trainer.workers.count > 1:
         lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
     if config.sweep is not None:
         lines.append("of the file's sweep: section nothing is run here; tpdist sweep runs it")
     return [*lines, *unread(config)]
+
+
+def _steps(plan: Plan) -> list[str]:
+    """λ and what a visit is made of, in words."""
+
+    def count(number: int, what: str) -> str:
+        return f"{number} {what}" + ("s" if number > 1 else "")
+
+    starts = f" ({'held' if plan.held else 'tied'} starts)"
+    h_steps = [count(plan.h_steps, "H-step") + starts] if plan.h_steps else []
+    theta_steps = count(plan.theta_steps, "step") + " on H and θ" + starts if plan.joint else None
+    sweeps = [count(plan.sweeps, "costate sweep")] if plan.sweeps else []
+    return [f"λ {plan.terms.weight:g}", *h_steps, theta_steps or count(plan.theta_steps, "θ-step"), *sweeps]
 
 
 def _conclude(result: Result, reporter: Reporter) -> None:
