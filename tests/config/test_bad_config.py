@@ -332,6 +332,18 @@ BAD_OVERRIDES = [
             "nothing; a space is missing behind the colon"
         ],
     ),
+    (
+        ["cluster.workers={min:2,max:4}"],
+        [
+            "--set: cluster.workers.min:2: a space is missing behind the colon",
+            "--set: cluster.workers.max:4: a space is missing behind the colon",
+        ],
+    ),
+    (
+        ["cluster.workers={mni: 2, max: 4}"],
+        ["--set: cluster.workers.mni: unknown key; did you mean cluster.workers.min?"],
+    ),
+    (["method={name:pm, h_steps: 2}"], ["--set: method.name:pm: a space is missing behind the colon"]),
     (["method.edge_free=on"], ["--set: method.edge_free: on may be a boolean or text; write true, or 'on' in quotes"]),
     (["data.store=a\nb"], ["--set: data.store: holds a line break or another control character: 'a\\nb'"]),
     (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal"]),

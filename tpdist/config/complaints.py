@@ -24,6 +24,7 @@ from tpdist.config.yaml_text import Tree, join, shown
 from tpdist.errors import ConfigError
 
 NAME_WORDS = "letters, digits, '.', '_' and '-', the first a letter or a digit"
+NO_SPACE = "a space is missing behind the colon"
 
 
 def keep_known(data: dict[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -44,20 +45,28 @@ def _keep(
         key = ".".join(map(shown, here))
         field = part.model_fields.get(name)
         if field is None:
-            said.append((key, unknown([shown(n) for n in here])))
+            said.append((key, NO_SPACE if _glued(name, value) else unknown([shown(n) for n in here])))
             continue
         inner = part_of(field)
         section = inner is not None and not takes_value(field)
         if value is None and (section or is_free(field)) and not takes_null(field):
             value = {}
         if inner and isinstance(value, dict):
+            before = len(said)
             value = _keep(inner, value, here, texts, said)
+            if takes_value(field) and len(said) > before:
+                continue  # what is left of it would be taken for the whole
         elif inner and section and value is not None:
             names = ", ".join(inner.model_fields)
             said.append((key, f"takes keys of its own ({names}), got {_got(value, texts.get(key))}"))
             continue
         kept[name] = value
     return kept
+
+
+def _glued(name: str, value: Any) -> bool:
+    """Whether a key and its value were written as one word, which YAML takes for a key: {min:2}."""
+    return value is None and ":" in name
 
 
 def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
@@ -174,7 +183,7 @@ def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any,
         return f"must be {simple[kind]}{null}, got {got}{_mend(kind, value, text)}"
     if field is None:  # an entry of `options`
         field = field_at(names[:-1])
-        got += "; a space is missing behind the colon" if value is None and ":" in names[-1] else ""
+        got += f"; {NO_SPACE}" if _glued(names[-1], value) else ""
         return f"must be a number, true or false, or a list of two numbers, got {got}" if field else f"got {got}"
     return f"must be {describe(field.annotation)}, got {got}"
 

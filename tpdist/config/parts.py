@@ -58,7 +58,7 @@ class Data(Part):
     column: Text = Field(default="text", description="the text column of a Parquet file")
     level: Literal["word", "char"] = Field(default="word", description="tokens are words or characters")
     max_types: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="keep this many of the most frequent types"
+        default=None, description="keep this many of the most frequent types, <unk> and <eos> among them"
     )
     min_count: PositiveInt | None = Field(
         default=None, description="drop types rarer than this in the training split; default 1 (python-docs: 2)"
@@ -136,12 +136,15 @@ class Method(Part):
     """How H, θ and U are updated in one visit of a window."""
 
     name: Literal["bptt", "pm", "admm", "alm", "costate", "als"] = Field(
-        default="admm", description="pm: no duals; alm: H and θ jointly; als: least squares in turn; costate: ours"
+        default="admm",
+        description="bptt: λ = 0; pm: no duals; admm: duals; alm: duals, H and θ jointly; costate: ours; als: least "
+        "squares in turn",
     )
     h_steps: NonNegativeInt = Field(default=1, description="gradient steps on the targets a visit (pm, admm)")
     theta_steps: PositiveInt = Field(default=1, description="gradient steps on the parameters a visit")
     starts: Literal["tied", "held"] = Field(
-        default="held", description="an H-step moves a block's start with its target (the paper) or leaves it (ours)"
+        default="held",
+        description="an H-step moves a block's start with its target (tied, the paper) or leaves it (held, ours)",
     )
     sweeps: NonNegativeInt | None = Field(
         default=None, description="costate sweeps a visit; default K-1, the whole window"
@@ -150,15 +153,22 @@ class Method(Part):
         default=False, description="start the sweeps from the last visit's costates, not from 0"
     )
     first: Literal["zero", "one-block", "forward", "persistent"] = Field(
-        default="forward", description="first values of the targets inside a window"
+        default="forward",
+        description="first values of the targets inside a window: 0; each block from 0; an exact roll-out; kept "
+        "from the last visit",
     )
-    relaxation: NonNegativeInt = Field(default=1, description="relaxation sweeps h ← ĥ after persistent first values")
-    edge: Literal["carry", "zero"] = Field(default="carry", description="the state at a window's start")
+    relaxation: NonNegativeInt = Field(
+        default=1,
+        description="relaxation sweeps h ← ĥ after persistent first values, or before windows in random order",
+    )
+    edge: Literal["carry", "zero"] = Field(
+        default="carry", description="the state at a window's start: as the window before left it, or 0"
+    )
     edge_free: bool = Field(
         default=False, description="optimise the state at a window's start too (the released program)"
     )
     closing: bool = Field(
-        default=False, description="a last target, first 0, at the window's end (the released program)"
+        default=False, description="one more target, 0 at first, at the window's end (the released program)"
     )
     bounded: bool = Field(default=False, description="optimise z of h = tanh(z) in place of h")
     h_optimizer: HOptimizer = Field(default=HOptimizer(), description="how an H-step moves the targets")
@@ -183,7 +193,7 @@ class Batching(Part):
     chunk_tokens: PositiveInt = Field(default=16_384, description="tokens of a window worked on at once; bounds memory")
     recompute: bool = Field(
         default=False,
-        description="admm in batch mode: work the targets out again for the dual step, less memory, more time",
+        description="admm in batch mode: work the targets out again for the dual step; less memory, more time",
     )
 
 
@@ -191,7 +201,7 @@ class Decay(Part):
     """Lower the learning rate of θ when the validation loss stops falling, or from a set epoch on."""
 
     factor: Fraction = Field(default=0.5, description="multiply the learning rate by this")
-    patience: NonNegativeInt = Field(default=0, description="epochs without gain that are let pass first")
+    patience: NonNegativeInt = Field(default=0, description="epochs without gain that may pass first")
     start_epoch: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="lower it in this epoch and every later one, whatever the validation loss does"
     )

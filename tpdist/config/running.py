@@ -11,9 +11,7 @@ class Run(Part):
     """Everything about a run that is not the method."""
 
     name: str = Field(default="run", pattern=NAME_PATTERN, description="names the run directory")
-    seed: NonNegativeInt = Field(
-        default=0, description="of the first parameters, of sampling and of the order of windows"
-    )
+    seed: NonNegativeInt = Field(default=0, description="of the first parameters and of the random order of windows")
     epochs: PositiveInt = Field(default=5, description="passes over the training split")
     patience: PositiveInt | None = Field(
         default=None, description="stop after this many epochs without gain on validation"
@@ -36,7 +34,7 @@ class Run(Part):
     )
     deterministic: bool = Field(default=False, description="only kernels that repeat to the bit")
     on_non_finite: Literal["stop", "skip"] = Field(
-        default="stop", description="where a loss, a residual or a gradient is not finite; skip: leave the update out"
+        default="stop", description="where a loss, a residual or a gradient is not finite: end, or leave the update out"
     )
     skip_in_row: PositiveInt = Field(default=10, description="skip: updates left out in a row before the run stops")
     check_every: PositiveInt = Field(default=100, description="updates between two comparisons of θ over all workers")
@@ -55,7 +53,7 @@ class Run(Part):
         description="a directory or a URI (s3://, gs://, file://, …) for checkpoints, in place of the run's own; "
         "the run's go into DIR/<name of the run directory>",
     )
-    keep_last: PositiveInt = Field(default=2, description="checkpoints kept")
+    keep_last: PositiveInt = Field(default=2, description="checkpoints kept, the newest")
     test: bool = Field(default=True, description="evaluate the best model on the test split at the end")
     keep_best: bool = Field(default=False, description="keep the checkpoint of the best epoch too")
 
@@ -63,8 +61,10 @@ class Run(Part):
 class Elastic(Part):
     """Between `min` and `max` workers, as the cluster has room."""
 
-    min: PositiveInt = Field(le=1_000_000, description="the run waits for so many, and ends below")
-    max: PositiveInt = Field(le=1_000_000, description="the run grows to so many, at an epoch's end")
+    min: PositiveInt = Field(
+        le=1_000_000, description="fewest workers: the run waits for them, and ends if fewer are left"
+    )
+    max: PositiveInt = Field(le=1_000_000, description="most workers: the run grows to so many, at the end of an epoch")
 
 
 UNION_TAG = "= "  # begins the names of a union's members, which pydantic puts into the place of an error
@@ -88,18 +88,22 @@ class Cluster(Part):
     gradient_dtype: Literal["bfloat16"] | None = Field(
         default=None, description="send θ's gradient in this, rounded; null: in its own"
     )
-    wait_s: NonNegativeFloat = Field(default=60.0, description="how long to wait for a cluster with room, in seconds")
+    wait_s: NonNegativeFloat = Field(default=60.0, description="seconds to wait for a cluster with room")
     heartbeat_s: PositiveFloat = Field(
-        default=15.0, description="a worker that gives no sign for so long is ended and replaced, in seconds"
+        default=15.0, description="a worker that gives no sign for so many seconds is ended and replaced"
     )
     rejoin_s: NonNegativeFloat = Field(
-        default=20.0, description="how long to wait for room for a lost worker before going on with fewer, in seconds"
+        default=20.0, description="seconds to wait for room for a lost worker before going on with fewer"
     )
-    max_restarts: NonNegativeInt = Field(default=10, description="failures within restart_window_s that are mended")
-    restart_window_s: PositiveFloat = Field(default=3600.0, description="older failures no longer count, in seconds")
+    max_restarts: NonNegativeInt = Field(
+        default=10, description="most failures within restart_window_s that are mended"
+    )
+    restart_window_s: PositiveFloat = Field(
+        default=3600.0, description="only failures of the last so many seconds count"
+    )
     exchange_s: PositiveFloat = Field(
         default=1800.0,
-        description="longest wait of a worker for the others, which an evaluation must not exceed, in seconds",
+        description="longest that a worker waits for the others, in seconds; must exceed an evaluation",
     )
 
     @property

@@ -57,7 +57,8 @@ def unread(config: Experiment) -> Iterator[str]:
         )
     penalty, kl_read = config.objective.penalty, name in READ_BY["objective.kl_weight"]
     if meant("objective.kl_weight") and kl_read and (penalty == "l2" or ":" in penalty):
-        yield f"note: {at['objective.kl_weight']}: objective.kl_weight changes nothing with objective.penalty: {penalty}"
+        place = at["objective.kl_weight"]
+        yield f"note: {place}: objective.kl_weight changes nothing with objective.penalty: {penalty}"
     if name in HAVE_DUALS and not config.method.dual.keep and config.method.dual.order == "after":
         yield (
             f"note: duals that are zeroed at every window (method.dual.keep: false) and stepped last (order: after) "
