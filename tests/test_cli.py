@@ -1,5 +1,6 @@
 """The front door: every command, what it prints, and its exit code."""
 
+import argparse
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from small_runs import assert_same_runs, small
 
 import tpdist
-from tpdist.cli import main
+from tpdist.cli import build_parser, main
 from tpdist.config import to_yaml
 
 COMMANDS = [
@@ -54,6 +55,19 @@ def test_help(command: list[str], names: list[str], capsys):
     assert text.startswith(f"usage: {' '.join(['tpdist', *command])} ")
     for name in names:
         assert name in text
+
+
+def test_every_argument_has_a_help_text():
+    def without(parser: argparse.ArgumentParser) -> list[str]:
+        found = []
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for command in action.choices.values() for name in without(command)]
+            elif not action.help:
+                found.append(f"{parser.prog} {'/'.join(action.option_strings) or action.dest}")
+        return found
+
+    assert without(build_parser()) == []
 
 
 def test_version(capsys):

@@ -4,9 +4,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import (
+    above,
+    add_address,
+    add_config,
+    add_dry_run,
+    add_json_file,
+    add_quiet,
+    add_set,
+    print_json,
+    print_lines,
+)
 from tpdist.errors import Setting, TpdistError
-from tpdist.experiments.modules import json_file
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
@@ -23,11 +32,11 @@ def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
     sweep = commands.add_parser("sweep", help="try many settings, side by side")
     sweep.add_argument("config", metavar="CONFIG", help="a YAML file with a sweep: section")
-    sweep.add_argument("--dir", metavar="DIR", help="where it goes and is gone on with; default runs/<name>-sweep")
     sweep.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+        "--dir", metavar="DIR", help="the sweep's directory, default runs/<name>-sweep; the same command resumes there"
     )
-    sweep.add_argument("--retry", action="store_true", help="run points again that have failed")
+    add_address(sweep)
+    sweep.add_argument("--retry", action="store_true", help="run failed points again")
     sweep.add_argument("--test", action="store_true", help="then evaluate the best of every arm on the test split")
     add_dry_run(sweep, "which points would run")
     add_quiet(sweep, "the rows")
@@ -39,64 +48,71 @@ def add(commands: Any) -> None:
     reproduce.add_argument(
         "--cells", nargs="+", default=[], metavar="PATTERN", help="some cells, such as 'ptb-*-block20'"
     )
-    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"))
-    reproduce.add_argument("--budget", metavar="TIME", help="end after this time, such as 30m or 8h; goes on next time")
-    reproduce.add_argument("--retry", action="store_true", help="run cells again that have failed")
-    reproduce.add_argument("--test", action="store_true", help="evaluate what was chosen on the test split")
-    reproduce.add_argument("--keep", action="store_true", help="into configs/paper/results and the documents")
+    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"), help="run.device; default the file's")
     reproduce.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+        "--budget", metavar="TIME", help="end after this time, such as 30m or 8h; the same command resumes"
     )
+    reproduce.add_argument("--retry", action="store_true", help="run failed cells again")
+    reproduce.add_argument(
+        "--test", action="store_true", help="evaluate on the test split what was chosen on validation"
+    )
+    reproduce.add_argument(
+        "--keep", action="store_true", help="write the results into configs/paper/results and the documents"
+    )
+    add_address(reproduce)
     add_dry_run(reproduce, "which points would run")
     add_quiet(reproduce, "the cells")
     add_set(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
     report = commands.add_parser("report", help="runs side by side, as one HTML file")
-    report.add_argument("runs", nargs="+", metavar="RUN")
-    report.add_argument("--out", default="report.html", metavar="FILE", help="default report.html")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
+    report.add_argument("--out", default="report.html", metavar="FILE", help="the file to write; default report.html")
     report.set_defaults(command=_report)
 
     plot = commands.add_parser("plot", help="the figures of runs as SVG files: curves, residuals, a heat map")
-    plot.add_argument("runs", nargs="+", metavar="RUN")
-    plot.add_argument("--out", default="figures", metavar="DIR", help="default figures; files of these names there go")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
+    plot.add_argument(
+        "--out",
+        default="figures",
+        metavar="DIR",
+        help="the directory to write into, over files of the same names; default figures",
+    )
     plot.set_defaults(command=_plot)
 
     bench = commands.add_parser("bench", help="measure speed, as ratios").add_subparsers(required=True, metavar="WHAT")
     for what, about in BENCHES.items():
         one = bench.add_parser(what, help=about)
-        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        one.add_argument(
-            "--json", type=json_file, metavar="FILE", help="write ratios, timings, machine and configuration here"
-        )
+        one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure on; default cpu")
+        add_json_file(one, "ratios, timings, machine and configuration")
         if what == "timeparallel":
             one.add_argument("--longest", type=int, metavar="N", help="tokens of the longest text; default 131072")
         one.set_defaults(command=_bench, what=what)
     scaling = bench.add_parser("scaling", help="weak and strong scaling over workers, bare and under Ray")
     scaling.add_argument("--workers", default="1,2", metavar="N,N", help="numbers of workers; default 1,2")
-    scaling.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default embedded ones"
-    )
-    scaling.add_argument(
-        "--json", type=json_file, metavar="FILE", help="write ratios, rows, machine and configuration here"
-    )
+    add_address(scaling)
+    add_json_file(scaling, "ratios, rows, machine and configuration")
     scaling.set_defaults(command=_scaling)
 
     plan = commands.add_parser("plan", help="what a configuration would cost on many workers")
-    plan.add_argument("config", nargs="?", metavar="CONFIG")
+    add_config(plan)
     plan.add_argument("--workers", type=int, metavar="N", help="default: the configuration's")
     plan.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200; default: this machine, measured")
     plan.add_argument("--link", default="400Gb", metavar="RATE", help="bits a second between workers; default 400Gb")
-    plan.add_argument("--latency-us", type=float, default=10.0, metavar="US", help="of a message; default 10")
+    plan.add_argument(
+        "--latency-us", type=float, default=10.0, metavar="US", help="latency of a message in microseconds; default 10"
+    )
     plan.add_argument("--tokens", type=float, metavar="N", help="training tokens; default: those of the store")
     plan.add_argument("--types", type=int, metavar="N", help="token types; default: those of the store")
-    plan.add_argument("--share", type=float, default=0.4, help="of the GPU's peak that is reached; default 0.4")
-    plan.add_argument("--mtbf-hours", type=float, default=50_000, metavar="H", help="a worker's, between two failures")
-    plan.add_argument("--price", type=float, metavar="PRICE", help="of a worker's hour")
+    plan.add_argument(
+        "--share", type=float, default=0.4, help="share of the GPU's peak rate that is reached; default 0.4"
+    )
+    plan.add_argument("--mtbf-hours", type=float, default=50_000, metavar="H", help="between two failures of a worker")
+    plan.add_argument("--price", type=float, metavar="PRICE", help="of an hour of one worker")
     plan.add_argument(
         "--validate", action="store_true", help="forecast against measurement on this machine, and no more"
     )
-    plan.add_argument("--json", type=json_file, metavar="FILE", help="write all of it here")
+    add_json_file(plan, "all of it")
     add_set(plan)
     plan.set_defaults(command=_plan)
 

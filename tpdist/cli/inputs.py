@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import Setting, TpdistError
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
@@ -15,31 +15,33 @@ def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
     data = commands.add_parser("data", help="prepare a corpus").add_subparsers(required=True, metavar="COMMAND")
     prepare = data.add_parser("prepare", help="turn text into a store")
-    prepare.add_argument("recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"))
+    prepare.add_argument(
+        "recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"), help="which corpus"
+    )
     prepare.add_argument("--out", required=True, metavar="DIR", help="the store's directory; must not exist")
     prepare.add_argument(
         "--source", metavar="PATH", help="ptb, wikitext: the directory; text8, text: a file, cut 90/5/5"
     )
     for split in ("train", "valid", "test"):
         prepare.add_argument(f"--{split}", metavar="FILE", help=f"recipe text: the {split} file, text or Parquet")
-    prepare.add_argument("--level", choices=("word", "char"))
-    prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types")
+    prepare.add_argument("--level", choices=("word", "char"), help="tokens are words or characters; default word")
+    prepare.add_argument("--max-types", metavar="N", help="keep the N most frequent types, <unk> and <eos> among them")
     prepare.add_argument("--min-count", metavar="N", help="drop types rarer than N")
     prepare.add_argument("--max-tokens", metavar="N", help="keep the first N tokens of the training split")
-    prepare.add_argument("--column", help="the text column of Parquet files; default text")
+    prepare.add_argument("--column", metavar="NAME", help="the text column of Parquet files; default text")
     add_dry_run(prepare, "what would be read")
     add_quiet(prepare, "the counts")
     add_set(prepare)
     prepare.set_defaults(command=_prepare)
     verify = data.add_parser("verify", help="read a store through and check it")
-    verify.add_argument("store", metavar="DIR")
+    verify.add_argument("store", metavar="DIR", help="the store's directory")
     verify.set_defaults(command=_verify)
 
     config = commands.add_parser("config", help="look at configurations").add_subparsers(
         required=True, metavar="COMMAND"
     )
     show = config.add_parser("show", help="print the resolved configuration")
-    show.add_argument("config", nargs="?", metavar="CONFIG")
+    add_config(show)
     add_set(show)
     show.set_defaults(command=_show)
     schema = config.add_parser("schema", help="print a JSON Schema for editors")

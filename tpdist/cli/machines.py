@@ -3,37 +3,39 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_dry_run, add_set
+from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set
 from tpdist.errors import Interrupted, TpdistError
 
 
 def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
     submit = commands.add_parser("submit", help="train on a cluster, as a Ray job")
-    submit.add_argument("config", nargs="?", metavar="CONFIG")
-    submit.add_argument("--resume", metavar="JOB", help="continue this job's run, or the run in this directory there")
-    submit.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
-    submit.add_argument("--working-dir", default=".", metavar="DIR", help="what travels to the cluster; default .")
-    submit.add_argument("--run-dir", metavar="DIR", help="the run there, below $TPDIST_SHARED; default runs/<job>")
+    add_config(submit)
+    submit.add_argument("--resume", metavar="JOB", help="resume this job's run, or the run in this directory there")
+    add_dashboard(submit)
     submit.add_argument(
-        "--fetch-to", metavar="DIR", help="here, for <job>/result.json at its end; default runs/fetched"
+        "--working-dir", default=".", metavar="DIR", help="the directory that is sent to the cluster; default ."
     )
-    submit.add_argument("--no-follow", action="store_true", help="hand over and return")
+    submit.add_argument("--run-dir", metavar="DIR", help="the run's there, below $TPDIST_SHARED; default runs/<job>")
+    submit.add_argument(
+        "--fetch-to", metavar="DIR", help="local, for <job>/result.json at the end; default runs/fetched"
+    )
+    submit.add_argument("--no-follow", action="store_true", help="return as soon as it is submitted")
     add_dry_run(submit, "what would be sent and called")
     add_set(submit)
     submit.set_defaults(command=_submit)
 
     jobs = commands.add_parser("jobs", help="the runs submitted to a cluster")
-    jobs.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    add_dashboard(jobs)
     jobs.set_defaults(command=_jobs)
 
     stop = commands.add_parser("stop", help="save a submitted run and end it")
-    stop.add_argument("job", metavar="JOB")
-    stop.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+    stop.add_argument("job", metavar="JOB", help="as tpdist jobs lists it")
+    add_dashboard(stop)
     stop.set_defaults(command=_stop)
 
     doctor = commands.add_parser("doctor", help="look at this machine: what it has, what to mend")
-    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else")
     doctor.set_defaults(command=_doctor)
 
 

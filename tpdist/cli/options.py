@@ -8,11 +8,51 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpdist.errors import VARIABLE, Setting, TpdistError, of_variable
+from tpdist.experiments.modules import json_file
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """`--set KEY=VALUE …`: what lies above the file."""
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override the file")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings, see config show"
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """`CONFIG`, which may be left out."""
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """`RUN`."""
+    parser.add_argument("run", metavar="RUN", help="the run's directory")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model best` or `last`."""
+    parser.add_argument(
+        "--model",
+        choices=("best", "last"),
+        default="best",
+        help="of the best epoch on validation, or the last; default best",
+    )
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """`--address` of a Ray cluster, to run on."""
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
+    )
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    """`--address` of a cluster's dashboard, which takes jobs."""
+    parser.add_argument("--address", metavar="URL", help="the cluster's dashboard; default http://127.0.0.1:8265")
+
+
+def add_json_file(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--json FILE`, beside the text that is printed. what: what it holds."""
+    parser.add_argument("--json", type=json_file, metavar="FILE", help=f"write {what} here")
 
 
 def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:
@@ -23,7 +63,7 @@ def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:
 
 def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     """`--dry-run`. what: what it says."""
-    parser.add_argument("--dry-run", action="store_true", help=f"check everything, say {what}, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help=f"check everything, print {what}, and do nothing")
 
 
 def print_lines(lines: list[str], options: argparse.Namespace) -> None:

@@ -3,21 +3,28 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import (
+    above,
+    add_address,
+    add_config,
+    add_dry_run,
+    add_model,
+    add_quiet,
+    add_run,
+    add_set,
+    print_json,
+    print_lines,
+)
 from tpdist.errors import Setting, TpdistError
 
 
 def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
-    train = commands.add_parser(
-        "train", help="train a model", description="Train from a YAML file, or go on with a run."
-    )
-    train.add_argument("config", nargs="?", metavar="CONFIG", help="a YAML file, such as configs/quickstart.yaml")
-    train.add_argument("--resume", metavar="RUN", help="continue the run in this directory")
-    train.add_argument("--run-dir", metavar="DIR", help="where the run goes; default runs/<name>-<time>")
-    train.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster: auto, or host:port; default an embedded one"
-    )
+    train = commands.add_parser("train", help="train a model", description="Train from a YAML file, or resume a run.")
+    add_config(train)
+    train.add_argument("--resume", metavar="RUN", help="resume the run in this directory")
+    train.add_argument("--run-dir", metavar="DIR", help="the new run's directory; default runs/<name>-<time>")
+    add_address(train)
     train.add_argument(
         "--profile",
         action="store_true",
@@ -29,30 +36,32 @@ def add(commands: Any) -> None:
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="perplexity of a run's model")
-    evaluate.add_argument("run", metavar="RUN")
-    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="valid")
+    add_run(evaluate)
+    evaluate.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="default valid")
     evaluate.add_argument(
         "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
     )
-    evaluate.add_argument("--h-lr", type=float, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--h-lr", type=float, metavar="LR", help="step size; default 0.1")
     evaluate.add_argument(
         "--theta-steps", type=int, default=0, metavar="N", help="steps on θ at test time instead: dynamic evaluation"
     )
-    evaluate.add_argument("--theta-lr", type=float, metavar="LR", help="their size; default 0.1")
+    evaluate.add_argument("--theta-lr", type=float, metavar="LR", help="step size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
-    evaluate.add_argument("--model", choices=("best", "last"), default="best")
+    add_model(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
     add_set(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     sample = commands.add_parser("sample", help="text from a run's model")
-    sample.add_argument("run", metavar="RUN")
-    sample.add_argument("--prompt", default="")
-    sample.add_argument("--tokens", type=int, default=100, metavar="N")
-    sample.add_argument("--temperature", type=float, default=1.0)
+    add_run(sample)
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with")
+    sample.add_argument("--tokens", type=int, default=100, metavar="N", help="tokens to add; default 100")
+    sample.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest type; default 1"
+    )
     sample.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest types")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--model", choices=("best", "last"), default="best")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws; default 0")
+    add_model(sample)
     add_set(sample)
     sample.set_defaults(command=_sample)
 
@@ -61,9 +70,9 @@ def add(commands: Any) -> None:
         help="a run's model for others",
         description="Write config.json, model.safetensors with PyTorch's names, vocabulary.json and a model card.",
     )
-    export.add_argument("run", metavar="RUN")
+    add_run(export)
     export.add_argument("--out", required=True, metavar="DIR", help="the directory to write; must not exist")
-    export.add_argument("--model", choices=("best", "last"), default="best")
+    add_model(export)
     export.add_argument("--onnx", action="store_true", help="one step of the model as step.onnx too")
     add_set(export)
     export.set_defaults(command=_export)
@@ -73,7 +82,7 @@ def add(commands: Any) -> None:
     )
     for name, what in (("list", "show them"), ("verify", "read them through; exit code 2 where one is not whole")):
         looks = checkpoint.add_parser(name, help=what)
-        looks.add_argument("run", metavar="RUN")
+        add_run(looks)
         add_set(looks)
         looks.set_defaults(command=_checkpoints, verify=name == "verify")
 
