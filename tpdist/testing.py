@@ -1,4 +1,7 @@
-"""Run a function on N ranks of this machine, each a process of its own, joined by Gloo. For tests, here and yours."""
+"""Run a function on N ranks of this machine, each a process of its own, joined by Gloo.
+
+For tests, here and yours, and for the benchmarks and `plan --validate`.
+"""
 
 import faulthandler
 import os

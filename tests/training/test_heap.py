@@ -29,7 +29,7 @@ print(first, faults())
     sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc on Linux alone"
 )
 @pytest.mark.parametrize("own_choice", [False, True])
-def test_freed_memory_stays_unless_the_user_chose_himself(own_choice: bool) -> None:
+def test_freed_memory_stays_unless_the_user_chose_otherwise(own_choice: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     if own_choice:
         environment["MALLOC_TRIM_THRESHOLD_"] = "131072"

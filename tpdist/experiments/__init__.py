@@ -1,1 +1,1 @@
-"""Benchmarks, and later sweeps and the paper's tables. Import its modules; this file loads nothing."""
+"""Many runs: sweeps, the paper's tables and figures, reports, benchmarks, forecasts. Import its modules."""

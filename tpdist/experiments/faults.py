@@ -1,4 +1,4 @@
-"""What settings of a sweep would fail of, as far as that can be seen before any of them runs."""
+"""What settings of a sweep would fail on, as far as that can be seen before any of them runs."""
 
 from collections.abc import Sequence
 

@@ -34,7 +34,7 @@ class Point:
     def name(self) -> str:
         """Of its directory. It follows from what is not a default, so a point whose settings changed is another one.
 
-        Where it runs is no setting, but where that is what the grid tries: a sweep begun on a GPU is gone on with where
+        Where it runs is no setting, but where that is what the grid tries: a sweep begun on a GPU is resumed where
         there is none.
         """
         settings = self.config.model_dump(mode="json", exclude_defaults=True, exclude=PLACE)

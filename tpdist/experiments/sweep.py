@@ -27,7 +27,7 @@ from tpdist.training.progress import Reporter
 
 
 class NothingDoneError(TpdistError):
-    """Every point has failed; what each failed of is in the table."""
+    """Every point has failed; why each failed is in the table."""
 
     exit_code = 1
 
@@ -150,7 +150,7 @@ def foresee(
     retry: bool = False,
     address: str | None = None,
 ) -> list[str]:
-    """The points that `sweep` would run, a line each, with what they would fail of. Runs and writes nothing."""
+    """The points that `sweep` would run, a line each, with what they would fail on. Runs and writes nothing."""
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     home = _home(path, points, directory)
     home.refuse_file()

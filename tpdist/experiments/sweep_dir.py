@@ -1,7 +1,7 @@
 """A sweep's directory: what is known of every point, and which settings are chosen by it.
 
 DIR/points/<point>/       the run of a point, with its config.yaml and result.json
-DIR/failed/<point>.json   what a point failed of
+DIR/failed/<point>.json   why a point failed
 DIR/test/<point>.json     test perplexity of a chosen point, once somebody has asked for it
 DIR/results.parquet       a row for every point; follows from the files above
 DIR/.lock                 held by the sweep that is at work

@@ -111,7 +111,9 @@ def resume(
     """Continue a run from its newest checkpoint, to the same numbers as an uninterrupted run.
 
     overrides: changes of its configuration, such as `run.epochs=20`, which then stay with the run; the model and
-    the corpus must stay. The number of workers and their mesh may change.
+    the corpus must stay. The number of workers and their mesh may change. address: as of `train`.
+
+    Raises RunError where there is no run, no whole checkpoint, or one that does not fit; else as `train` does.
     """
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)

@@ -28,7 +28,7 @@ RETRIES = 2  # of a task whose process or node was lost; it goes on from its che
 
 @dataclass(frozen=True)
 class Task:
-    """A configuration and its run directory; one that holds a checkpoint is gone on with."""
+    """A configuration and its run directory; one that holds a checkpoint is resumed."""
 
     config: Experiment
     run: Path

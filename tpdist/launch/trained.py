@@ -76,7 +76,14 @@ def sample(
     which: str = "best",
     overrides: Sequence[str] = (),
 ) -> str:
-    """The prompt continued by `tokens` tokens."""
+    """The prompt continued by `tokens` tokens, drawn from a run's `best` or `last` model (which).
+
+    temperature: divides the logits; 0 takes the likeliest type every time. top_k: draw from that many of the likeliest
+    types; None: from all. seed: of the draws. overrides: of the run's configuration, for this once.
+
+    Raises TpdistError for numbers that make no sense, RunError where the run has no such model, DataError for a word of
+    the prompt that the vocabulary lacks where it has no `<unk>`.
+    """
     with _loaded(run_dir, which, overrides) as (_, store, model):
         return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
 
@@ -112,7 +119,9 @@ def export(
 ) -> Path:
     """A run's `best` or `last` model as a directory for others: PyTorch's names, vocabulary, model card.
 
-    onnx: one step of it as ONNX too. Returns the directory; raises RunError where it exists.
+    onnx: one step of it as ONNX too. Returns the directory.
+
+    Raises RunError where the directory exists, TpdistError where the extra `onnx` is asked for and not installed.
     """
     with _loaded(run_dir, which, overrides) as (config, store, model):
         run, out = RunDirectory(Path(run_dir)), Path(out)

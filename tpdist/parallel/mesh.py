@@ -17,7 +17,11 @@ from tpdist.parallel.traffic import Traffic
 
 @dataclass
 class Workers:
-    """All workers of a run, seen from one of them. `Workers.alone()` is a run on one."""
+    """All workers of a run, seen from one of them. `Workers.alone()` is a run on one.
+
+    place: where it stands in the mesh. neighbours: to the left and right in time. add_up: sums tensors over all
+    workers, in place. group: all workers, for small figures. The last three are None where no other worker is met.
+    """
 
     place: Place
     traffic: Traffic

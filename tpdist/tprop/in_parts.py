@@ -43,6 +43,7 @@ def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def squares(gap: Tensor, coupled: Tensor) -> Tensor:
+    """‖gap‖² of every boundary, 0 where there is no constraint: gap [..., d], coupled [...] of 0 and 1 -> [...]."""
     return gap.square().sum(-1) * coupled
 
 

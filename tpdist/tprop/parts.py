@@ -94,4 +94,5 @@ def _parts(streams: int, blocks: range, size: int) -> Iterator[Part]:
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:
+    """0 … total - 1 in order, cut into slices of `size`; the last may be shorter."""
     return (slice(begin, min(begin + size, total)) for begin in range(0, total, size))

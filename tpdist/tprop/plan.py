@@ -55,22 +55,22 @@ class Plan:
     """One visit: first values, `sweeps` costate sweeps, `h_steps`, `theta_steps` (joint: with H), duals."""
 
     terms: Terms
-    first: str
-    relaxation: int
-    shuffled: bool
-    carry: bool
-    held: bool
+    first: str  # of the targets: zero, one-block, forward, persistent (`states.first_values`)
+    relaxation: int  # sweeps h ← ĥ after persistent ones; in random order the blocks before a window that they reach
+    shuffled: bool  # windows in random order, each from its stored state
+    carry: bool  # a window starts where the one before it ended; else from 0
+    held: bool  # H-steps leave a block's start where it was; else it follows its target
     h_steps: int
     theta_steps: int
     joint: bool
     h: HStep
-    dual: DualStep | None
-    keep_duals: bool
+    dual: DualStep | None  # None: no dual step in this epoch
+    keep_duals: bool  # from visit to visit
     sweeps: int
-    keep_costates: bool
-    edge_free: bool
-    closing: bool
-    chunk_blocks: int
+    keep_costates: bool  # from visit to visit: the sweeps begin with them, not with 0
+    edge_free: bool  # H-steps move the window's start too
+    closing: bool  # one more target at the window's end
+    chunk_blocks: int  # at most, that are worked on at once
     recompute: bool  # the targets, for the dual step of a visit in place
     blocks: int  # K, of a whole window
     als: bool  # `als_visit` in place of `visit`

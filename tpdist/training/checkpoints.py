@@ -110,10 +110,12 @@ def runs(numbers: list[int]) -> list[tuple[int, int]]:
 
 
 def file_row(path: Path) -> FileRow:
+    """What the manifest says of a file: its size in bytes, its SHA-256."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def write_manifest(path: Path, files: dict[str, FileRow]) -> None:
+    """Write `manifest.json` to `path`, for files by name. Written last: a checkpoint without it is none."""
     body = {"format": FORMAT, "files": files}
     write_json(path, {**body, "sha256": _digest(body)})
 

@@ -78,6 +78,7 @@ def finite(value: Any) -> Any:
 
 
 def sync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """For the whole process, on Linux with glibc: freed blocks of up to 1 GiB are not handed back to the system.
 
     By itself glibc hands back large blocks, and every page of the next costs a fault: up to a quarter of an update
-    (mallopt(3)). In return the heap may keep some holes of the largest blocks' size. Whoever sets MALLOC_... himself is
-    left alone.
+    (mallopt(3)). In return the heap may keep some holes of the largest blocks' size. Those who set MALLOC_...
+    themselves are left alone.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
