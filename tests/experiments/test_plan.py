@@ -188,6 +188,20 @@ def test_seconds_by_hand() -> None:
     assert used["ids"] == 120 * 16
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_states_are_counted_that_are_kept(method: str) -> None:
+    """Nobody keeps costates where no sweep makes them."""
+    config = experiment(METHODS[method] | {"keep_costates": True})
+    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
+    boundaries = Boundaries.for_plan(plan, S, K, build_model(config.model, config.run, TYPES))
+    kept = len(boundaries.tensors())
+    if plan.h.keep and plan.moves_targets:
+        kept += planning.THETA_STATES[plan.h.name]
+    share, device = planning.share_of(config, 1 + S * B * K), Device("d", 0, 0, None)
+    assert planning.memory(config, plan, shape, share, device)["states"] == kept * K * S * HIDDEN * 4
+    assert planning.limits(config, plan, shape, B * 1e6, 1.0)["states_bytes"] == kept * 1e6 * HIDDEN * 4
+
+
 def test_a_tree_wins_where_workers_are_many() -> None:
     link = Link(1e-5, 5e10)
     assert planning.ring(4, 1e9, link) < planning.tree(4, 1e9, link)
