@@ -43,5 +43,5 @@ def slowest(workers: int, spread: float, seed: int = 0) -> float:
 
 
 def seconds(parts: Mapping[str, float], workers: int, spread: float) -> float:
-    """Of an update, all waiting for the slowest worker. parts: `planning.seconds`."""
+    """Of an update, all waiting for the slowest worker. parts: `costs.seconds`."""
     return parts["compute"] * slowest(workers, spread) + parts["neighbours"] + parts["reduction"]
