@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from free_ports import free_ports
+from ray.job_submission import JobType
 from stand_ins import RECORD, stand_in
 
 from tpdist.errors import ConfigError
@@ -98,6 +100,56 @@ def test_a_jobs_run_goes_on(project: Path) -> None:
 def test_auto_is_no_dashboard(project: Path) -> None:
     with pytest.raises(jobs.JobError, match="--address auto: is for tpdist train"):
         jobs.submit(project / "small.yaml", [], "auto", project, dry_run=True)
+
+
+class Refusing:
+    """In place of a cluster's job server."""
+
+    def submit_job(self, **_: object) -> None:
+        raise RuntimeError("no room")
+
+    def get_address(self) -> str:
+        return "http://head:1"
+
+
+class Failing(Refusing):
+    """Its jobs end badly, and say nothing."""
+
+    status = jobs.JobStatus.FAILED
+
+    def submit_job(self, **_: object) -> None: ...
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for line in ():
+            yield line
+
+    def get_job_status(self, job: str) -> jobs.JobStatus:
+        return self.status
+
+    def get_job_logs(self, job: str) -> str:
+        return ""
+
+    def get_job_info(self, job: str) -> jobs.JobDetails:
+        return jobs.JobDetails(type=JobType.SUBMISSION, submission_id=job, status=self.status, entrypoint="x")
+
+
+class Stopping(Failing):
+    """Its jobs are stopped."""
+
+    status = jobs.JobStatus.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("cluster", "error"), [(Refusing, jobs.JobError), (Failing, jobs.JobFailedError), (Stopping, None)]
+)
+def test_a_job_without_a_result_leaves_no_directory(
+    cluster: type[Refusing], error: type[Exception] | None, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "connect", lambda _: cluster())
+    fetched = project / "fetched"
+    with pytest.raises(error) if error else nullcontext():
+        jobs.submit(project / "small.yaml", [], None, project, fetch_to=fetched, say=lambda _: None)
+    assert list(fetched.iterdir()) == []
 
 
 # A real job server
