@@ -31,7 +31,7 @@ TPDIST_TOKEN_FILE=${TPDIST_TOKEN_FILE:-/run/secrets/ray_token}
 export RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES=1
 export RAY_USAGE_STATS_ENABLED=0
 # `tpdist stop` ends a job between two updates, with everything saved; Ray's own 3 s are too short for that.
-export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
+export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-120}
 
 fail() {
   echo "$(basename "$0"): $*" >&2

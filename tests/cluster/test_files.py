@@ -439,6 +439,23 @@ def test_ports_are_the_same_everywhere() -> None:
     assert not any(10002 <= int(port) <= 19999 for port in ports.values() if int(port) < 65536)
 
 
+def test_a_stopped_job_has_as_long_to_save_everywhere() -> None:
+    from tpdist.launch.jobs import STOP_LIMIT_S
+
+    common = (DOCKER / "common.sh").read_text(encoding="utf-8")
+    assert f"RAY_JOB_STOP_WAIT_TIME_S:-{STOP_LIMIT_S}}}" in common
+    for name in LAUNCHER:
+        assert f"RAY_JOB_STOP_WAIT_TIME_S={STOP_LIMIT_S} " in load(CLUSTER / name)["head_start_ray_commands"][-1]
+    assert {service["stop_grace_period"] for service in compose()["services"].values()} == {f"{STOP_LIMIT_S}s"}
+    spec = rayjob()["spec"]["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_LIMIT_S)
+        assert environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == str(STOP_LIMIT_S)
+        assert pod["terminationGracePeriodSeconds"] > STOP_LIMIT_S
+
+
 def test_versions_are_the_same_everywhere_and_those_that_the_project_allows() -> None:
     from packaging.requirements import Requirement
 
