@@ -12,7 +12,7 @@ import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
-from tpdist.launch.actor import Place
+from tpdist.launch.actor import Process
 from tpdist.launch.cluster import ClusterError
 from tpdist.launch.local import foresee
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
@@ -62,7 +62,7 @@ def test_torch_counts_the_gpus_that_it_sees(
 def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
     assert choose_backend([("a", "0"), ("b", "0")]) == "nccl"
     assert choose_backend([("a", "0"), ("a", "0")]) == "gloo"
-    assert Place("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
+    assert Process("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
 
 
 def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

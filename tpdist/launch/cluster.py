@@ -167,7 +167,7 @@ def _none_at(address: str, why: object) -> ClusterError:
     )
 
 
-def open_store(host: str) -> TCPStore:
+def open_meeting(host: str) -> TCPStore:
     """Where workers meet, on this machine. It asks for no token, so it listens at `host` alone, not everywhere."""
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]

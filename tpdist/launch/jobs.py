@@ -39,8 +39,8 @@ from tpdist.launch.packing import (
 
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 60.0  # with a cluster that does not answer
-# for a stopped job to save everything; Ray's own 3 s would cut it off. For a job that others send, the files in cluster/
-# and docker/ say the same number to Ray's head
+# for a stopped job to save everything; Ray's own 3 s would cut it off. The files of cluster/ and docker/ have the same
+# number for jobs that other programs send
 STOP_LIMIT_S = 120
 COMMAND_KEY, RUN_KEY = "tpdist_command", "tpdist_run"
 TIME_OF_A_JOB = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -104,7 +104,7 @@ def submit(
     root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
     if resume:
         name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root)
-        work, arguments = _Work(None, name, _lifted(overrides), files), ["--resume", resume]
+        work, arguments = _Submission(None, name, _lifted(overrides), files), ["--resume", resume]
     else:
         work = _new(Path(str(config_path)), overrides, root)
         files, arguments = work.files, [str(work.config)]
@@ -158,7 +158,7 @@ def submit(
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Submission:
     """What a job does. config: its file, as it lies there; None for a run that goes on. needed: what it finds there."""
 
     config: str | None
@@ -168,7 +168,7 @@ class _Work:
     needed: list[str] = field(default_factory=list)
 
 
-def _new(config_path: Path, overrides: Sequence[str], root: Path) -> _Work:
+def _new(config_path: Path, overrides: Sequence[str], root: Path) -> _Submission:
     """A new run. Raises ConfigError, or JobError where the file does not travel."""
     config, files = load_config(config_path, overrides), pack_list(root)
     try:
@@ -184,7 +184,7 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path) -> _Work:
         raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
     sets = [one for one in overrides if _key(one) not in there]
     sets += [f"{key}={path}" for key, path in there.items()]
-    return _Work(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
+    return _Submission(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
 
 
 def _lifted(overrides: Sequence[str]) -> list[str]:
