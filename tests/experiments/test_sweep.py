@@ -71,9 +71,9 @@ def _quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_a_sweep_goes(file: Path):
     """Two files without a name do not share a directory."""
-    assert module.foresee(file, [], None)[-2].startswith("runs/a-sweep: ")
-    assert module.foresee(file, ["run.name=mine"], None)[-2].startswith("runs/mine-sweep: ")
-    assert module.foresee(file, [], "out")[-2].startswith("out: ")
+    assert module.dry_run(file, [], None)[-2].startswith("runs/a-sweep: ")
+    assert module.dry_run(file, ["run.name=mine"], None)[-2].startswith("runs/mine-sweep: ")
+    assert module.dry_run(file, [], "out")[-2].startswith("out: ")
 
 
 def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -134,7 +134,7 @@ def test_points_that_ray_takes_with_it_have_not_failed(file: Path, tmp_path: Pat
         _, said = sweeping.communicate()
     assert sweeping.returncode == 2
     assert said == "tpdist: Ray has ended; the same command goes on from what is saved\n"
-    assert module.foresee(file, changes, home)[-2] == f"{home}: 2 points to run, 0 done, 0 failed"
+    assert module.dry_run(file, changes, home)[-2] == f"{home}: 2 points to run, 0 done, 0 failed"
 
 
 def _child(pid: int, name: str) -> int:
@@ -216,12 +216,12 @@ def test_a_corpus_is_read_once_for_all_settings(file: Path, monkeypatch: pytest.
 
 def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, tmp_path: Path):
     home, changes = tmp_path / "out", ["data.recipe=ptb", f"data.store={tmp_path / 'none'}"]
-    for go in (lambda: sweep(file, changes, home, None, Silent()), lambda: module.foresee(file, changes, home)):
+    for go in (lambda: sweep(file, changes, home, None, Silent()), lambda: module.dry_run(file, changes, home)):
         with pytest.raises(DataError, match=r"none: no such store; run `tpdist data prepare ptb"):
             go()
     assert not (home / "failed").exists()
     changes = [f"data.store={tmp_path / 'new'}"]
-    assert any("would be prepared first" in line for line in module.foresee(file, changes, home))
+    assert any("would be prepared first" in line for line in module.dry_run(file, changes, home))
     assert not (tmp_path / "new").exists()
 
 
@@ -238,7 +238,7 @@ def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, monkeyp
             home.run(point).rename(home.path / "points" / moved[point.name].name)
     rows = sweep(file, changes, home.path, None, Silent(), arms=["bptt"])
     assert [row["state"] for row in rows] == ["done"] * 3
-    assert module.foresee(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
+    assert module.dry_run(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
 
 
 def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
@@ -270,8 +270,8 @@ def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys
     assert main(["sweep", str(file), "--dir", str(home.path), "--quiet"]) == 1
     why = f"all {len(points)} points failed; --retry runs them again: too few tokens"
     assert capsys.readouterr().err == f"tpdist: {home.path}: {why}\n"
-    assert module.foresee(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
-    assert module.foresee(file, [], home.path, retry=True)[-2].endswith(
+    assert module.dry_run(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
+    assert module.dry_run(file, [], home.path, retry=True)[-2].endswith(
         f"{len(points)} points to run, 0 done, 0 failed"
     )
 
@@ -295,12 +295,12 @@ def test_another_sweep_does_not_take_the_directory(file: Path, tmp_path: Path):
     before = (home.path / "results.parquet").read_bytes()
     for go in (
         lambda: sweep(file, ["model.hidden=5"], home.path, None, Silent()),
-        lambda: module.foresee(file, ["model.hidden=5"], home.path),
+        lambda: module.dry_run(file, ["model.hidden=5"], home.path),
     ):
         with pytest.raises(RunError, match="out: holds another sweep, 8 points of other settings; give --dir"):
             go()
     assert (home.path / "results.parquet").read_bytes() == before
-    module.foresee(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
+    module.dry_run(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
 
 
 def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -353,7 +353,7 @@ def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monke
     open_or_prepare(expand(file)[0].config.data)
     about = home.run(expand(file)[0]) / "models" / "best.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"corpus": "0" * 64}))  # of the text as it was then
-    for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.foresee(file, [], home.path)):
+    for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.dry_run(file, [], home.path)):
         with pytest.raises(RunError, match=r"was trained on another corpus than .*store holds now"):
             go()
 
@@ -387,21 +387,21 @@ def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, mon
 
 
 def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):
-    lines = module.foresee(file, [], tmp_path / "out")
+    lines = module.dry_run(file, [], tmp_path / "out")
     assert [line.split()[0] for line in lines[:4]] == ["bptt", "bptt", "broken", "broken"]
     assert ["would fail: optimizer.options" in line for line in lines[:4]] == [False, False, True, True]
     too_long = ["batching.blocks=500"]
-    assert not any("would fail: batching" in line for line in module.foresee(file, too_long, tmp_path / "out"))
+    assert not any("would fail: batching" in line for line in module.dry_run(file, too_long, tmp_path / "out"))
     open_or_prepare(expand(file)[0].config.data)
-    lines = module.foresee(file, too_long, tmp_path / "out")
+    lines = module.dry_run(file, too_long, tmp_path / "out")
     assert "would fail: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
     with pytest.raises(ConfigError, match="a window of 500 blocks"):  # not one of its settings could run
         sweep(file, [*too_long, "sweep.arms={bptt: {set: {method.name: bptt}}}"], tmp_path / "out", None, Silent())
     assert not (tmp_path / "out" / "failed").exists()
     if not torch.cuda.is_available():
-        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out")
+        lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out")
         assert all("would fail: run.device: torch sees no CUDA device" in line for line in lines[:4])
-        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
+        lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
         assert "would fail" not in lines[0]
 
 

@@ -102,12 +102,12 @@ def add(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from tpdist.experiments.sweep import foresee, sweep
+    from tpdist.experiments.sweep import dry_run, sweep
     from tpdist.training.progress import Plain, Silent
 
     if options.dry_run:
         known = {"retry": options.retry, "address": options.address}
-        print_lines(foresee(options.config, options.set, options.dir, **known), options)
+        print_lines(dry_run(options.config, options.set, options.dir, **known), options)
         return
     say = Silent() if options.quiet or options.json else Plain()
     rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
@@ -116,7 +116,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tpdist.experiments.reproduce import foresee, reproduce
+    from tpdist.experiments.reproduce import dry_run, reproduce
     from tpdist.training.progress import Plain, Silent
 
     changes = above(
@@ -124,7 +124,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     )
     if options.dry_run:
         known = {"retry": options.retry, "test": options.test, "address": options.address}
-        print_lines(foresee(options.what, options.cells, options.budget, changes, **known), options)
+        print_lines(dry_run(options.what, options.cells, options.budget, changes, **known), options)
         return
     kept = reproduce(
         options.what,

@@ -12,7 +12,7 @@ from typing import Any
 from tpdist import __version__
 from tpdist.config import Data
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
-from tpdist.data import foresee as foresee_store
+from tpdist.data import dry_run as dry_run_of_store
 from tpdist.errors import NonFiniteError, RunError, TpdistError
 from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
@@ -142,7 +142,7 @@ def _refuse_other_corpora(home: SweepDirectory, points: Sequence[Point]) -> None
             )
 
 
-def foresee(
+def dry_run(
     path: str | Path,
     overrides: Sequence[str],
     directory: str | Path | None,
@@ -171,7 +171,7 @@ def foresee(
         lines.append(describe(to_come[point.name]) + (f"  would fail: {fault}" if fault else ""))
     for data in _corpora(waiting(known, tuning)):
         if is_missing(data):
-            lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
+            lines += ["a store is missing and would be prepared first:", *dry_run_of_store(data, default_store(data))]
         else:
             open_or_prepare(data)
     lines.append(
