@@ -15,7 +15,8 @@ from tpdist.cli import main
 from tpdist.config import Experiment
 from tpdist.data import ArrayTokens
 from tpdist.errors import ConfigError, TpdistError
-from tpdist.experiments import batch, calibration, costs, failures
+from tpdist.experiments import calibration, costs, failures
+from tpdist.experiments.bench import batch
 from tpdist.experiments.costs import Device, Link
 from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.plan import link_of

@@ -21,7 +21,7 @@ import tpdist
 from tpdist.cli import main
 from tpdist.data import open_or_prepare
 from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
-from tpdist.experiments import faults
+from tpdist.experiments import precheck
 from tpdist.experiments import sweep as module
 from tpdist.experiments.points import Point, expand
 from tpdist.experiments.sweep import sweep
@@ -209,8 +209,8 @@ def test_an_arm_that_has_chosen_does_not_wait_for_the_others(file: Path):
 def test_a_corpus_is_read_once_for_all_settings(file: Path, monkeypatch: pytest.MonkeyPatch):
     points, opened = expand(file), []
     open_or_prepare(points[0].config.data)
-    monkeypatch.setattr(faults, "open_or_prepare", lambda data: opened.append(data) or open_or_prepare(data))
-    assert len(faults.faults(points, here=False)) == 2
+    monkeypatch.setattr(precheck, "open_or_prepare", lambda data: opened.append(data) or open_or_prepare(data))
+    assert len(precheck.faults(points, here=False)) == 2
     assert len(opened) == 1
 
 

@@ -6,17 +6,8 @@ from typing import Any
 
 from tpdist.cli.options import above, add_dry_run, add_quiet, add_set, print_json, print_lines
 from tpdist.errors import Setting, TpdistError
+from tpdist.experiments.bench import BENCHES
 from tpdist.experiments.modules import json_file
-
-BENCHES = {
-    "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
-    "head": "the output head against linear + cross_entropy, time and memory",
-    "batch": "batch mode against the machine's own matrix products; how its memory grows",
-    "overlap": "the share of a step that 2 workers wait for each other",
-    "checkpoint": "what a checkpoint every 30 s costs",
-    "evaluation": "a split's perplexity, pieces side by side, against one after another",
-    "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
-}
 
 
 def add(commands: Any) -> None:
@@ -172,7 +163,7 @@ def _scaling(options: argparse.Namespace) -> None:
         workers = []
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
-    from tpdist.experiments.scaling import scaling
+    from tpdist.experiments.bench.scaling import scaling
     from tpdist.training.files import write_json
 
     found = scaling(workers, options.address, print)

@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from tpdist.config import Experiment
 from tpdist.experiments import costs, failures
+from tpdist.experiments.bench.scaling import batch_config, make_store, run_bare
 from tpdist.experiments.costs import Device, Link, Share
 from tpdist.experiments.measure import Say, machine
 from tpdist.experiments.plain import random_tokens
-from tpdist.experiments.scaling import batch_config, make_store, run_bare
 from tpdist.launch.placement import own_cores
 from tpdist.models import build_model
 from tpdist.testing import run_ranks

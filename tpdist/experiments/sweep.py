@@ -14,8 +14,8 @@ from tpdist.config import Data
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
 from tpdist.errors import NonFiniteError, RunError, TpdistError
-from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
+from tpdist.experiments.precheck import faults
 from tpdist.experiments.results import Row, versions
 from tpdist.experiments.sweep_dir import SweepDirectory, choose, open_arms, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary

@@ -8,7 +8,8 @@ import torch
 
 from tpdist.cli import main
 from tpdist.config import Experiment
-from tpdist.experiments import batch, checkpoint, evaluation, head, measure, step, timeparallel
+from tpdist.experiments import measure
+from tpdist.experiments.bench import BENCHES, batch, checkpoint, evaluation, head, step, timeparallel
 from tpdist.experiments.plain import PlainLoop, random_tokens
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
@@ -121,3 +122,8 @@ def test_lengths_of_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "head", "--device", "cuda"]) == 2
     assert capsys.readouterr().err == "tpdist: --device: torch sees no CUDA device here; write cpu\n"
+
+
+def test_the_list_of_benchmarks_is_that_of_their_files() -> None:
+    files = {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")}
+    assert files == {"__init__", "scaling", *BENCHES}

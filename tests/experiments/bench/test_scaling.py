@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.cli import main
-from tpdist.experiments.scaling import Measured, ratios, scaling
+from tpdist.experiments.bench.scaling import Measured, ratios, scaling
 from tpdist.training.files import write_json
 
 
