@@ -1,1 +1,1 @@
-"""Benchmarks, and later sweeps and the paper's tables. Import its modules; this file loads nothing."""
+"""Many runs: sweeps, the paper's tables, reports, benchmarks, forecasts. Import the modules; this loads nothing."""
