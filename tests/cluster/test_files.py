@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -409,6 +410,26 @@ def test_a_head_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run([str(DOCKER / "worker.sh")], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert "no head answered at 127.0.0.1:1 within 1 s" in done.stderr
+
+
+BASH = ["bash", "-euo", "pipefail", "-c"]
+
+
+def test_sigterm_lets_the_training_save_and_its_exit_code_is_passed_on() -> None:
+    training = "trap 'sleep 0.5; echo saved; exit 130' TERM; echo ready; while true; do sleep 0.1; done"
+    script = f"source docker/common.sh; run_training bash -c {shlex.quote(training)}"
+    with subprocess.Popen([*BASH, script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.terminate()
+        assert run.stdout.read() == "saved\n"
+    assert run.returncode == 130
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_scripts_exit_code_is_the_trainings(code: int) -> None:
+    script = f"source docker/common.sh; run_training bash -c 'exit {code}'"
+    assert subprocess.run([*BASH, script], cwd=ROOT).returncode == code
 
 
 # One with another
