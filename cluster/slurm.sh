@@ -65,6 +65,9 @@ export TPDIST_CPUS=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
 cpus=(--cpu-bind=none)
 [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || cpus+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
 export TPDIST_DASHBOARD_HOST=127.0.0.1 TPDIST_DASHBOARD_PORT=${TPDIST_DASHBOARD_PORT:-8265}
+# behind the settings, of which it has others by default
+# shellcheck source=docker/common.sh
+source "$here/docker/common.sh"
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" mkdir -p "$RAY_TMPDIR"
 TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 "${cpus[@]}" --nodelist="$head" "$here/docker/head.sh" &
@@ -77,21 +80,11 @@ done
 
 # The driver must run on a node of the cluster: here on the first, where Slurm runs this script, and not under `srun`,
 # which would answer SIGTERM by ending it at once. It waits (cluster.wait_s) until the other nodes have joined.
-until timeout 2 bash -c "true >/dev/tcp/$address/$TPDIST_GCS_PORT" 2>/dev/null; do
+until answers "$address" "$TPDIST_GCS_PORT"; do
   kill -0 "${steps[0]}" 2>/dev/null || {
     echo "the head ended; what it said is above" >&2
     exit 2
   }
   sleep 1
 done
-tpdist train "$@" --address "$address:$TPDIST_GCS_PORT" &
-training=$!
-trap 'kill -TERM "$training" 2>/dev/null || true' TERM
-code=0
-wait "$training" || code=$?
-# the trap ends `wait` before the training has ended
-while kill -0 "$training" 2>/dev/null; do
-  code=0
-  wait "$training" || code=$?
-done
-exit "$code"
+run_training tpdist train "$@" --address "$address:$TPDIST_GCS_PORT"

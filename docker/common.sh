@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by head.sh, worker.sh, train.sh and scaling.sh. They run in a container, and as well without one.
+# Shared by head.sh, worker.sh, train.sh, scaling.sh and cluster/slurm.sh. They run in a container, and as well without one.
 #
 #   TPDIST_NODE_IP         this machine's address; default: the first that `hostname -I` prints
 #   TPDIST_HEAD            the head's address; needed by worker.sh and train.sh
@@ -31,7 +31,7 @@ TPDIST_TOKEN_FILE=${TPDIST_TOKEN_FILE:-/run/secrets/ray_token}
 export RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES=1
 export RAY_USAGE_STATS_ENABLED=0
 # `tpdist stop` ends a job between two updates, with everything saved; Ray's own 3 s are too short for that.
-export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
+export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-120}
 
 fail() {
   echo "$(basename "$0"): $*" >&2
@@ -79,6 +79,22 @@ need_head() {
     ((SECONDS < deadline)) || fail "no head answered at $TPDIST_HEAD:$TPDIST_GCS_PORT within $TPDIST_WAIT_S s"
     sleep 0.5
   done
+}
+
+# Runs the training "$@", and exits with its code. SIGTERM goes on to it, which saves everything and ends.
+run_training() {
+  local code=0
+  training=
+  trap '[[ -n $training ]] || exit 143; kill -TERM "$training" 2>/dev/null || true' TERM INT
+  "$@" &
+  training=$!
+  wait "$training" || code=$?
+  # a trap ends `wait` before the training has ended
+  while kill -0 "$training" 2>/dev/null; do
+    code=0
+    wait "$training" || code=$?
+  done
+  exit "$code"
 }
 
 # The arguments of `ray start` that every kind of node shares, in the array `node`. $1: this machine's address.

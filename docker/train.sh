@@ -13,15 +13,4 @@ use_token
 need_head
 join_as_driver
 
-# SIGTERM goes on to the training, which saves everything and ends
-trap 'kill -TERM "$training" 2>/dev/null || true' TERM INT
-tpdist train "$@" --address "$TPDIST_HEAD:$TPDIST_GCS_PORT" &
-training=$!
-code=0
-wait "$training" || code=$?
-# a trap ends `wait` before the training has ended
-while kill -0 "$training" 2>/dev/null; do
-  code=0
-  wait "$training" || code=$?
-done
-exit "$code"
+run_training tpdist train "$@" --address "$TPDIST_HEAD:$TPDIST_GCS_PORT"

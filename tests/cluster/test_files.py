@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -411,6 +412,26 @@ def test_a_head_that_is_not_there(tmp_path: Path) -> None:
     assert "no head answered at 127.0.0.1:1 within 1 s" in done.stderr
 
 
+BASH = ["bash", "-euo", "pipefail", "-c"]
+
+
+def test_sigterm_lets_the_training_save_and_its_exit_code_is_passed_on() -> None:
+    training = "trap 'sleep 0.5; echo saved; exit 130' TERM; echo ready; while true; do sleep 0.1; done"
+    script = f"source docker/common.sh; run_training bash -c {shlex.quote(training)}"
+    with subprocess.Popen([*BASH, script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.terminate()
+        assert run.stdout.read() == "saved\n"
+    assert run.returncode == 130
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_scripts_exit_code_is_the_trainings(code: int) -> None:
+    script = f"source docker/common.sh; run_training bash -c 'exit {code}'"
+    assert subprocess.run([*BASH, script], cwd=ROOT).returncode == code
+
+
 # One with another
 
 
@@ -437,6 +458,23 @@ def test_ports_are_the_same_everywhere() -> None:
     assert [str(port["containerPort"]) for port in container["ports"]] == [gcs, dashboard]
     # Ray gives 10002-19999 to its worker processes
     assert not any(10002 <= int(port) <= 19999 for port in ports.values() if int(port) < 65536)
+
+
+def test_a_stopped_job_has_as_long_to_save_everywhere() -> None:
+    from tpdist.launch.jobs import STOP_LIMIT_S
+
+    common = (DOCKER / "common.sh").read_text(encoding="utf-8")
+    assert f"RAY_JOB_STOP_WAIT_TIME_S:-{STOP_LIMIT_S}}}" in common
+    for name in LAUNCHER:
+        assert f"RAY_JOB_STOP_WAIT_TIME_S={STOP_LIMIT_S} " in load(CLUSTER / name)["head_start_ray_commands"][-1]
+    assert {service["stop_grace_period"] for service in compose()["services"].values()} == {f"{STOP_LIMIT_S}s"}
+    spec = rayjob()["spec"]["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        environment = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_LIMIT_S)
+        assert environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == str(STOP_LIMIT_S)
+        assert pod["terminationGracePeriodSeconds"] > STOP_LIMIT_S
 
 
 def test_versions_are_the_same_everywhere_and_those_that_the_project_allows() -> None:

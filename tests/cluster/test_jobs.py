@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from free_ports import free_ports
+from ray.job_submission import JobType
 from stand_ins import RECORD, stand_in
 
 from tpdist.errors import ConfigError
@@ -34,7 +36,7 @@ def test_a_bad_config_is_refused_before_anything_is_sent(project: Path) -> None:
         jobs.submit(project / "small.yaml", ["run.epochs=none"], "http://127.0.0.1:1", project)
 
 
-def foreseen(project: Path, text: str | None, overrides: tuple[str, ...] = (), **options: str) -> list[str]:
+def dry_run(project: Path, text: str | None, overrides: tuple[str, ...] = (), **options: str) -> list[str]:
     said: list[str] = []
     if text is not None:
         (project / "small.yaml").write_text(text)
@@ -45,33 +47,33 @@ def foreseen(project: Path, text: str | None, overrides: tuple[str, ...] = (), *
 
 def test_a_relative_store_lies_in_the_shared_directory(project: Path) -> None:
     ptb = "data: {recipe: ptb, store: stores/ptb}\n"
-    _, call, needed = foreseen(project, ptb)
+    _, call, needed = dry_run(project, ptb)
     assert '--set data.store="$TPDIST_SHARED"/stores/ptb;' in call
     mine = ("data.store=/nfs/ptb", "run.checkpoint_to=ck", "model.init_from=$TPDIST_SHARED/a.safetensors")
-    _, call, needed = foreseen(project, ptb, mine)
+    _, call, needed = dry_run(project, ptb, mine)
     sets = 'data.store=/nfs/ptb run.checkpoint_to="$TPDIST_SHARED"/ck model.init_from="$TPDIST_SHARED"/a.safetensors;'
     assert f"--set {sets}" in call
     assert needed == "must be on the cluster: /nfs/ptb, $TPDIST_SHARED/a.safetensors"
-    _, call, needed = foreseen(project, ptb)
+    _, call, needed = dry_run(project, ptb)
     assert needed == "must be on the cluster: $TPDIST_SHARED/stores/ptb"
-    _, call, needed = foreseen(project, ptb, ("data.store=/nfs/ptb", "data.source=/nfs/texts"))
+    _, call, needed = dry_run(project, ptb, ("data.store=/nfs/ptb", "data.source=/nfs/texts"))
     assert "--set data.store=/nfs/ptb data.source=/nfs/texts;" in call
     assert needed == "must be on the cluster: /nfs/texts"  # from which the store is made
-    _, call = foreseen(project, "run: {name: small}\n")  # its text comes with Python
+    _, call = dry_run(project, "run: {name: small}\n")  # its text comes with Python
     assert '--set data.store="$TPDIST_SHARED"/stores/python-docs-word;' in call
 
 
 def test_a_file_that_would_not_travel_is_refused(project: Path) -> None:
     with pytest.raises(ConfigError, match=r"small.yaml:1: model.init_from: runs/a/model.safetensors: not among the"):
-        foreseen(project, "model: {init_from: runs/a/model.safetensors}\n")
+        dry_run(project, "model: {init_from: runs/a/model.safetensors}\n")
     (project / "texts").mkdir()
     (project / "texts" / "ptb.train.txt").write_text("a\n")
-    assert len(foreseen(project, "data: {recipe: ptb, source: ./texts}\n")) == 2
+    assert len(dry_run(project, "data: {recipe: ptb, source: ./texts}\n")) == 2
 
 
 def test_what_a_file_says_of_the_shared_directory_is_filled_in_there(project: Path) -> None:
     text = "data: {recipe: text, source: $TPDIST_SHARED/a.txt}\n"
-    _, call, needed = foreseen(project, text, run_dir="mine")
+    _, call, needed = dry_run(project, text, run_dir="mine")
     assert 'data.source="$TPDIST_SHARED"/a.txt;' in call
     assert 'run="$TPDIST_SHARED"/mine;' in call
     assert needed == "must be on the cluster: $TPDIST_SHARED/a.txt"
@@ -79,25 +81,75 @@ def test_what_a_file_says_of_the_shared_directory_is_filled_in_there(project: Pa
 
 def test_a_jobs_run_goes_on(project: Path) -> None:
     job = "small-20260101-120000-ab12"
-    _, call = foreseen(project, None, ("run.epochs=9",), resume=job)
+    _, call = dry_run(project, None, ("run.epochs=9",), resume=job)
     assert f'run="$TPDIST_SHARED"/runs/{job}; tpdist train --resume "$run" --address auto --set run.epochs=9' in call
     changes = ("data.store=stores/x", "run.checkpoint_to=null")
-    _, call = foreseen(project, None, changes, resume="/nfs/mine")
+    _, call = dry_run(project, None, changes, resume="/nfs/mine")
     assert "run=/nfs/mine; " in call
     assert '--set data.store="$TPDIST_SHARED"/stores/x run.checkpoint_to=null;' in call
-    _, call = foreseen(project, None, resume="runs/mine")
+    _, call = dry_run(project, None, resume="runs/mine")
     assert 'run="$TPDIST_SHARED"/runs/mine;' in call
     with pytest.raises(jobs.JobError, match="give a configuration file"):
-        foreseen(project, None, resume="")
+        dry_run(project, None, resume="")
     with pytest.raises(jobs.JobError, match="and not both"):
-        foreseen(project, "run: {name: small}\n", resume=job)
+        dry_run(project, "run: {name: small}\n", resume=job)
     with pytest.raises(jobs.JobError, match="leave --run-dir out"):
-        foreseen(project, None, resume=job, run_dir="/nfs/a")
+        dry_run(project, None, resume=job, run_dir="/nfs/a")
 
 
 def test_auto_is_no_dashboard(project: Path) -> None:
     with pytest.raises(jobs.JobError, match="--address auto: is for tpdist train"):
         jobs.submit(project / "small.yaml", [], "auto", project, dry_run=True)
+
+
+class Refusing:
+    """In place of a cluster's job server."""
+
+    def submit_job(self, **_: object) -> None:
+        raise RuntimeError("no room")
+
+    def get_address(self) -> str:
+        return "http://head:1"
+
+
+class Failing(Refusing):
+    """Its jobs end badly, and say nothing."""
+
+    status = jobs.JobStatus.FAILED
+
+    def submit_job(self, **_: object) -> None: ...
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for line in ():
+            yield line
+
+    def get_job_status(self, job: str) -> jobs.JobStatus:
+        return self.status
+
+    def get_job_logs(self, job: str) -> str:
+        return ""
+
+    def get_job_info(self, job: str) -> jobs.JobDetails:
+        return jobs.JobDetails(type=JobType.SUBMISSION, submission_id=job, status=self.status, entrypoint="x")
+
+
+class Stopping(Failing):
+    """Its jobs are stopped."""
+
+    status = jobs.JobStatus.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("cluster", "error"), [(Refusing, jobs.JobError), (Failing, jobs.JobFailedError), (Stopping, None)]
+)
+def test_a_job_without_a_result_leaves_no_directory(
+    cluster: type[Refusing], error: type[Exception] | None, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "connect", lambda _: cluster())
+    fetched = project / "fetched"
+    with pytest.raises(error) if error else nullcontext():
+        jobs.submit(project / "small.yaml", [], None, project, fetch_to=fetched, say=lambda _: None)
+    assert list(fetched.iterdir()) == []
 
 
 # A real job server

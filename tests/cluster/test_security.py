@@ -13,7 +13,7 @@ import ray
 from intruder import DRIVER, NO_TOKENS, attempt
 
 from tpdist.launch.auth import TokenError, token_of_its_own, token_of_the_user, user_token
-from tpdist.launch.cluster import connected, open_store
+from tpdist.launch.cluster import connected, open_meeting
 from tpdist.training.progress import Silent
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -102,12 +102,12 @@ def test_a_connection_without_a_token_is_warned_of() -> None:
 
 
 def test_the_workers_meet_where_the_controller_says_and_nowhere_else() -> None:
-    store = open_store("127.0.0.1")
+    meeting = open_meeting("127.0.0.1")
     listening = psutil.Process().net_connections(kind="inet")
-    found = [entry.laddr.ip for entry in listening if entry.laddr and entry.laddr.port == store.port]
+    found = [entry.laddr.ip for entry in listening if entry.laddr and entry.laddr.port == meeting.port]
     assert set(found) == {"127.0.0.1"}
-    store.set("a", "b")
-    assert store.get("a") == b"b"
+    meeting.set("a", "b")
+    assert meeting.get("a") == b"b"
 
 
 # An embedded Ray

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Data, Synthetic
-from tpdist.data import Store, foresee, open_or_prepare, opening, prepare
+from tpdist.data import Store, dry_run, open_or_prepare, opening, prepare
 from tpdist.errors import DataError
 
 
@@ -148,7 +148,7 @@ def test_a_link_and_a_place_below_a_file_are_refused_before_the_work(texts, tmp_
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "file").write_text("")
     for out, said in (("link", "is a link or a mount point"), ("file/store", "a file, where a directory is expected")):
-        for work in (prepare, foresee):
+        for work in (prepare, dry_run):
             with pytest.raises(DataError, match=said):
                 work(data, tmp_path / out)
 
@@ -168,7 +168,7 @@ def test_a_path_that_cannot_be_looked_at_is_one_line():
 
 def test_a_dry_preparation_looks_at_the_texts(texts, tmp_path: Path):
     with pytest.raises(DataError, match="a gzip file: unpack it first"):
-        foresee(texts(b"\x1f\x8b packed"), tmp_path / "out")
+        dry_run(texts(b"\x1f\x8b packed"), tmp_path / "out")
 
 
 def test_a_training_text_of_white_space_is_refused_quietly(texts, tmp_path: Path, recwarn: pytest.WarningsRecorder):

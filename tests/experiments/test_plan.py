@@ -15,10 +15,11 @@ from tpdist.cli import main
 from tpdist.config import Experiment
 from tpdist.data import ArrayTokens
 from tpdist.errors import ConfigError, TpdistError
-from tpdist.experiments import batch, calibration, failures, planning
+from tpdist.experiments import calibration, costs, failures
+from tpdist.experiments.bench import batch
+from tpdist.experiments.costs import Device, Link
 from tpdist.experiments.plain import random_tokens
 from tpdist.experiments.plan import link_of
-from tpdist.experiments.planning import Device, Link
 from tpdist.models import build_model
 from tpdist.models.products import by_onednn
 from tpdist.parallel import Place
@@ -88,8 +89,8 @@ def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: in
     boundaries = Boundaries.for_plan(plan, S, K, model)
     with CountProducts() as count:
         visit(model, plan, Theta(model, config.optimizer), window, 0, boundaries, model.zero_state(S), Alone())
-    once = planning.rolled_once(plan, B * S * K, chunk_tokens, whole=True)
-    wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, once)
+    once = costs.rolled_once(plan, B * S * K, chunk_tokens, whole=True)
+    wanted = costs.operations_per_token(costs.shape_of(config, TYPES), plan, once)
     assert count.operations == pytest.approx(wanted * B * S * K, rel=0.03)
 
 
@@ -109,8 +110,8 @@ def test_operations_of_a_window_in_random_order_are_those_counted(first: str, re
     boundaries = Boundaries.for_plan(plan, S, reach + blocks, model)
     with CountProducts() as count:
         visit(model, plan, Theta(model, config.optimizer), window, reach, boundaries, model.zero_state(S), Alone())
-    once = planning.rolled_once(plan, B * S * blocks, config.batching.chunk_tokens, whole=False)
-    wanted = planning.operations_per_token(planning.shape_of(config, TYPES), plan, once)
+    once = costs.rolled_once(plan, B * S * blocks, config.batching.chunk_tokens, whole=False)
+    wanted = costs.operations_per_token(costs.shape_of(config, TYPES), plan, once)
     assert count.operations == pytest.approx(wanted * B * S * blocks, rel=0.03)
 
 
@@ -124,16 +125,16 @@ def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: st
         batching={"streams": 4, "blocks": 6, "order": order},
         cluster={"workers": mesh[0] * mesh[1], "mesh": list(mesh)},
     )
-    share = planning.share_of(config, tokens)
+    share = costs.share_of(config, tokens)
     ids = ArrayTokens(np.zeros(tokens, dtype=np.int32))
     places = [Place(stream, time, *mesh) for stream in range(mesh[0]) for time in range(mesh[1])]
     all_batches = [Batches(config, ids, place, torch.device("cpu"), torch.float32) for place in places]
     assert {len(batches) for batches in all_batches} == {share.updates}
     assert max(batch.own for batches in all_batches for batch in batches.epoch(1)) == share.tokens
-    plan, shape = plan_epoch(config, 1, 6), planning.shape_of(config, TYPES)
+    plan, shape = plan_epoch(config, 1, 6), costs.shape_of(config, TYPES)
     alone = mesh[1] == 1 or order == "shuffled"
-    assert (planning.neighbour_bytes(config, plan, shape) == 0) == alone
-    parts = planning.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
+    assert (costs.neighbour_bytes(config, plan, shape) == 0) == alone
+    parts = costs.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
     assert (parts["neighbours"] == 0) == alone
 
 
@@ -145,7 +146,7 @@ def test_parameters_and_state_are_the_models(cell: str, layers: int, embedding: 
         model={"cell": cell, "hidden": 5, "layers": layers, "embedding": embedding, "tied": tied},
     )
     model = build_model(config.model, config.run, TYPES)
-    shape = planning.shape_of(config, TYPES)
+    shape = costs.shape_of(config, TYPES)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     assert shape.state == model.state_size
 
@@ -165,34 +166,48 @@ def test_parameters_and_state_are_the_models(cell: str, layers: int, embedding: 
 )
 def test_bytes_between_neighbours_are_the_table(method: dict[str, Any], sent: int) -> None:
     config = experiment(method, cluster={"workers": 6, "mesh": [2, 3]}, batching={"streams": 4, "blocks": K})
-    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
-    assert planning.neighbour_bytes(config, plan, shape) == sent * 2 * 4 * HIDDEN * 4  # edges, streams, d, float32
+    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
+    assert costs.neighbour_bytes(config, plan, shape) == sent * 2 * 4 * HIDDEN * 4  # edges, streams, d, float32
 
 
 def test_seconds_by_hand() -> None:
     """2 workers side by side in time; 1 ms and 10 us a token; α = 1 ms, β = 1 MB/s."""
     config = experiment({"name": "admm", "h_steps": 1, "first": "zero"}, cluster={"workers": 2, "mesh": [1, 2]})
-    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
-    share = planning.share_of(config, 1 + S * B * K * 7)
+    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
+    share = costs.share_of(config, 1 + S * B * K * 7)
     assert (share.streams, share.blocks, share.tokens, share.updates) == (3, 10, 120, 7)
-    parts = planning.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
+    parts = costs.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
     assert parts["compute"] == pytest.approx(1e-3 + 120e-5)
     assert parts["neighbours"] == pytest.approx(6 * (1e-3 + 3 * 12 * 4 / 1e6))
     size = 4 * (2 * 300 * 12 + 300 + 2 * 3 * 12 * 12 + 6 * 12)
     assert parts["ring"] == pytest.approx(2e-3 + size / 1e6)
     assert parts["tree"] == pytest.approx(2e-3 + 2 * size / 1e6)
     assert parts["update"] == pytest.approx(parts["compute"] + parts["neighbours"] + parts["ring"])
-    used = planning.memory(config, plan, shape, share, Device("d", 0, 0, None))
+    used = costs.memory(config, plan, shape, share, Device("d", 0, 0, None))
     assert used["parameters"] == size * 4  # with gradient and Adam's two moments
     assert used["states"] == 7 * 10 * 3 * 12 * 4  # U
     assert used["ids"] == 120 * 16
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_states_are_counted_that_are_kept(method: str) -> None:
+    """Nobody keeps costates where no sweep makes them."""
+    config = experiment(METHODS[method] | {"keep_costates": True})
+    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
+    boundaries = Boundaries.for_plan(plan, S, K, build_model(config.model, config.run, TYPES))
+    kept = len(boundaries.tensors())
+    if plan.h.keep and plan.moves_targets:
+        kept += costs.THETA_STATES[plan.h.name]
+    share, device = costs.share_of(config, 1 + S * B * K), Device("d", 0, 0, None)
+    assert costs.memory(config, plan, shape, share, device)["states"] == kept * K * S * HIDDEN * 4
+    assert costs.limits(config, plan, shape, B * 1e6, 1.0)["states_bytes"] == kept * 1e6 * HIDDEN * 4
+
+
 def test_a_tree_wins_where_workers_are_many() -> None:
     link = Link(1e-5, 5e10)
-    assert planning.ring(4, 1e9, link) < planning.tree(4, 1e9, link)
-    assert planning.ring(1024, 1e6, link) > planning.tree(1024, 1e6, link)
-    assert planning.ring(1, 1e6, link) == planning.tree(1, 1e6, link) == 0
+    assert costs.ring(4, 1e9, link) < costs.tree(4, 1e9, link)
+    assert costs.ring(1024, 1e6, link) > costs.tree(1024, 1e6, link)
+    assert costs.ring(1, 1e6, link) == costs.tree(1, 1e6, link) == 0
 
 
 def test_what_it_does_not_know_it_refuses() -> None:
@@ -201,7 +216,7 @@ def test_what_it_does_not_know_it_refuses() -> None:
               "objective": {"block": 1, "loss_on": "target"}}  # fmt: skip
     config = experiment(als, **linear)
     with pytest.raises(ConfigError, match=r"method\.name"):
-        planning.operations_per_token(planning.shape_of(config, TYPES), plan_epoch(config, 1, K), True)
+        costs.operations_per_token(costs.shape_of(config, TYPES), plan_epoch(config, 1, K), True)
 
 
 def useful_share_by_simulation(between: float, save: float, recover: float, interval: float, pieces: int) -> float:
@@ -251,7 +266,7 @@ def test_a_machines_updates_make_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     for name, value in (("SMALL", 200), ("LARGE", 2_000), ("CHUNK", 200)):
         monkeypatch.setattr(calibration, name, value)
     config = experiment({"name": "admm", "first": "persistent"}, batching={"mode": "batch", "streams": 1})
-    share = planning.share_of(config, 40_000)
+    share = costs.share_of(config, 40_000)
     device = calibration.calibrate(config, plan_epoch(config, 1, share.blocks), TYPES, share)
     assert device.per_token_s > 0
     assert device.fixed_s >= 0
@@ -289,9 +304,9 @@ def test_what_no_machine_is_is_said(options: str, message: str, capsys: pytest.C
 
 def test_gradients_are_counted_as_they_are_sent() -> None:
     config = experiment(METHODS["bptt"])
-    plan, shape = plan_epoch(config, 1, K), planning.shape_of(config, TYPES)
+    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
     half = config.model_copy(update={"cluster": config.cluster.model_copy(update={"gradient_dtype": "bfloat16"})})
-    assert planning.gradient_bytes(config, plan, shape) == 2 * planning.gradient_bytes(half, plan, shape)
+    assert costs.gradient_bytes(config, plan, shape) == 2 * costs.gradient_bytes(half, plan, shape)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import tpdist.experiments.sweep as sweep_module
 from tpdist.cli import main
-from tpdist.experiments import faults
+from tpdist.experiments import precheck
 from tpdist.experiments.points import arms_of, load_sweep
 from tpdist.launch.tasks import Task
 
@@ -35,7 +35,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sweep_module, "run_tasks", run)
     monkeypatch.setattr(sweep_module, "open_or_prepare", lambda data: None)
     monkeypatch.setattr(sweep_module, "is_missing", lambda data: False)
-    monkeypatch.setattr(faults, "is_missing", lambda data: True)
+    monkeypatch.setattr(precheck, "is_missing", lambda data: True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

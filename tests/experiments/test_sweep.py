@@ -21,11 +21,11 @@ import tpdist
 from tpdist.cli import main
 from tpdist.data import open_or_prepare
 from tpdist.errors import ConfigError, DataError, NonFiniteError, RunError
-from tpdist.experiments import faults
+from tpdist.experiments import precheck
 from tpdist.experiments import sweep as module
-from tpdist.experiments.points import expand
+from tpdist.experiments.points import Point, expand
 from tpdist.experiments.sweep import sweep
-from tpdist.experiments.sweep_dir import Sweeping, choose, waiting
+from tpdist.experiments.sweep_dir import Known, SweepDirectory, choose, waiting
 from tpdist.experiments.table import draw, summary
 from tpdist.launch import tasks
 from tpdist.training.evaluation import Evaluation
@@ -71,13 +71,13 @@ def _quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_a_sweep_goes(file: Path):
     """Two files without a name do not share a directory."""
-    assert module.foresee(file, [], None)[-2].startswith("runs/a-sweep: ")
-    assert module.foresee(file, ["run.name=mine"], None)[-2].startswith("runs/mine-sweep: ")
-    assert module.foresee(file, [], "out")[-2].startswith("out: ")
+    assert module.dry_run(file, [], None)[-2].startswith("runs/a-sweep: ")
+    assert module.dry_run(file, ["run.name=mine"], None)[-2].startswith("runs/mine-sweep: ")
+    assert module.dry_run(file, [], "out")[-2].startswith("out: ")
 
 
 def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    home, heard = Sweeping(tmp_path / "out"), Heard()
+    home, heard = SweepDirectory(tmp_path / "out"), Heard()
     points = {(p.arm, p.config.optimizer.lr, p.seed): p for p in expand(file)}
     # one that was cut off before its result was written, and one before its first checkpoint
     cut, begun = points["bptt", 0.001, 0], points["bptt", 0.05, 0]
@@ -134,7 +134,7 @@ def test_points_that_ray_takes_with_it_have_not_failed(file: Path, tmp_path: Pat
         _, said = sweeping.communicate()
     assert sweeping.returncode == 2
     assert said == "tpdist: Ray has ended; the same command goes on from what is saved\n"
-    assert module.foresee(file, changes, home)[-2] == f"{home}: 2 points to run, 0 done, 0 failed"
+    assert module.dry_run(file, changes, home)[-2] == f"{home}: 2 points to run, 0 done, 0 failed"
 
 
 def _child(pid: int, name: str) -> int:
@@ -148,25 +148,31 @@ def _child(pid: int, name: str) -> int:
     raise AssertionError(f"{pid} has no {name}")
 
 
-def _done(home: Sweeping, point, perplexity: float) -> None:
+def _done(home: SweepDirectory, point, perplexity: float) -> None:
     home.run(point).mkdir(parents=True)
     result = {"valid_perplexity": perplexity, "best_epoch": 1, "tokens_per_second": 10.0, "seconds": 2.0}
     (home.run(point) / "result.json").write_text(json.dumps(result))
 
 
-def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path, tmp_path: Path):
-    home = Sweeping(tmp_path / "out")
-    points = [p for p in expand(file) if p.arm == "bptt"]
-    for point, perplexity in zip(points, (9.0, 5.0, 6.0, 7.0), strict=True):  # lr 0.001: 7; lr 0.05: 6.5
-        _done(home, point, perplexity)
-    assert choose(home, points, (0, 1)) == {points[2].setting}
-    assert choose(home, points, (1,)) == {points[0].setting}
-    assert choose(home, expand(file), (0, 1)) == {points[2].setting}  # a setting that has not been run is out
+def known(points: list[Point], *perplexities: float | None) -> list[Known]:
+    """Of the first points what they have reached; those without a figure, and all others, wait."""
+    figures = [*perplexities, *[None] * len(points)]
+    states = ["waiting" if figure is None else "done" for figure in figures]
+    rows = [{"state": state, "valid_perplexity": figure} for state, figure in zip(states, figures, strict=True)]
+    return list(zip(points, rows, strict=False))
+
+
+def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path):
+    points = expand(file)  # those of bptt first
+    all_four = known(points, 9.0, 5.0, 6.0, 7.0)  # lr 0.001: 7; lr 0.05: 6.5; a setting that has not been run is out
+    assert choose(all_four[:4], (0, 1)) == {points[2].setting}
+    assert choose(all_four[:4], (1,)) == {points[0].setting}
+    assert choose(all_four, (0, 1)) == {points[2].setting}
 
 
 def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where time is up, a setting that has not been tried may be better than the best so far."""
-    home, asked = Sweeping(tmp_path / "out"), []
+    home, asked = SweepDirectory(tmp_path / "out"), []
     points = [p for p in expand(file) if p.arm == "bptt"]
     _done(home, points[0], 9.0)
 
@@ -189,38 +195,38 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     assert [row["chosen"] for row in rows if row["state"] == "done"] == [False, True]
 
 
-def test_an_arm_that_has_chosen_does_not_wait_for_the_others(file: Path, tmp_path: Path):
-    home, points = Sweeping(tmp_path / "out"), expand(file)
+def test_an_arm_that_has_chosen_does_not_wait_for_the_others(file: Path):
+    points = expand(file)
     by_arm = {arm: [p for p in points if p.arm == arm] for arm in ("bptt", "broken")}
-    assert waiting(home, points, [0]) == [p for p in points if p.seed == 0]
-    _done(home, by_arm["bptt"][0], 9.0)
-    assert waiting(home, points, [0]) == [p for p in points if p.seed == 0][1:]  # its other setting may be better
-    _done(home, by_arm["bptt"][2], 8.0)
+    assert points == [*by_arm["bptt"], *by_arm["broken"]]
+    assert waiting(known(points), [0]) == [p for p in points if p.seed == 0]
+    # its other setting may be better
+    assert waiting(known(points, 9.0), [0]) == [p for p in points if p.seed == 0][1:]
     untried = [p for p in by_arm["broken"] if p.seed == 0]
-    assert waiting(home, points, [0]) == [*untried, by_arm["bptt"][3]]
+    assert waiting(known(points, 9.0, None, 8.0), [0]) == [*untried, by_arm["bptt"][3]]
 
 
 def test_a_corpus_is_read_once_for_all_settings(file: Path, monkeypatch: pytest.MonkeyPatch):
     points, opened = expand(file), []
     open_or_prepare(points[0].config.data)
-    monkeypatch.setattr(faults, "open_or_prepare", lambda data: opened.append(data) or open_or_prepare(data))
-    assert len(faults.faults(points, here=False)) == 2
+    monkeypatch.setattr(precheck, "open_or_prepare", lambda data: opened.append(data) or open_or_prepare(data))
+    assert len(precheck.faults(points, here=False)) == 2
     assert len(opened) == 1
 
 
 def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, tmp_path: Path):
     home, changes = tmp_path / "out", ["data.recipe=ptb", f"data.store={tmp_path / 'none'}"]
-    for go in (lambda: sweep(file, changes, home, None, Silent()), lambda: module.foresee(file, changes, home)):
+    for go in (lambda: sweep(file, changes, home, None, Silent()), lambda: module.dry_run(file, changes, home)):
         with pytest.raises(DataError, match=r"none: no such store; run `tpdist data prepare ptb"):
             go()
     assert not (home / "failed").exists()
     changes = [f"data.store={tmp_path / 'new'}"]
-    assert any("would be prepared first" in line for line in module.foresee(file, changes, home))
+    assert any("would be prepared first" in line for line in module.dry_run(file, changes, home))
     assert not (tmp_path / "new").exists()
 
 
 def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     points = [point for point in expand(file) if point.arm == "bptt"]
     for point in points:
         if point.seed == 0 or point.config.optimizer.lr == 0.05:  # the best, by its figure
@@ -232,13 +238,13 @@ def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, monkeyp
             home.run(point).rename(home.path / "points" / moved[point.name].name)
     rows = sweep(file, changes, home.path, None, Silent(), arms=["bptt"])
     assert [row["state"] for row in rows] == ["done"] * 3
-    assert module.foresee(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
+    assert module.dry_run(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
 
 
 def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    home, asked = Sweeping(tmp_path / "out"), []
+    home, asked = SweepDirectory(tmp_path / "out"), []
     for point in expand(file):
         if point.arm == "bptt":
             _done(home, point, 7.0)
@@ -255,7 +261,7 @@ def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
 
 
 def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     points = [point for point in expand(file) if point.seed == 0]
     home.path.mkdir()
     (home.path / "failed").mkdir()
@@ -264,8 +270,8 @@ def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys
     assert main(["sweep", str(file), "--dir", str(home.path), "--quiet"]) == 1
     why = f"all {len(points)} points failed; --retry runs them again: too few tokens"
     assert capsys.readouterr().err == f"tpdist: {home.path}: {why}\n"
-    assert module.foresee(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
-    assert module.foresee(file, [], home.path, retry=True)[-2].endswith(
+    assert module.dry_run(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
+    assert module.dry_run(file, [], home.path, retry=True)[-2].endswith(
         f"{len(points)} points to run, 0 done, 0 failed"
     )
 
@@ -277,24 +283,24 @@ def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
 
 
 def test_two_sweeps_do_not_share_a_directory(file: Path, tmp_path: Path):
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     with home.held(), pytest.raises(RunError, match=r"out: another sweep is at work in it; wait for its end"):
         sweep(file, [], home.path, None, Silent())
 
 
 def test_another_sweep_does_not_take_the_directory(file: Path, tmp_path: Path):
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     home.path.mkdir()
     home.write([home.row(point) for point in expand(file)])
     before = (home.path / "results.parquet").read_bytes()
     for go in (
         lambda: sweep(file, ["model.hidden=5"], home.path, None, Silent()),
-        lambda: module.foresee(file, ["model.hidden=5"], home.path),
+        lambda: module.dry_run(file, ["model.hidden=5"], home.path),
     ):
         with pytest.raises(RunError, match="out: holds another sweep, 8 points of other settings; give --dir"):
             go()
     assert (home.path / "results.parquet").read_bytes() == before
-    module.foresee(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
+    module.dry_run(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
 
 
 def test_a_point_waits_for_the_process_that_holds_its_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -337,7 +343,7 @@ def test_what_the_other_process_has_saved_meanwhile_stays(file: Path, tmp_path: 
 
 def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     for point in (point for point in expand(file) if point.arm == "bptt"):
         assert tasks._run(point.config, str(home.run(point)), 1) is None
     monkeypatch.setattr(module, "run_tasks", lambda *_: None)
@@ -347,7 +353,7 @@ def test_points_of_another_corpus_are_no_peers(file: Path, tmp_path: Path, monke
     open_or_prepare(expand(file)[0].config.data)
     about = home.run(expand(file)[0]) / "models" / "best.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"corpus": "0" * 64}))  # of the text as it was then
-    for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.foresee(file, [], home.path)):
+    for go in (lambda: sweep(file, [], home.path, None, Silent()), lambda: module.dry_run(file, [], home.path)):
         with pytest.raises(RunError, match=r"was trained on another corpus than .*store holds now"):
             go()
 
@@ -370,7 +376,7 @@ def test_a_point_begun_on_a_gpu_goes_on_without(file: Path, tmp_path: Path, monk
 
 def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     for point in (point for point in expand(file) if point.arm == "bptt"):
         assert tasks._run(point.config, str(home.run(point)), 1) is None
         written = home.run(point) / "config.yaml"
@@ -381,21 +387,21 @@ def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, mon
 
 
 def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):
-    lines = module.foresee(file, [], tmp_path / "out")
+    lines = module.dry_run(file, [], tmp_path / "out")
     assert [line.split()[0] for line in lines[:4]] == ["bptt", "bptt", "broken", "broken"]
     assert ["would fail: optimizer.options" in line for line in lines[:4]] == [False, False, True, True]
     too_long = ["batching.blocks=500"]
-    assert not any("would fail: batching" in line for line in module.foresee(file, too_long, tmp_path / "out"))
+    assert not any("would fail: batching" in line for line in module.dry_run(file, too_long, tmp_path / "out"))
     open_or_prepare(expand(file)[0].config.data)
-    lines = module.foresee(file, too_long, tmp_path / "out")
+    lines = module.dry_run(file, too_long, tmp_path / "out")
     assert "would fail: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
     with pytest.raises(ConfigError, match="a window of 500 blocks"):  # not one of its settings could run
         sweep(file, [*too_long, "sweep.arms={bptt: {set: {method.name: bptt}}}"], tmp_path / "out", None, Silent())
     assert not (tmp_path / "out" / "failed").exists()
     if not torch.cuda.is_available():
-        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out")
+        lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out")
         assert all("would fail: run.device: torch sees no CUDA device" in line for line in lines[:4])
-        lines = module.foresee(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
+        lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
         assert "would fail" not in lines[0]
 
 
@@ -422,7 +428,7 @@ def test_the_test_figure_is_that_of_the_best_setting():
 
 
 def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path: Path):
-    home = Sweeping(tmp_path / "out")
+    home = SweepDirectory(tmp_path / "out")
     points = [p for p in expand(file) if p.arm == "bptt"]
     _done(home, points[0], 9.25)
     home.run(points[1]).mkdir(parents=True)

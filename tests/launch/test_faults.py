@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.errors import ConfigError
-from tpdist.launch.cluster import open_store
+from tpdist.launch.cluster import open_meeting
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.testing import run_ranks
 
@@ -39,15 +39,15 @@ def test_a_disk_that_fails_is_the_machines(number: int) -> None:
     assert not lost_neighbour(error)
 
 
-def test_who_waits_at_a_store_that_is_closed_has_lost_a_neighbour() -> None:
+def test_who_waits_at_a_meeting_that_is_closed_has_lost_a_neighbour() -> None:
     """So those that meet are called back when one of them dies on its way."""
-    store = open_store("127.0.0.1")
-    client = TCPStore("127.0.0.1", store.port, is_master=False)
+    meeting = open_meeting("127.0.0.1")
+    client = TCPStore("127.0.0.1", meeting.port, is_master=False)
     with ThreadPoolExecutor() as waiting:
         heard = waiting.submit(dist.ProcessGroupGloo, PrefixStore("gen1", client), 0, 2, timedelta(minutes=2))
         with pytest.raises(TimeoutError):
             heard.result(timeout=0.5)
-        del store
+        del meeting
         error = heard.exception(timeout=60)
     assert error is not None
     assert lost_neighbour(error)
@@ -80,7 +80,7 @@ def test_what_gloo_says_of_a_neighbour_that_left(talk: str) -> None:
     assert not machine
 
 
-def test_a_store_that_is_gone() -> None:
+def test_a_meeting_that_is_gone() -> None:
     with pytest.raises(dist.DistError) as caught:
         dist.TCPStore("127.0.0.1", 9, is_master=False, timeout=torch.distributed.default_pg_timeout / 3600)
     assert lost_neighbour(caught.value)

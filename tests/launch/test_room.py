@@ -12,9 +12,9 @@ import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
-from tpdist.launch.actor import Place
+from tpdist.launch.actor import Process
 from tpdist.launch.cluster import ClusterError
-from tpdist.launch.local import foresee
+from tpdist.launch.local import dry_run
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
@@ -62,7 +62,7 @@ def test_torch_counts_the_gpus_that_it_sees(
 def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
     assert choose_backend([("a", "0"), ("b", "0")]) == "nccl"
     assert choose_backend([("a", "0"), ("a", "0")]) == "gloo"
-    assert Place("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
+    assert Process("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
 
 
 def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_the_device_of_workers_is_what_is_set_aside(
     config = small(small_corpus, run={"device": device}, cluster=cluster_too)
     for begin in (
         lambda: tpdist.train(config, tmp_path / "run", address="auto"),
-        lambda: foresee(config, tmp_path / "run", address="auto"),
+        lambda: dry_run(config, tmp_path / "run", address="auto"),
     ):
         with pytest.raises(ConfigError, match=message):
             begin()
@@ -105,13 +105,13 @@ def test_gpus_that_this_machine_lacks_are_not_waited_for(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = small(small_corpus, run={"device": "auto"}, cluster={"workers": 3, "gpus_per_worker": 0.5})
-    for begin in (lambda: tpdist.train(config, tmp_path / "run"), lambda: foresee(config, tmp_path / "run")):
+    for begin in (lambda: tpdist.train(config, tmp_path / "run"), lambda: dry_run(config, tmp_path / "run")):
         with pytest.raises(
             ConfigError, match=r"gpus_per_worker: this machine has 1 GPU, where 3 workers with 0\.5 each do not"
         ):
             begin()
     two = small(small_corpus, run={"device": "auto"}, cluster={"workers": 2, "gpus_per_worker": 0.5})
-    assert foresee(two, tmp_path / "run")
+    assert dry_run(two, tmp_path / "run")
 
 
 def test_a_run_of_workers_can_be_read_without_them(small_corpus: Path) -> None:

@@ -21,7 +21,7 @@ class Played:
 
     def __init__(self, node: Node):
         self.node, self.fault, self.unfit = node, None, False
-        self.place: str | None = None if node.id == "bad" else "running"
+        self.process: str | None = None if node.id == "bad" else "running"
         self.placing, self.running, self.working, self.status = None, None, False, None
 
     def __str__(self) -> str:

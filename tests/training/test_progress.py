@@ -11,7 +11,7 @@ from small_runs import Listener, small
 
 import tpdist
 from tpdist.data import Progress
-from tpdist.launch.local import foresee
+from tpdist.launch.local import dry_run
 from tpdist.training import progress
 from tpdist.training.progress import DataBar, Live, Plain, Status, clock, reporter
 
@@ -117,7 +117,7 @@ def test_what_is_left_of_a_run_that_goes_on_with_other_streams(small_corpus: Pat
 )
 def test_the_steps_of_a_visit_are_said(method: dict[str, Any], wanted: str, small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, method=method, objective={"weight": 0.0 if method["name"] == "bptt" else 0.2})
-    assert foresee(config, tmp_path / "run", [], None)[2].endswith(f"9 windows an epoch; {wanted}")
+    assert dry_run(config, tmp_path / "run", [], None)[2].endswith(f"9 windows an epoch; {wanted}")
 
 
 def test_what_a_run_says(small_corpus: Path, tmp_path: Path):

@@ -9,25 +9,25 @@ from rich.console import Console
 
 from tpdist.training import progress
 from tpdist.training.progress import Live, Plain, Status, together
-from tpdist.training.workers_view import Work, lines, table
+from tpdist.training.workers_view import WorkerFigures, lines, table
 
 STATUS = Status(2, 5, 30, 100, 4.5, 90.017, 0.123456, 0.000321, 12345.6, 65.0)
 
 
-def work(rank: int) -> Work:
-    return Work(rank, "alpha", 1000.0 + rank, 0.02, 0.1, 1000 + rank)
+def work(rank: int) -> WorkerFigures:
+    return WorkerFigures(rank, "alpha", 1000.0 + rank, 0.02, 0.1, 1000 + rank)
 
 
-TWO = (work(0), Work(1, "beta", 999.4, 0.0, 0.5, 2_500_000))
+TWO = (work(0), WorkerFigures(1, "beta", 999.4, 0.0, 0.5, 2_500_000))
 
 
-def shown(workers: tuple[Work, ...], width: int = 80) -> list[str]:
+def shown(workers: tuple[WorkerFigures, ...], width: int = 80) -> list[str]:
     screen = io.StringIO()
     Console(file=screen, width=width, highlight=False).print(table(workers))
     return [line.rstrip() for line in screen.getvalue().splitlines()]
 
 
-def on_hosts(count: int, hosts: int) -> tuple[Work, ...]:
+def on_hosts(count: int, hosts: int) -> tuple[WorkerFigures, ...]:
     return tuple(replace(work(rank), host=f"host{rank * hosts // count}") for rank in range(count))
 
 

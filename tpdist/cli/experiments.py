@@ -16,16 +16,7 @@ from tpdist.cli.options import (
     print_lines,
 )
 from tpdist.errors import Setting, TpdistError
-
-BENCHES = {
-    "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
-    "head": "the output head against linear + cross_entropy, time and memory",
-    "batch": "batch mode against the machine's own matrix products; how its memory grows",
-    "overlap": "the share of a step that 2 workers wait for each other",
-    "checkpoint": "what a checkpoint every 30 s costs",
-    "evaluation": "a split's perplexity, pieces side by side, against one after another",
-    "timeparallel": "one gradient over a long text, all blocks at once, against BPTT",
-}
+from tpdist.experiments.bench import BENCHES
 
 
 def add(commands: Any) -> None:
@@ -118,12 +109,12 @@ def add(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from tpdist.experiments.sweep import foresee, sweep
+    from tpdist.experiments.sweep import dry_run, sweep
     from tpdist.training.progress import Plain, Silent
 
     if options.dry_run:
         known = {"retry": options.retry, "address": options.address}
-        print_lines(foresee(options.config, options.set, options.dir, **known), options)
+        print_lines(dry_run(options.config, options.set, options.dir, **known), options)
         return
     say = Silent() if options.quiet or options.json else Plain()
     rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
@@ -132,7 +123,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from tpdist.experiments.reproduce import foresee, reproduce
+    from tpdist.experiments.reproduce import dry_run, reproduce
     from tpdist.training.progress import Plain, Silent
 
     changes = above(
@@ -140,7 +131,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     )
     if options.dry_run:
         known = {"retry": options.retry, "test": options.test, "address": options.address}
-        print_lines(foresee(options.what, options.cells, options.budget, changes, **known), options)
+        print_lines(dry_run(options.what, options.cells, options.budget, changes, **known), options)
         return
     kept = reproduce(
         options.what,
@@ -188,7 +179,7 @@ def _scaling(options: argparse.Namespace) -> None:
         workers = []
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
-    from tpdist.experiments.scaling import scaling
+    from tpdist.experiments.bench.scaling import scaling
     from tpdist.training.files import write_json
 
     found = scaling(workers, options.address, print)

@@ -58,14 +58,14 @@ def _prepare(options: argparse.Namespace) -> None:
     from tpdist.config import load_config
 
     data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
-    from tpdist.data import foresee, prepare
+    from tpdist.data import dry_run, prepare
     from tpdist.data.recipes import reads_parquet
     from tpdist.training.progress import DataBar
 
     if options.column is not None and not reads_parquet(data):
         raise TpdistError(f"--column: {options.column} is a column of no Parquet file here; leave it out")
     if options.dry_run:
-        print_lines(foresee(data, Path(options.out)), options)
+        print_lines(dry_run(data, Path(options.out)), options)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

@@ -96,12 +96,12 @@ def _train(options: argparse.Namespace) -> None:
 
     overrides = above(options.set, [Setting("run.profile=5", "--profile")] if options.profile else [])
     config = load_config(options.config, overrides) if options.resume is None else None
-    from tpdist.launch.local import foresee, resume, train
+    from tpdist.launch.local import dry_run, resume, train
     from tpdist.training.progress import DataBar, reporter
 
     if options.dry_run:
         run = options.run_dir if config is not None else options.resume
-        print_lines(foresee(config, run, overrides, options.address), options)
+        print_lines(dry_run(config, run, overrides, options.address), options)
         return
     quiet = options.quiet or options.json
     with DataBar(quiet) as bar:

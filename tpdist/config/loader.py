@@ -15,7 +15,7 @@ from tpdist.config.complaints import keep_known, sweep_complaints, translate
 from tpdist.config.experiment import Experiment, Places
 from tpdist.config.overrides import lay_over, read_overrides
 from tpdist.config.presets import PRESETS, merge
-from tpdist.config.yaml_text import Place, Problem, Tree, join, read, shown
+from tpdist.config.yaml_text import Origin, Problem, Tree, join, read, shown
 from tpdist.errors import OVERRIDE, ConfigError
 
 P = TypeVar("P")
@@ -67,7 +67,7 @@ def with_place(error: ConfigError, config: Experiment) -> ConfigError:
 
 
 def _no_file() -> Tree:
-    return Tree(data={}, places={"": Place(1, None, OVERRIDE)})
+    return Tree(data={}, places={"": Origin(1, None, OVERRIDE)})
 
 
 def _read_file(path: Path) -> Tree:
@@ -90,8 +90,8 @@ def _read_file(path: Path) -> Tree:
         line = raw.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
         raise ConfigError(f"{name}:{line}: not UTF-8 text: {byte}; save the file as UTF-8") from None
-    tree = read(text, lambda line: Place(0, line, name))
-    tree.places[""] = Place(0, None, name)
+    tree = read(text, lambda line: Origin(0, line, name))
+    tree.places[""] = Origin(0, None, name)
     if tree.broken:
         raise ConfigError(str(tree.problems[0]))
     if tree.data is None and not tree.problems:
@@ -128,7 +128,7 @@ def _build(tree: Tree) -> Experiment:
     return config
 
 
-def _order(place: Place | None) -> tuple[int, int]:
+def _order(place: Origin | None) -> tuple[int, int]:
     return (place.rank, place.line or 0) if place else (0, 0)
 
 

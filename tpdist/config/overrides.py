@@ -6,7 +6,7 @@ from typing import Any
 
 from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, why_unknown
 from tpdist.config.presets import merge
-from tpdist.config.yaml_text import Place, Problem, Tree, control_character, read, shown
+from tpdist.config.yaml_text import Origin, Problem, Tree, control_character, read, shown
 from tpdist.errors import OVERRIDE
 
 
@@ -22,7 +22,7 @@ def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Overri
     """The overrides that can be read; what is wrong with the others goes to `problems`."""
     read_so_far: dict[str, Override] = {}
     for rank, text in enumerate(texts, 1):
-        place = Place(rank, None, getattr(text, "written_in", OVERRIDE))
+        place = Origin(rank, None, getattr(text, "written_in", OVERRIDE))
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
             what = "has no '='" if not equals else "has no key"
@@ -41,7 +41,7 @@ def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Overri
     return list(read_so_far.values())
 
 
-def _read_value(path: list[str], value: str, place: Place) -> Tree:
+def _read_value(path: list[str], value: str, place: Origin) -> Tree:
     key = ".".join(path)
     field = field_at(path)
     if field is None or not is_text(field) or value.startswith(("'", '"')):

@@ -40,7 +40,7 @@ RESOLVERS = [
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class Origin:
     """Where something was written. `rank` puts the file (0) before the overrides, and these in their order."""
 
     rank: int
@@ -55,7 +55,7 @@ class Place:
 class Problem:
     """One thing that is wrong; its `str` is the line that the user reads."""
 
-    place: Place | None
+    place: Origin | None
     key: str
     text: str
 
@@ -68,7 +68,7 @@ class Tree:
     """Plain data read from a text, and for every dotted key its place and the text of its scalar."""
 
     data: Any = None
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, Origin] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken: bool = False
@@ -85,7 +85,7 @@ def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def read(text: str, place_of: Callable[[int], Place], key: str = "") -> Tree:
+def read(text: str, place_of: Callable[[int], Origin], key: str = "") -> Tree:
     """Read `text`, the value of `key` ("" for a whole file); `place_of` turns a line, from 1, into its place.
 
     A wrong value is noted in the tree's problems and left out of its data, so that the rest can be looked at too;
@@ -171,10 +171,10 @@ _BAD = object()
 
 
 class _Builder:
-    def __init__(self, tree: Tree, place_of: Callable[[int], Place]):
+    def __init__(self, tree: Tree, place_of: Callable[[int], Origin]):
         self.tree, self.place_of = tree, place_of
 
-    def build(self, node: yaml.Node, key: str, place: Place) -> Any:
+    def build(self, node: yaml.Node, key: str, place: Origin) -> Any:
         """The plain data of `node`, or `_BAD` where a problem was noted."""
         self.tree.places[key] = place
         if isinstance(node, yaml.MappingNode):
@@ -211,7 +211,7 @@ class _Builder:
                 data[name] = value
         return data
 
-    def scalar(self, node: yaml.ScalarNode, key: str, place: Place) -> Any:
+    def scalar(self, node: yaml.ScalarNode, key: str, place: Origin) -> Any:
         text, tag = node.value, node.tag
         if node.style is None:
             self.tree.texts[key] = text
@@ -237,6 +237,6 @@ class _Builder:
         wrong = control_character(text)
         return self.problem(place, key, wrong) if wrong else text
 
-    def problem(self, place: Place, key: str, text: str) -> Any:
+    def problem(self, place: Origin, key: str, text: str) -> Any:
         self.tree.problems.append(Problem(place, key, text))
         return _BAD

@@ -2,7 +2,7 @@
 
 from tpdist.data.manifest import Manifest, Split
 from tpdist.data.opening import check_options, is_missing, open_or_prepare
-from tpdist.data.prepare import Progress, foresee, prepare
+from tpdist.data.prepare import Progress, dry_run, prepare
 from tpdist.data.recipes import default_store, missing_source
 from tpdist.data.store import ArrayTokens, ArrowTokens, Store, Tokens
 from tpdist.data.streams import Blocks, StreamLayout, read_blocks
@@ -23,7 +23,7 @@ __all__ = [
     "Vocabulary",
     "check_options",
     "default_store",
-    "foresee",
+    "dry_run",
     "is_missing",
     "missing_source",
     "open_or_prepare",

@@ -58,7 +58,7 @@ def prepare(data: Data, out: Path | str, progress: Report | None = None) -> Stor
     return Store.open(out)
 
 
-def foresee(data: Data, out: Path | str) -> list[str]:
+def dry_run(data: Data, out: Path | str) -> list[str]:
     """What `prepare` would read and write, a line each, without doing it. Raises as it does, as far as can be seen."""
     refuse_existing(Path(out))
     if data.recipe == "synthetic":

@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,14 @@ from tpdist.training.run_dir import RunDirectory
 
 WINDOWS = 16
 BEFORE = 4  # windows rolled out before one that is looked at
-BPTT = ["method.name=bptt"]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A way to visit a window. changes: of the configuration, as `--set` takes them."""
+def cases(weight: float) -> dict[str, tuple[str, ...]]:
+    """Ways to visit a window, by name, as changes of the configuration that `--set` takes.
 
-    name: str
-    changes: tuple[str, ...]
-
-
-def cases(weight: float) -> list[Case]:
-    """H-steps 0, 1, 2, 5 with λ = weight: plain ones of size 1/λ and a tenth of it, Adagrad's of 0.1 and 0.01."""
-    found = [Case("no H-steps, truncated BPTT", tuple(BPTT))]
+    H-steps 0, 1, 2, 5 with λ = weight: plain ones of size 1/λ and a tenth of it, Adagrad's of 0.1 and 0.01.
+    """
+    found: dict[str, tuple[str, ...]] = {"no H-steps, truncated BPTT": ("method.name=bptt",)}
     optimisers = (
         ("plain, 1/λ", "{name: sgd}"),
         ("plain, 0.1/λ", f"{{name: sgd, lr: {0.1 / weight!r}}}"),
@@ -56,7 +50,7 @@ def cases(weight: float) -> list[Case]:
             for starts in ("tied", "held"):
                 changes = ("method.name=pm", f"method.h_steps={steps}", f"method.starts={starts}")
                 changes += (f"method.h_optimizer={optimiser}", f"objective.weight={weight!r}")
-                found.append(Case(f"{steps} H-step{'s' * (steps > 1)}, {label}, {starts}", changes))
+                found[f"{steps} H-step{'s' * (steps > 1)}, {label}, {starts}"] = changes
     return found
 
 
@@ -68,14 +62,13 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     store = Store.open(default_store(config.data))
     model = directory.load_model(config, "best", store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
-    tried = cases(weight)
-    configs = [_config(directory, [*base, *case.changes]) for case in tried]
-    found: dict[str, list[float]] = {case.name: [] for case in tried}
+    configs = {name: _config(directory, [*base, *changes]) for name, changes in cases(weight).items()}
+    found: dict[str, list[float]] = {name: [] for name in configs}
     for batch, carried in entered_windows(model, batches, windows):
         whole = gradient(model, config, batches, batch, carried)
-        for case, one in zip(tried, configs, strict=True):
+        for name, one in configs.items():
             own = gradient(model, one, batches, batch, carried)
-            found[case.name].append(float(torch.cosine_similarity(own, whole, 0)))
+            found[name].append(float(torch.cosine_similarity(own, whole, 0)))
     return found
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 
 from tpdist.config import Experiment
-from tpdist.experiments import failures, planning
+from tpdist.experiments import costs, failures
+from tpdist.experiments.bench.scaling import batch_config, make_store, run_bare
+from tpdist.experiments.costs import Device, Link, Share
 from tpdist.experiments.measure import Say, machine
 from tpdist.experiments.plain import random_tokens
-from tpdist.experiments.planning import Device, Link, Share
-from tpdist.experiments.scaling import batch_config, make_store, run_bare
 from tpdist.launch.placement import own_cores
 from tpdist.models import build_model
 from tpdist.testing import run_ranks
@@ -30,23 +30,23 @@ VALIDATION_TYPES = 10_000
 VALIDATION_UPDATES = 8  # the first makes what the others find: pages, kernels
 
 
-def calibrate(config: Experiment, own: Plan, types: int, share: Share) -> Device:
+def calibrate(config: Experiment, visit_plan: Plan, types: int, share: Share) -> Device:
     """This machine's CPU, GPU or not: two window sizes, a straight line through the medians of their updates' times."""
     keep_freed_memory()  # as a worker does
     B = config.objective.block
     model = build_model(config.model, config.run, types)
     theta = Theta(model, config.optimizer)
     if share.tokens > config.batching.chunk_tokens:  # passes as there, chunk by chunk
-        own = replace(own, chunk_blocks=max(1, CHUNK // B))
+        visit_plan = replace(visit_plan, chunk_blocks=max(1, CHUNK // B))
     streams = max(1, min(share.streams, SMALL // B))
     sizes = [max(1, size // B // streams) for size in (SMALL, LARGE)]
     updates = []
     for blocks in sizes:
         inputs, labels = random_tokens(types, 2, B, streams, blocks)
         window = make_window(inputs, labels, model.bias.dtype, tokens=inputs.numel(), opens=False)
-        boundaries = Boundaries.for_plan(replace(own, shuffled=False), streams, blocks, model)
+        boundaries = Boundaries.for_plan(replace(visit_plan, shuffled=False), streams, blocks, model)
         where = (window, 0, boundaries, model.zero_state(streams), Alone())
-        updates.append(lambda where=where: visit(model, replace(own, shuffled=False), theta, *where))
+        updates.append(lambda where=where: visit(model, replace(visit_plan, shuffled=False), theta, *where))
     times: list[list[float]] = [[], []]
     for number in range(ROUNDS + 1):
         for update, found in zip(updates, times, strict=True):
@@ -67,14 +67,14 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
         for count in workers:
             config = batch_config(count, count * tokens, home, VALIDATION_UPDATES)
             make_store(config)
-            share = planning.share_of(config, count * tokens)
-            own, shape = plan_epoch(config, 1, share.blocks), planning.shape_of(config, VALIDATION_TYPES)
-            device, link = _calibrate_together(count, config, own, share), _measure_link(count)
-            parts = planning.seconds(config, own, shape, share, device, link)
+            share = costs.share_of(config, count * tokens)
+            visit_plan, shape = plan_epoch(config, 1, share.blocks), costs.shape_of(config, VALIDATION_TYPES)
+            device, link = _calibrate_together(count, config, visit_plan, share), _measure_link(count)
+            parts = costs.seconds(config, visit_plan, shape, share, device, link)
             forecast = failures.seconds(parts, count, failures.SPREAD)
             result = run_bare(config, home / f"run-{count}")
             measured = result.seconds / result.steps
-            sent = planning.neighbour_bytes(config, own, shape) * result.steps
+            sent = costs.neighbour_bytes(config, visit_plan, shape) * result.steps
             rows.append({"workers": count, "forecast_s": forecast, "measured_s": measured, "link": asdict(link)})
             say(
                 f"{count} workers on {own_cores()} cores: forecast {forecast:.3f} s an update, measured "
@@ -85,19 +85,19 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
     return {"machine": machine(), "rows": rows, "ratios": errors}
 
 
-def _calibrate_together(workers: int, config: Experiment, own: Plan, share: Share) -> Device:
+def _calibrate_together(workers: int, config: Experiment, visit_plan: Plan, share: Share) -> Device:
     """As the workers will run, all at once on the same cores, with nothing to say to each other; their mean."""
-    found = run_ranks(_calibrate_one, workers, config, own, share)
+    found = run_ranks(_calibrate_one, workers, config, visit_plan, share)
     fixed, per_token = (
         statistics.mean(getattr(device, part) for device in found) for part in ("fixed_s", "per_token_s")
     )
     return replace(found[0], fixed_s=fixed, per_token_s=per_token)
 
 
-def _calibrate_one(config: Experiment, own: Plan, share: Share) -> Device:
+def _calibrate_one(config: Experiment, visit_plan: Plan, share: Share) -> Device:
     torch.set_num_threads(1)
     dist.barrier()
-    return calibrate(config, own, VALIDATION_TYPES, share)
+    return calibrate(config, visit_plan, VALIDATION_TYPES, share)
 
 
 def _measure_link(workers: int) -> Link:

@@ -32,16 +32,16 @@ def useful_share(workers: int, mtbf_s: float, save_s: float, recover_s: float, i
     return interval_s / ((between + recover_s) * math.expm1(tries))
 
 
-def slowest(workers: int, spread: float, seed: int = 0) -> float:
+def slowest(workers: int, spread: float) -> float:
     """The mean of the slowest of P workers' times, each lognormal of mean 1 with that deviation: all wait for it."""
     if spread == 0:
         return 1.0
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     sigma = math.sqrt(math.log(1 + spread**2))
     draws = [random.lognormal(-(sigma**2) / 2, sigma, workers).max() for _ in range(max(1, DRAWS * 16 // workers))]
     return float(np.mean(draws))
 
 
 def seconds(parts: Mapping[str, float], workers: int, spread: float) -> float:
-    """Of an update, all waiting for the slowest worker. parts: `planning.seconds`."""
+    """Of an update, all waiting for the slowest worker. parts: `costs.seconds`."""
     return parts["compute"] * slowest(workers, spread) + parts["neighbours"] + parts["reduction"]

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tpdist.errors import RunError
+from tpdist.experiments.results import Row
 from tpdist.experiments.svg import bars, chart, heat, standalone
 from tpdist.training.files import write_text
 from tpdist.training.run_dir import RunDirectory
 
-Row = dict[str, Any]
 ROUNDING = 1e-5  # a residual of no more comes from float32 alone
 CURVES = {
     "validation": ("Validation perplexity", "valid_perplexity", False),

@@ -66,7 +66,7 @@ def long_memory(
     return {"versions": versions(), "trivial": trivial, **found}
 
 
-def foresee(file: Path, overrides: Sequence[str], arms: Sequence[str], home: Path) -> list[str]:
+def dry_run(file: Path, overrides: Sequence[str], arms: Sequence[str], home: Path) -> list[str]:
     """The points that `long_memory` would run, a line each."""
     points = expand(file, overrides, arms)
     waiting = [point for point in points if not (home / "points" / f"{point.name}.json").is_file()]

@@ -20,12 +20,12 @@ RESET_PEAK = "5"  # written to /proc/self/clear_refs; proc(5)
 
 
 def run(what: str, device: str, say: Say, **options: Any) -> dict[str, Any]:
-    """The benchmark of that name: what `bench` of `experiments/<what>.py` returns, which takes its options."""
+    """The benchmark of that name: what `bench` of `experiments/bench/<what>.py` returns, which takes its options."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TpdistError("--device: torch sees no CUDA device here; write cpu")
     with settings_kept():
         set_kernels(Run())
-        return importlib.import_module(f"tpdist.experiments.{what}").bench(say, device, **options)
+        return importlib.import_module(f"tpdist.experiments.bench.{what}").bench(say, device, **options)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

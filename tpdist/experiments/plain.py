@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from tpdist.models.products import linear, weight_gradient
 
+LR, CLIP = 0.003, 0.5
+
 
 class PlainLoop:
     """A GRU language model of `types` types, one layer of `hidden`, and its optimiser."""
@@ -22,17 +24,14 @@ class PlainLoop:
         hidden: int,
         streams: int,
         device: str = "cpu",
-        lr: float = 0.003,
-        clip: float = 0.5,
         fused: bool = False,
     ):
         self.embedding = nn.Embedding(types, hidden).to(device)
         self.rnn = nn.GRU(hidden, hidden).to(device)
         self.head = nn.Linear(hidden, types).to(device)
         self.parameters = [p for module in (self.embedding, self.rnn, self.head) for p in module.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=fused or None)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LR, fused=fused or None)
         self.state = torch.zeros(1, streams, hidden, device=device)
-        self._clip = clip
 
     def update(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step on a window of every stream: ids [B, N] each -> mean loss in nats, on the device."""
@@ -40,7 +39,7 @@ class PlainLoop:
         h, last = self.rnn(self.embedding(inputs), self.state)
         loss = functional.cross_entropy(self.head(h).flatten(0, 1), labels.flatten())
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.state = last.detach()
         return loss.detach()

@@ -1,7 +1,7 @@
 """`tpdist plan`: what a configuration would cost on many workers, and what the forecast assumes.
 
 Compute is measured on this machine (`calibration.py`), or follows from a named GPU's peak and the share of it that is
-reached; the rest is `planning.py` and `failures.py`.
+reached; the rest is `costs.py` and `failures.py`.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Any
 from tpdist.config import Experiment
 from tpdist.data import Store, default_store
 from tpdist.errors import TpdistError
-from tpdist.experiments import failures, planning
+from tpdist.experiments import costs, failures
 from tpdist.experiments.calibration import calibrate
+from tpdist.experiments.costs import Device, Link, Shape, Share
 from tpdist.experiments.measure import Say, machine
-from tpdist.experiments.planning import Device, Link, Shape, Share
 from tpdist.tprop import Plan, plan_epoch
 
 
@@ -55,13 +55,16 @@ def plan(
     config: Experiment, tokens: int, types: int, gpu: str | None, link: Link, assumed: Assumed, say: Say
 ) -> dict[str, Any]:
     """Print the forecast of `config` on `cluster.workers` workers; what `--json` writes."""
-    share = planning.share_of(config, tokens)
-    own = plan_epoch(config, 1, share.blocks)
-    shape = planning.shape_of(config, types)
-    once = planning.rolled_once(own, share.tokens, config.batching.chunk_tokens, share.updates == 1)
-    device = on_gpu(config, own, shape, once, gpu, assumed) if gpu else calibrate(config, own, types, share)
-    parts = planning.seconds(config, own, shape, share, device, link)
-    used = planning.memory(config, own, shape, share, device)
+    share = costs.share_of(config, tokens)
+    visit_plan = plan_epoch(config, 1, share.blocks)
+    shape = costs.shape_of(config, types)
+    once = costs.rolled_once(visit_plan, share.tokens, config.batching.chunk_tokens, share.updates == 1)
+    if gpu:
+        device = on_gpu(config, visit_plan, shape, once, gpu, assumed)
+    else:
+        device = calibrate(config, visit_plan, types, share)
+    parts = costs.seconds(config, visit_plan, shape, share, device, link)
+    used = costs.memory(config, visit_plan, shape, share, device)
     workers = config.cluster.limits[1]
     update = failures.seconds(parts, workers, assumed.spread)
     work = update * share.updates * config.run.epochs
@@ -79,8 +82,8 @@ def plan(
         "share": asdict(share),
         "memory": used,
         "bytes": {
-            "neighbours": planning.neighbour_bytes(config, own, shape),
-            "gradient": planning.gradient_bytes(config, own, shape) * workers if workers > 1 else 0,
+            "neighbours": costs.neighbour_bytes(config, visit_plan, shape),
+            "gradient": costs.gradient_bytes(config, visit_plan, shape) * workers if workers > 1 else 0,
         },
         "seconds": parts | {"slowest": update},
         "efficiency": alone / workers / update,
@@ -89,20 +92,20 @@ def plan(
         "hours": hours,
         "worker_hours": hours * workers,
         "price": None if assumed.price is None else hours * workers * assumed.price,
-        "limits": planning.limits(config, own, shape, TRILLION, tokens_per_s),
+        "limits": costs.limits(config, visit_plan, shape, TRILLION, tokens_per_s),
     }
     _print(found, config, share, device, say)
     return found
 
 
-def on_gpu(config: Experiment, own: Plan, shape: Shape, once: bool, name: str, assumed: Assumed) -> Device:
+def on_gpu(config: Experiment, visit_plan: Plan, shape: Shape, once: bool, name: str, assumed: Assumed) -> Device:
     """A named GPU: its peak in the run's precision times the assumed share; θ read and written once."""
     if name not in GPUS:
         raise TpdistError(f"--gpu: must be one of {', '.join(GPUS)}; got {name!r}")
     card = GPUS[name]
     peak = card.bfloat16 if config.run.dtype == "bfloat16" else card.tf32 if config.run.tf32 else card.float32
-    touched = 7 * shape.parameters * planning.NUMBER  # θ, gradient, two moments read; three written
-    operations = planning.operations_per_token(shape, own, once)
+    touched = 7 * shape.parameters * costs.NUMBER  # θ, gradient, two moments read; three written
+    operations = costs.operations_per_token(shape, visit_plan, once)
     fixed = GPU_FIXED_S + touched / card.bandwidth
     return Device(name, fixed, operations / (peak * assumed.share), card.memory, "gpu")
 

@@ -82,7 +82,7 @@ def reproduce(
     return kept
 
 
-def foresee(
+def dry_run(
     what: str,
     cells: Sequence[str],
     budget: str | None,
@@ -96,8 +96,8 @@ def foresee(
     within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
     if what == LONG_MEMORY:
         _refuse_for_long_memory(retry, test, address)
-        return [*longmemory.foresee(file, overrides, cells, home), *within]
-    return [*sweeps.foresee(file, overrides, home, cells, retry, address), *within]
+        return [*longmemory.dry_run(file, overrides, cells, home), *within]
+    return [*sweeps.dry_run(file, overrides, home, cells, retry, address), *within]
 
 
 def _refuse_for_long_memory(retry: bool, test: bool, address: str | None) -> None:

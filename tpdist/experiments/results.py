@@ -47,7 +47,7 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
     arms = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        done = _by_setting(own)
+        done = by_setting(_done(own))
         failed = [row for row in own if row["state"] == "failed"]
         entry: Kept = {"arm": arm, "tried": len(done), "failed": len(failed), "paper": paper.get(arm)}
         if failed:
@@ -65,17 +65,27 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
 
 def best_runs(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """By arm, the runs of that setting; arms of which none has ended are left out."""
-    found = {arm: _by_setting([row for row in rows if row["arm"] == arm]) for arm in {row["arm"]: None for row in rows}}
+    arms = dict.fromkeys(row["arm"] for row in rows)
+    found = {arm: by_setting(_done(row for row in rows if row["arm"] == arm)) for arm in arms}
     return {arm: done[best_setting(done)] for arm, done in found.items() if done}
 
 
-def _by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The runs that have ended."""
-    done: dict[str, list[Row]] = {}
+def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """By the text of a setting, as it is kept: its runs."""
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        if row["state"] == "done":
-            done.setdefault(_setting(row), []).append(row)
-    return done
+        text = ", ".join(f"{key}={json.dumps(value)}" for key, value in tried(row).items())
+        found.setdefault(text, []).append(row)
+    return found
+
+
+def tried(row: Row) -> dict[str, Any]:
+    """The keys of the grid, and their values here."""
+    return {key.removeprefix("set."): value for key, value in row.items() if key.startswith("set.")}
+
+
+def _done(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["state"] == "done"]
 
 
 def best_setting(done: Mapping[str, Sequence[Row]]) -> str:
@@ -127,10 +137,6 @@ def _mean_of(figure: str, group: Sequence[Row]) -> float | None:
 
 def _mean(rows: Sequence[Row]) -> float:
     return statistics.fmean(row["valid_perplexity"] for row in rows)
-
-
-def _setting(row: Row) -> str:
-    return ", ".join(f"{key[4:]}={json.dumps(row[key])}" for key in row if key.startswith("set."))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -12,12 +12,12 @@ from typing import Any
 from tpdist import __version__
 from tpdist.config import Data
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
-from tpdist.data import foresee as foresee_store
+from tpdist.data import dry_run as dry_run_of_store
 from tpdist.errors import NonFiniteError, RunError, TpdistError
-from tpdist.experiments.faults import faults
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
+from tpdist.experiments.precheck import faults
 from tpdist.experiments.results import Row, versions
-from tpdist.experiments.sweep_dir import Sweeping, choose, open_arms, waiting, wanted, wanted_rows
+from tpdist.experiments.sweep_dir import SweepDirectory, choose, open_arms, waiting, wanted, wanted_rows
 from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import check_gpus
 from tpdist.launch.tasks import Task, place_of, run_tasks
@@ -64,7 +64,7 @@ def sweep(
             for point in points:
                 home.failure(point).unlink(missing_ok=True)
         tuning = section.seeds[: section.tuning_seeds]
-        to_run = waiting(home, points, tuning)  # which reads several files a point
+        to_run = waiting(home.known(points), tuning)
         if address is None:
             for point in to_run:
                 check_gpus(point.config)
@@ -76,7 +76,7 @@ def sweep(
             raise next(iter(wrong.values()))  # none has run, and none would
 
         def write() -> list[Row]:
-            rows = wanted_rows(home, everything, tuning)
+            rows = wanted_rows(home.known(everything), tuning)
             home.write(rows)
             return rows
 
@@ -95,16 +95,16 @@ def sweep(
 
 
 def _test_chosen(
-    home: Sweeping, points: Sequence[Point], tuning: Sequence[int], until: float, reporter: Reporter
+    home: SweepDirectory, points: Sequence[Point], tuning: Sequence[int], until: float, reporter: Reporter
 ) -> None:
     """Evaluate what each arm has chosen on the test split, where that has not been done and no setting waits.
 
     until: by the monotonic clock, the time after which no evaluation begins.
     """
-    best = choose(home, points, tuning)
-    undecided = open_arms(home, points, tuning)
-    for point in points:
-        done = home.row(point)["state"] == "done" and point.arm not in undecided
+    known = home.known(points)
+    best, undecided = choose(known, tuning), open_arms(known, tuning)
+    for point, row in known:
+        done = row["state"] == "done" and point.arm not in undecided
         if done and point.setting in best and not home.test(point).exists():
             if time.monotonic() > until:
                 reporter.say("time is up before the test split; the same command goes on")
@@ -112,7 +112,7 @@ def _test_chosen(
             _test(home, point)
 
 
-def _test(home: Sweeping, point: Point) -> None:
+def _test(home: SweepDirectory, point: Point) -> None:
     try:
         evaluation = evaluate(home.run(point), "test", overrides=place_of(point.config))
         reached: dict[str, Any] = {"perplexity": evaluation.perplexity}
@@ -127,7 +127,7 @@ def _corpora(points: Sequence[Point]) -> list[Data]:
     return list({point.config.data.model_dump_json(): point.config.data for point in points}.values())
 
 
-def _refuse_other_corpora(home: Sweeping, points: Sequence[Point]) -> None:
+def _refuse_other_corpora(home: SweepDirectory, points: Sequence[Point]) -> None:
     """Raise RunError where a point was trained on another text than its store holds now: its figures are no peers."""
     now: dict[Path, str | None] = {}
     for point in points:
@@ -142,7 +142,7 @@ def _refuse_other_corpora(home: Sweeping, points: Sequence[Point]) -> None:
             )
 
 
-def foresee(
+def dry_run(
     path: str | Path,
     overrides: Sequence[str],
     directory: str | Path | None,
@@ -157,9 +157,10 @@ def foresee(
     home.refuse_another(expand_all(path, overrides) if arms else points)
     _refuse_other_corpora(home, points)
     tuning = section.seeds[: section.tuning_seeds]
-    rows = [home.row(point) for point in points if point.seed in tuning]
+    known = home.known(points)
     if retry:
-        rows = [row | {"state": "waiting"} if row["state"] == "failed" else row for row in rows]
+        known = [(point, row | {"state": "waiting"} if row["state"] == "failed" else row) for point, row in known]
+    rows = [row for point, row in known if point.seed in tuning]
     count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
     to_come = {row["point"]: row for row in rows if row["state"] == "waiting"}
     to_run = [point for point in points if point.name in to_come]
@@ -168,9 +169,9 @@ def foresee(
     for point in to_run:
         fault = wrong.get(point.setting)
         lines.append(describe(to_come[point.name]) + (f"  would fail: {fault}" if fault else ""))
-    for data in _corpora(waiting(home, points, tuning)):
+    for data in _corpora(waiting(known, tuning)):
         if is_missing(data):
-            lines += ["a store is missing and would be prepared first:", *foresee_store(data, default_store(data))]
+            lines += ["a store is missing and would be prepared first:", *dry_run_of_store(data, default_store(data))]
         else:
             open_or_prepare(data)
     lines.append(
@@ -182,14 +183,14 @@ def foresee(
     return lines
 
 
-def _home(path: str | Path, points: Sequence[Point], directory: str | Path | None) -> Sweeping:
+def _home(path: str | Path, points: Sequence[Point], directory: str | Path | None) -> SweepDirectory:
     run = points[0].config.run
     name = run.name if "name" in run.model_fields_set else Path(path).stem
-    return Sweeping(Path(directory or f"runs/{name}-sweep"))
+    return SweepDirectory(Path(directory or f"runs/{name}-sweep"))
 
 
 def _run_missing(
-    home: Sweeping,
+    home: SweepDirectory,
     points: Sequence[Point],
     tuning: Sequence[int],
     write: Callable[[], object],
@@ -205,11 +206,11 @@ def _run_missing(
     by_run = {home.run(point): point for point in points}
 
     def next_tasks() -> list[Task]:
-        return [Task(point.config, home.run(point)) for point in waiting(home, points, tuning)]
+        return [Task(point.config, home.run(point)) for point in waiting(home.known(points), tuning)]
 
     def look() -> None:
-        now = wanted(home, points, tuning)
-        table.show([home.row(point) for point in now], [home.run(point) for point in now])
+        now = wanted(home.known(points), tuning)
+        table.show([row for _, row in now], [home.run(point) for point, _ in now])
 
     def ended(task: Task, error: str | None) -> None:
         point = by_run[task.run]

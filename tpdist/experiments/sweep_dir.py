@@ -29,8 +29,11 @@ FIGURES = (
 )  # fmt: skip
 
 
+Known = tuple[Point, Row]  # a point, and what is known of it
+
+
 @dataclass(frozen=True)
-class Sweeping:
+class SweepDirectory:
     """A sweep's directory."""
 
     path: Path
@@ -57,6 +60,10 @@ class Sweeping:
         row["test_perplexity"] = _read(self.test(point)).get("perplexity")
         made = _read(self.run(point) / "versions.json") or {"python": None, "torch": None, "tpdist": None}
         return row | made
+
+    def known(self, points: Iterable[Point]) -> list[Known]:
+        """Of all of them, read now: several files each."""
+        return [(point, self.row(point)) for point in points]
 
     def corpus(self, point: Point) -> str | None:
         """Of what a point's model was trained on, as a store's manifest has it; None where there is no model."""
@@ -100,12 +107,11 @@ class Sweeping:
         write_atomic(self.path / "results.parquet", lambda file: pq.write_table(pa.table(columns), file))
 
 
-def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set[tuple[str, str]]:
+def choose(known: Iterable[Known], seeds: Sequence[int]) -> set[tuple[str, str]]:
     """Of every arm the setting with the lowest mean validation perplexity over `seeds`; failed settings are out."""
     reached: dict[tuple[str, str], list[float]] = {}
-    for point in points:
+    for point, row in known:
         if point.seed in seeds:
-            row = home.row(point)
             value = row["valid_perplexity"] if row["state"] == "done" else float("inf")
             reached.setdefault(point.setting, []).append(value)
     means = {setting: statistics.fmean(values) for setting, values in reached.items()}
@@ -116,28 +122,28 @@ def choose(home: Sweeping, points: Iterable[Point], seeds: Sequence[int]) -> set
     return set(best.values())
 
 
-def wanted(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
+def wanted(known: Sequence[Known], tuning: Sequence[int]) -> list[Known]:
     """All settings with the seeds of `tuning`, and the best of every arm that has ended them with the others too."""
-    undecided = open_arms(home, points, tuning)
-    best = choose(home, [point for point in points if point.arm not in undecided], tuning)
-    first = [point for point in points if point.seed in tuning]  # what decides comes before what follows
-    return first + [point for point in points if point.seed not in tuning and point.setting in best]
+    undecided = open_arms(known, tuning)
+    best = choose(((point, row) for point, row in known if point.arm not in undecided), tuning)
+    first = [(point, row) for point, row in known if point.seed in tuning]  # what decides comes before what follows
+    return first + [(point, row) for point, row in known if point.seed not in tuning and point.setting in best]
 
 
-def open_arms(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> set[str]:
+def open_arms(known: Iterable[Known], tuning: Sequence[int]) -> set[str]:
     """Arms of which a setting waits that may come to be the best."""
-    return {point.arm for point in points if point.seed in tuning and home.row(point)["state"] == "waiting"}
+    return {point.arm for point, row in known if point.seed in tuning and row["state"] == "waiting"}
 
 
-def waiting(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Point]:
+def waiting(known: Sequence[Known], tuning: Sequence[int]) -> list[Point]:
     """Of the wanted ones those that have neither ended nor failed."""
-    return [point for point in wanted(home, points, tuning) if home.row(point)["state"] == "waiting"]
+    return [point for point, row in wanted(known, tuning) if row["state"] == "waiting"]
 
 
-def wanted_rows(home: Sweeping, points: Sequence[Point], tuning: Sequence[int]) -> list[Row]:
+def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
     """What was run, and what shall be. chosen: of the setting that is its arm's best so far."""
-    best = choose(home, points, tuning)
-    rows = [(point, home.row(point) | {"chosen": point.setting in best}) for point in points]
+    best = choose(known, tuning)
+    rows = [(point, row | {"chosen": point.setting in best}) for point, row in known]
     return [row for point, row in rows if row["chosen"] or point.seed in tuning or row["state"] == "done"]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
-from tpdist.experiments.results import Row, best_setting
+from tpdist.experiments.results import Row, best_setting, by_setting, tried
 from tpdist.training.progress import Reporter, Silent
 
 AGAIN = "--retry runs them again"
@@ -80,8 +80,8 @@ def draw(rows: Sequence[Row], runs: Sequence[Path]) -> RichTable:
 
 def describe(row: Row) -> str:
     """`ours  lr=0.003  seed 1`."""
-    tried = [f"{key.split('.')[-1]}={value}" for key, value in row.items() if key.startswith("set.")]
-    return "  ".join([row["arm"], *tried, f"seed {row['seed']}"])
+    values = [f"{key.split('.')[-1]}={value}" for key, value in tried(row).items()]
+    return "  ".join([row["arm"], *values, f"seed {row['seed']}"])
 
 
 def last_rows(run: Path) -> tuple[Row, Row]:
@@ -101,14 +101,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
-        settings: dict[str, list[Row]] = {}
-        for row in own:
-            tried = {key.removeprefix("set."): value for key, value in row.items() if key.startswith("set.")}
-            settings.setdefault(", ".join(f"{key}={value}" for key, value in tried.items()) or "as it is", []).append(
-                row
-            )
-        ended = {name: [row for row in group if row["state"] == "done"] for name, group in settings.items()}
-        done = {name: group for name, group in ended.items() if group}
+        settings, done = by_setting(own), by_setting(row for row in own if row["state"] == "done")
         failed = sum(row["state"] == "failed" for row in own)
         if not done:
             error = next((row["error"] for row in own if row["error"]), None)
@@ -118,11 +111,12 @@ def summary(rows: Sequence[Row]) -> list[str]:
             lines.append(f"{arm}: none is done; {why}")
             continue
         name = best_setting(done)
+        best = ", ".join(f"{key}={value}" for key, value in tried(done[name][0]).items()) or "as it is"
         values = [row["valid_perplexity"] for row in done[name]]
         tests = [row["test_perplexity"] for row in settings[name] if row["test_perplexity"] is not None]
         spread = f" (standard deviation {statistics.stdev(values):.2f})" if len(values) > 1 else ""
         lines.append(
-            f"{arm}: {_tried(len(done), len(settings))} tried, best {name}: validation perplexity "
+            f"{arm}: {_tried(len(done), len(settings))} tried, best {best}: validation perplexity "
             f"{statistics.fmean(values):.2f}{spread} over {len(values)} seed{'s' if len(values) > 1 else ''}"
             + (f", test perplexity {statistics.fmean(tests):.2f} over {len(tests)}" if tests else "")
             + (f"; {failed} point{'s' if failed > 1 else ''} failed; {AGAIN}" if failed else "")

@@ -32,7 +32,7 @@ from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.worker import run_worker
 
 LOOK_EVERY_S = 1.0
-STORE_LIMIT_S = 5.0
+MEETING_LIMIT_S = 5.0
 LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
 
 
@@ -53,12 +53,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an actor lives. gpu: (node, Ray's name of it there), or None."""
+class Process:
+    """An actor's, and where it runs. gpu: (node, Ray's name of it there), or None."""
 
     node: str
     host: str
-    process: int
+    id: int
     gpu: tuple[str, str] | None
 
 
@@ -69,7 +69,7 @@ class Rendezvous:
     host: str
     port: int
     generation: int
-    places: tuple[Place, ...]
+    processes: tuple[Process, ...]
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ class SpanActor:
         threading.Thread(target=self._end_with_the_lease, daemon=True).start()
 
     @ray.method(concurrency_group="ctl")
-    def place(self) -> Place:
+    def process(self) -> Process:
         context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
         gpu = (context.get_node_id(), str(gpus[0])) if gpus else None
-        return Place(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid(), gpu)
+        return Process(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid(), gpu)
 
     @ray.method(concurrency_group="ctl")
     def status(self) -> tuple[Status | None, list[str]]:
@@ -153,33 +153,34 @@ class SpanActor:
 
     def _train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         torch.set_num_threads(job.threads)
-        run, store_of_tokens = _seen_from_here(job)
+        run, store = _seen_from_here(job)
         _log_to(run.path / "logs" / f"worker-{rank}.log")
         config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
-        places = rendezvous.places
-        gpu = places[rank].gpu
+        processes = rendezvous.processes
+        gpu = processes[rank].gpu
         device = torch.device("cuda", gpu_index(gpu[1])) if gpu else torch.device("cpu")
         if gpu:
             torch.cuda.set_device(device)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(places[rank].host))
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_of(processes[rank].host))
         limit = timedelta(seconds=config.cluster.exchange_s)
-        # where the store is closed already, another worker was lost meanwhile
-        store = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timedelta(seconds=STORE_LIMIT_S))
-        store.set_timeout(limit)
+        # where the meeting is closed already, another worker was lost meanwhile
+        patience = timedelta(seconds=MEETING_LIMIT_S)
+        meeting = TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=patience)
+        meeting.set_timeout(limit)
         dist.init_process_group(
-            choose_backend([place.gpu for place in places]),
+            choose_backend([process.gpu for process in processes]),
             timeout=limit,
-            store=PrefixStore(f"gen{rendezvous.generation}", store),
+            store=PrefixStore(f"gen{rendezvous.generation}", meeting),
             rank=rank,
-            world_size=len(places),
+            world_size=len(processes),
         )
-        workers = Workers.join(config.mesh(len(places)), device, config.cluster.gradient_dtype)
+        workers = Workers.join(config.mesh(len(processes)), device, config.cluster.gradient_dtype)
         again = rendezvous.generation > 1
         # one worker looks: others may see a shared directory later
         resume = workers.from_leader(float(job.resume or (again and has_checkpoints(config, run)))) > 0
         result = run_worker(
             config,
-            store_of_tokens,
+            store,
             run,
             self.reporter,
             resume,

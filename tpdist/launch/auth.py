@@ -7,7 +7,7 @@ RAY_AUTH_TOKEN_PATH, or `~/.ray/auth_token`. RAY_AUTH_MODE=disabled does without
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,9 @@ class TokenError(TpdistError):
     """There is no token, or not one that can be read."""
 
 
-def default_file() -> Path:
-    return Path.home() / ".ray" / "auth_token"
+def token_file(environment: Mapping[str, str]) -> Path:
+    """Where Ray looks for the user's token, unless RAY_AUTH_TOKEN holds it."""
+    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def user_token(say: Callable[[str], None] | None = None) -> str | None:
@@ -37,7 +38,7 @@ def user_token(say: Callable[[str], None] | None = None) -> str | None:
     if token:
         return token
     given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(given) if given else default_file()
+    file = token_file(os.environ)
     try:
         token = file.read_text(encoding="utf-8").strip()
         readable = file.stat().st_mode & 0o077

@@ -26,6 +26,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tpdist.errors import TpdistError, first_line
 from tpdist.launch.auth import token_of_its_own, token_of_the_user
+from tpdist.launch.network import answers, knock
 from tpdist.launch.placement import Node, TooFewResourcesError, assign, room
 from tpdist.training.progress import Reporter
 
@@ -154,7 +155,7 @@ def _knock(address: str) -> None:
         return  # Ray says so at once
     host, _, port = found.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
+        knock(host.strip("[]"), int(port), KNOCK_LIMIT_S)
     except (OSError, ValueError, OverflowError) as error:  # RAY_ADDRESS may hold anything
         raise _none_at(address if found == address else f"{address} ({found})", error) from error
 
@@ -167,7 +168,7 @@ def _none_at(address: str, why: object) -> ClusterError:
     )
 
 
-def open_store(host: str) -> TCPStore:
+def open_meeting(host: str) -> TCPStore:
     """Where workers meet, on this machine. It asks for no token, so it listens at `host` alone, not everywhere."""
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
@@ -183,7 +184,7 @@ def free_nodes(answering: bool = False) -> list[Node]:
     alive = [node for node in ray.nodes() if node["Alive"]]
     if answering and alive:
         with ThreadPoolExecutor(min(len(alive), MOST_PROBES)) as pool:
-            alive = [node for node, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers]
+            alive = [node for node, there in zip(alive, pool.map(_answers, alive), strict=True) if there]
     nodes = []
     for node in alive:
         free = available.get(node["NodeID"], {})
@@ -192,11 +193,7 @@ def free_nodes(answering: bool = False) -> list[Node]:
 
 
 def _answers(node: dict[str, Any]) -> bool:
-    try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), PROBE_LIMIT_S).close()
-    except OSError:
-        return False
-    return True
+    return answers(node["NodeManagerAddress"], node["NodeManagerPort"], PROBE_LIMIT_S)
 
 
 def gpu_index(name: int | str) -> int:

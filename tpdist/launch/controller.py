@@ -21,7 +21,7 @@ import ray
 from tpdist.config import Cluster
 from tpdist.errors import Interrupted
 from tpdist.launch.actor import Job, Rendezvous
-from tpdist.launch.cluster import ClusterError, free_nodes, open_store, wait_for_room
+from tpdist.launch.cluster import ClusterError, free_nodes, open_meeting, wait_for_room
 from tpdist.launch.crew import Change, Crew, WorkerFailedError
 from tpdist.launch.hosted import Hosted
 from tpdist.launch.placement import Node, assign, room
@@ -91,13 +91,13 @@ class Controller:
             self.crew.release()
 
     def _connect(self) -> State:
-        """As many workers as fit now, once that is enough; the store where the first generation meets."""
+        """As many workers as fit now, once that is enough; the meeting of the first generation."""
         self.wanted = wait_for_room(
             self.sizes, *self._needs, self.reporter, self.cluster.wait_s, self._leave_if_stopped
         )
         self._grown = time.monotonic()
         self._at = ray.util.get_node_ip_address()
-        self._store = open_store(self._at)
+        self._meeting = open_meeting(self._at)
         return State.PLACING
 
     def _place(self) -> State:
@@ -145,16 +145,16 @@ class Controller:
     def _start(self, new: list[Hosted]) -> None:
         """Until the actors run; those that do not within the limit are lost."""
         deadline = time.monotonic() + START_LIMIT_S
-        while waiting := [one for one in new if one.place is None and one.fault is None]:
+        while waiting := [one for one in new if one.process is None and one.fault is None]:
             self._leave_if_stopped()
             self.crew.look([one.placing for one in waiting])
             for one in waiting:
                 one.has_started(time.monotonic() > deadline)
 
     def _join(self) -> State:
-        """A new generation: all workers meet at the store and train."""
+        """A new generation: all workers meet and train."""
         self.generation += 1
-        self.crew.train(self.job, Rendezvous(self._at, self._store.port, self.generation, self.crew.places))
+        self.crew.train(self.job, Rendezvous(self._at, self._meeting.port, self.generation, self.crew.processes))
         self._regrouping = False
         return State.TRAINING
 
@@ -202,10 +202,10 @@ class Controller:
     def _call_back(self) -> None:
         """Have all come back from `train`.
 
-        Who still waits at the store for one that will not come hears that the store is closed; the next generation
-        meets at a new one.
+        Who still waits at the meeting for one that will not come hears that it is closed; the next generation has a
+        new one.
         """
-        self._store = open_store(self._at)
+        self._meeting = open_meeting(self._at)
         self.crew.call_back(self.generation)
 
     def _own_error(self) -> Exception | None:

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from tpdist.errors import Interrupted, TpdistError
-from tpdist.launch.actor import Job, Place, Rendezvous
+from tpdist.launch.actor import Job, Process, Rendezvous
 from tpdist.launch.hosted import WORDS_LIMIT_S, Answer, Hosted
 from tpdist.training.progress import Reporter, together
 
@@ -44,8 +44,8 @@ class Crew:
         return self.hosted[0]
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return tuple(one.place for one in self.hosted if one.place is not None)
+    def processes(self) -> tuple[Process, ...]:
+        return tuple(one.process for one in self.hosted if one.process is not None)
 
     @property
     def result(self) -> dict[str, Any] | None:

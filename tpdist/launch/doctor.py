@@ -18,6 +18,8 @@ import torch
 import torch.cuda.nccl
 from packaging.requirements import Requirement
 
+from tpdist.launch.auth import token_file
+from tpdist.launch.network import answers
 from tpdist.launch.placement import own_cores
 
 LEAST_FREE_GIB = 1.0
@@ -49,7 +51,7 @@ def examine() -> list[Finding]:
         lambda: threads(environment, own_cores()),
         lambda: ray_cluster(environment),
         network,
-        lambda: ports(_answers),
+        lambda: ports(lambda host, port: answers(host, port, CONNECT_S)),
         disk,
     ]
     return [finding for look in looks for finding in look()]
@@ -133,7 +135,7 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("ray", "fine", f"{source} says {address}")
         return
     host, _, port = address.rpartition(":")
-    if port.isdigit() and _answers(host, int(port)):
+    if port.isdigit() and answers(host, int(port), CONNECT_S):
         yield Finding("ray", "fine", f"--address auto joins {address} ({source})")
     else:
         mend = "correct RAY_ADDRESS" if source == "RAY_ADDRESS" else "ray start --head, or leave --address out"
@@ -186,15 +188,5 @@ def _token_source(environment: Mapping[str, str]) -> str | None:
 
 
 def _token_file(environment: Mapping[str, str]) -> Path | None:
-    if environment.get("RAY_AUTH_TOKEN"):
-        return None
-    file = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return file if file.is_file() else None
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=CONNECT_S).close()
-    except OSError:
-        return False
-    return True
+    file = token_file(environment)
+    return file if file.is_file() and not environment.get("RAY_AUTH_TOKEN") else None

@@ -10,7 +10,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
-from tpdist.launch.actor import Ended, Job, Place, Rendezvous, SpanActor
+from tpdist.launch.actor import Ended, Job, Process, Rendezvous, SpanActor
 from tpdist.launch.placement import Node
 from tpdist.training.progress import Status
 
@@ -20,7 +20,7 @@ Answer = tuple[Status | None, list[str]]
 
 @dataclass
 class Hosted:
-    """place: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
+    """process: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
     that it raised. status: the latest. fault: why it must be replaced. unfit: one like it would not
     start either. silent_s: how long it has given no sign. generations: how many it has trained in.
     """
@@ -29,7 +29,7 @@ class Hosted:
     group: PlacementGroup
     node: Node
     placing: ray.ObjectRef
-    place: Place | None = None
+    process: Process | None = None
     running: ray.ObjectRef | None = None
     ended: Ended | None = None
     own: RayTaskError | None = None
@@ -53,10 +53,10 @@ class Hosted:
             num_gpus=bundle.get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
         ).remote(cluster.heartbeat_s)
-        return cls(actor, group, node, actor.place.remote())
+        return cls(actor, group, node, actor.process.remote())
 
     def __str__(self) -> str:
-        process = f", process {self.place.process}" if self.place else ""
+        process = f", process {self.process.id}" if self.process else ""
         return f"{self.node.address}{process}"
 
     @property
@@ -83,7 +83,7 @@ class Hosted:
         Where no process was killed, the next one would not start either: such a worker is unfit.
         """
         try:
-            self.place = ray.get(self.placing, timeout=0)
+            self.process = ray.get(self.placing, timeout=0)
         except GetTimeoutError:
             if too_late:
                 self.fault, self.unfit = "did not start; look at `ray status`", True
@@ -98,7 +98,7 @@ class Hosted:
         try:
             answer = ray.get(self._asked, timeout=0)
         except GetTimeoutError:
-            self.silent_s += passed_s if self.place else 0.0  # an actor that starts may take its time
+            self.silent_s += passed_s if self.process else 0.0  # an actor that starts may take its time
             if self.silent_s > limit_s:
                 self.fault = self.fault or f"gave no sign for {limit_s:g} s"
             return None

@@ -12,8 +12,8 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,6 @@ from tpdist.errors import ConfigError, Interrupted, TpdistError
 from tpdist.launch.dashboard import address_of, connect, translated
 from tpdist.launch.entrypoint import NOT_SHOWN, SHARED, entrypoint_of, failure, find_result
 from tpdist.launch.packing import (
-    PACK_LIMIT_MIB,
     JobError,
     below_shared,
     needed_there,
@@ -40,7 +39,8 @@ from tpdist.launch.packing import (
 
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 60.0  # with a cluster that does not answer
-# for a stopped job to save everything; Ray's own 3 s would cut it off
+# for a stopped job to save everything; Ray's own 3 s would cut it off. The files of cluster/ and docker/ have the same
+# number for jobs that other programs send
 STOP_LIMIT_S = 120
 COMMAND_KEY, RUN_KEY = "tpdist_command", "tpdist_run"
 TIME_OF_A_JOB = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -84,7 +84,6 @@ def submit(
     *,
     run_dir: str | None = None,
     resume: str | None = None,
-    limit_mib: float = PACK_LIMIT_MIB,
     command: str = "tpdist train",
     dry_run: bool = False,
 ) -> JobOutcome:
@@ -104,10 +103,10 @@ def submit(
         raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
     root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
     if resume:
-        name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root, limit_mib)
-        work, arguments = _Work(None, name, _lifted(overrides), files), ["--resume", resume]
+        name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root)
+        work, arguments = _Submission(None, name, _lifted(overrides), files), ["--resume", resume]
     else:
-        work = _new(Path(str(config_path)), overrides, root, limit_mib)
+        work = _new(Path(str(config_path)), overrides, root)
         files, arguments = work.files, [str(work.config)]
     job = f"{work.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     client = None if dry_run else connect(address)
@@ -122,43 +121,44 @@ def submit(
         if work.needed:
             say(needed)
         return JobOutcome(job, "DRY_RUN", run)
-    home = None if fetch_to is None or not follow else _made(Path(fetch_to) / job)
-    with translated(client), tempfile.TemporaryDirectory() as directory:
-        package = Path(directory) / "working_dir.zip"
-        write_package(root, files, package)
-        say(f"sending {len(files)} files, {package.stat().st_size / 2**20:.1f} MiB")
-        if work.needed:
-            say(needed)
-        client.submit_job(
-            entrypoint=entrypoint,
-            submission_id=job,
-            runtime_env={"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
-            metadata={COMMAND_KEY: shlex.join([*shlex.split(command), *arguments, *set_by_hand]), RUN_KEY: run},
-        )
-    say(f"job {job} at {client.get_address()}")
-    if not follow:
-        return JobOutcome(job, JobStatus.PENDING.value, run)
-    try:
-        log = asyncio.run(_follow(client, job, say))
-    except KeyboardInterrupt:
-        raise Interrupted(f"job {job} goes on without you; `tpdist stop {job}` ends it") from None
-    with translated(client):
-        details = client.get_job_info(job)
-    result = find_result(log)
-    outcome = JobOutcome(job, details.status.value, result["run"] if result else run, result)
-    if details.status == JobStatus.STOPPED:
-        say(f"job {job} was stopped. Continue with: {go_on(job, address)}")
-    elif details.status != JobStatus.SUCCEEDED:
-        raise JobFailedError(failure(log, details))
-    if outcome.result is not None and home is not None:
-        target = home / "result.json"
-        target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
-        say(f"result: {target}")
-    return outcome
+    home = None if fetch_to is None or not follow else Path(fetch_to) / job
+    with _made(home):
+        with translated(client), tempfile.TemporaryDirectory() as directory:
+            package = Path(directory) / "working_dir.zip"
+            write_package(root, files, package)
+            say(f"sending {len(files)} files, {package.stat().st_size / 2**20:.1f} MiB")
+            if work.needed:
+                say(needed)
+            client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job,
+                runtime_env={"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_LIMIT_S)}},
+                metadata={COMMAND_KEY: shlex.join([*shlex.split(command), *arguments, *set_by_hand]), RUN_KEY: run},
+            )
+        say(f"job {job} at {client.get_address()}")
+        if not follow:
+            return JobOutcome(job, JobStatus.PENDING.value, run)
+        try:
+            log = asyncio.run(_follow(client, job, say))
+        except KeyboardInterrupt:
+            raise Interrupted(f"job {job} goes on without you; `tpdist stop {job}` ends it") from None
+        with translated(client):
+            details = client.get_job_info(job)
+        result = find_result(log)
+        outcome = JobOutcome(job, details.status.value, result["run"] if result else run, result)
+        if details.status == JobStatus.STOPPED:
+            say(f"job {job} was stopped. Continue with: {go_on(job, address)}")
+        elif details.status != JobStatus.SUCCEEDED:
+            raise JobFailedError(failure(log, details))
+        if outcome.result is not None and home is not None:
+            target = home / "result.json"
+            target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
+            say(f"result: {target}")
+        return outcome
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Submission:
     """What a job does. config: its file, as it lies there; None for a run that goes on. needed: what it finds there."""
 
     config: str | None
@@ -168,9 +168,9 @@ class _Work:
     needed: list[str] = field(default_factory=list)
 
 
-def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: float) -> _Work:
+def _new(config_path: Path, overrides: Sequence[str], root: Path) -> _Submission:
     """A new run. Raises ConfigError, or JobError where the file does not travel."""
-    config, files = load_config(config_path, overrides), pack_list(root, limit_mib)
+    config, files = load_config(config_path, overrides), pack_list(root)
     try:
         check_devices(config)
         there = paths_there(config, root, files)
@@ -184,7 +184,7 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, limit_mib: flo
         raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
     sets = [one for one in overrides if _key(one) not in there]
     sets += [f"{key}={path}" for key, path in there.items()]
-    return _Work(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
+    return _Submission(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
 
 
 def _lifted(overrides: Sequence[str]) -> list[str]:
@@ -234,13 +234,21 @@ def stop(job: str, address: str | None = None) -> bool:
         return client.stop_job(job)
 
 
-def _made(directory: Path) -> Path:
-    """A directory for what comes home: made before the job is sent, while an error costs nothing."""
+@contextmanager
+def _made(directory: Path | None) -> Iterator[None]:
+    """A directory for what comes home: made before the job is sent, while an error costs nothing; gone if none came."""
+    if directory is None:
+        yield
+        return
     try:
         directory.mkdir(parents=True)
     except OSError as error:
         raise JobError(f"--fetch-to {directory}: cannot be made: {error.strerror}; give another directory") from error
-    return directory
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            directory.rmdir()
 
 
 async def _follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> str:

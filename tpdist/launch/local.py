@@ -10,7 +10,7 @@ import torch
 from tpdist.config import Experiment, with_place
 from tpdist.config.checks import check_devices
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
-from tpdist.data import foresee as foresee_store
+from tpdist.data import dry_run as dry_run_of_store
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, TpdistError
 from tpdist.launch.placement import Node
@@ -53,7 +53,7 @@ def train(
         return _run(config, store, run, reporter or Silent(), None, address)
 
 
-def foresee(
+def dry_run(
     config: Experiment | None, run_dir: str | Path | None, overrides: Sequence[str] = (), address: str | None = None
 ) -> list[str]:
     """What a run would be: the lines that it begins with. Everything is checked as for the run; nothing is written.
@@ -73,7 +73,7 @@ def foresee(
         if not going_on:
             refuse_occupied(depot)
         if is_missing(config.data):
-            store = foresee_store(config.data, default_store(config.data))
+            store = dry_run_of_store(config.data, default_store(config.data))
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
             missing = "the store is missing and would be prepared first:"
             return [missing, *store, "what depends on it is checked once it is there"]

@@ -11,7 +11,7 @@ import torch
 from tpdist.tprop import BlowUpError, Outcome
 from tpdist.training.evaluation import perplexity
 from tpdist.training.progress import Status
-from tpdist.training.workers_view import Work
+from tpdist.training.workers_view import WorkerFigures
 
 if TYPE_CHECKING:
     from tpdist.training.batches import Batch
@@ -93,11 +93,11 @@ def live_status(trainer: "Trainer") -> Status:
     )
 
 
-def own_work(trainer: "Trainer") -> Work:
+def own_work(trainer: "Trainer") -> WorkerFigures:
     """This worker's part since the run was last started."""
     traffic, seconds = trainer.workers.traffic, max(trainer.seconds, 1e-9)
     traffic.settle()
-    return Work(
+    return WorkerFigures(
         rank=trainer.workers.rank,
         host=socket.gethostname(),
         tokens_per_second=trainer.own_tokens / seconds,

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from tpdist.data import Progress as Preparation
-from tpdist.training.workers_view import Work, lines, table
+from tpdist.training.workers_view import WorkerFigures, lines, table
 
 PLAIN_EVERY_S = 10.0
 WIDE = 120
@@ -35,7 +35,7 @@ class Status:
     dual: float
     tokens_per_second: float
     seconds_left: float
-    workers: tuple[Work, ...] = ()
+    workers: tuple[WorkerFigures, ...] = ()
 
     def text(self, width: int = WIDE) -> str:
         """On one line; on two where `width` characters do not hold it beside a bar."""
@@ -127,7 +127,7 @@ def reporter(quiet: bool = False) -> Reporter:
 class RunBar(Progress):
     """The bar of a run, and its workers beneath it."""
 
-    workers: Sequence[Work] = ()
+    workers: Sequence[WorkerFigures] = ()
 
     def __init__(self, console: Console) -> None:
         bar = BarColumn(bar_width=24 if console.width >= WIDE else 16)

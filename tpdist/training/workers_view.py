@@ -13,7 +13,7 @@ LINES = 8
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerFigures:
     """One worker's figures since the run was last started, over the seconds of training.
 
     tokens_per_second: of its own blocks. neighbours, reduction: the share of time that it waited for neighbours' states
@@ -32,7 +32,7 @@ class Work:
         return self.neighbours + self.reduction
 
 
-def table(workers: Sequence[Work]) -> Table:
+def table(workers: Sequence[WorkerFigures]) -> Table:
     """A row a worker, or a row a host where there are many workers on several; else those that the others wait for."""
     hosts = _by_host(workers)
     names = ["worker", "host", "tokens/s", "waits: neighbours", "gradients", "sent"]
@@ -63,7 +63,7 @@ def table(workers: Sequence[Work]) -> Table:
     return grid
 
 
-def lines(workers: Sequence[Work]) -> list[str]:
+def lines(workers: Sequence[WorkerFigures]) -> list[str]:
     """A line a worker; one with the ranges of all where there are many."""
     workers = sorted(workers, key=lambda work: work.rank)
     if len(workers) > LINES:
@@ -71,7 +71,7 @@ def lines(workers: Sequence[Work]) -> list[str]:
     return [_line(f"worker {work.rank} on {work.host}", [work]) for work in workers]
 
 
-def _line(name: str, group: Sequence[Work], each: str = "") -> str:
+def _line(name: str, group: Sequence[WorkerFigures], each: str = "") -> str:
     rate = _span(group, attrgetter("tokens_per_second"), lambda value: f"{value:,.0f}")
     neighbours, reduction = (_span(group, attrgetter(name), _percent) for name in ("neighbours", "reduction"))
     sent = decimal(sum(work.sent for work in group))
@@ -86,19 +86,19 @@ def _grid(names: Sequence[str]) -> Table:
     return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
 
 
-def _by_host(workers: Sequence[Work]) -> list[list[Work]]:
+def _by_host(workers: Sequence[WorkerFigures]) -> list[list[WorkerFigures]]:
     ordered = sorted(workers, key=lambda work: (work.host, work.rank))
     groups = [list(group) for _, group in groupby(ordered, key=lambda work: work.host)]
     return sorted(groups, key=lambda group: group[0].rank)
 
 
-def _ranks(group: Sequence[Work]) -> str:
+def _ranks(group: Sequence[WorkerFigures]) -> str:
     """[0, 1, 2, 5] -> 0-2, 5."""
     runs = [[work.rank for _, work in run] for _, run in groupby(enumerate(group), key=lambda x: x[1].rank - x[0])]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _span(group: Sequence[Work], value: Callable[[Work], float], text: Callable[[float], str]) -> str:
+def _span(group: Sequence[WorkerFigures], value: Callable[[WorkerFigures], float], text: Callable[[float], str]) -> str:
     """The least to the greatest, once where they read the same."""
     least, greatest = text(min(map(value, group))), text(max(map(value, group)))
     return least if least == greatest else f"{least} to {greatest}"

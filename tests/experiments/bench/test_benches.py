@@ -8,8 +8,9 @@ import torch
 
 from tpdist.cli import main
 from tpdist.config import Experiment
-from tpdist.experiments import batch, checkpoint, evaluation, head, measure, step, timeparallel
-from tpdist.experiments.plain import PlainLoop, random_tokens
+from tpdist.experiments import measure
+from tpdist.experiments.bench import BENCHES, batch, checkpoint, evaluation, head, step, timeparallel
+from tpdist.experiments.plain import CLIP, LR, PlainLoop, random_tokens
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
@@ -41,10 +42,10 @@ def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
     B, S, types, hidden = 5, 3, 20, 8
     config = Experiment.model_validate(
         {"model": {"hidden": hidden}, "objective": {"block": B}, "method": {"name": "bptt"},
-         "batching": {"streams": S, "blocks": 1}}
+         "batching": {"streams": S, "blocks": 1}, "optimizer": {"lr": LR, "clip": CLIP}}
     )  # fmt: skip
     model = build_model(config.model, config.run, types)
-    loop = PlainLoop(types, hidden, S, lr=config.optimizer.lr, clip=config.optimizer.clip or 0.0)
+    loop = PlainLoop(types, hidden, S)
     with torch.no_grad():
         for theirs, ours in ((loop.embedding, model.embedding), (loop.rnn, model.layers[0].rnn)):
             theirs.load_state_dict(ours.state_dict())  # type: ignore[union-attr]
@@ -121,3 +122,8 @@ def test_lengths_of_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "head", "--device", "cuda"]) == 2
     assert capsys.readouterr().err == "tpdist: --device: torch sees no CUDA device here; write cpu\n"
+
+
+def test_the_list_of_benchmarks_is_that_of_their_files() -> None:
+    files = {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")}
+    assert files == {"__init__", "scaling", *BENCHES}

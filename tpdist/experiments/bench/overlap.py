@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
+from tpdist.experiments.bench.scaling import TOKENS_PER_WORKER, batch_config, make_store, run_bare
 from tpdist.experiments.measure import Say, report
-from tpdist.experiments.scaling import TOKENS_PER_WORKER, batch_config, make_store, run_bare
 
 ROUNDS = 5
 WORKERS = 2

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from tpdist.config import Experiment
+from tpdist.experiments.costs import operations_per_token, rolled_once, shape_of
 from tpdist.experiments.measure import Peak, Say, in_own_process, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
-from tpdist.experiments.planning import operations_per_token, rolled_once, shape_of
 from tpdist.models import build_model
 from tpdist.models.products import linear
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit

@@ -201,8 +201,6 @@ def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: 
 def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: Device) -> dict[str, float]:
     """Bytes on a worker: parameters with gradient and optimiser, stored states, the window's ids, what is temporary."""
     slots = THETA_STATES.get(config.optimizer.name, SLOWEST_STATES)
-    own = (plan.stores_states, plan.keep_duals, plan.keep_costates)
-    own_slots = sum(own) + (THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0)
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
     rows = min(chunk, rows_at_once("cpu" if device.kind == "cpu" else "cuda", shape.types))
@@ -211,7 +209,7 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
     found: dict[str, float] = {
         "parameters": shape.parameters * NUMBER * (2 + slots),
-        "states": own_slots * share.stored_blocks * state,
+        "states": _kept_states(plan) * share.stored_blocks * state,
         "ids": share.tokens * TOKEN,
         "visit": temporaries * share.blocks * state,
         "chunk": NUMBER * (2 * KEPT * chunk * shape.hidden * shape.layers + rows * shape.types)
@@ -223,10 +221,15 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
 def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, tokens_per_s: float) -> dict[str, Any]:
     """A text of `tokens` tokens: bytes of H, U and the optimiser's state over all workers, seconds of a pass."""
     states = tokens / config.objective.block * shape.state * NUMBER
-    slots = sum((plan.stores_states, plan.keep_duals, plan.keep_costates))
-    slots += THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
     return {
         "ids_bytes": tokens * id_dtype(shape.types).itemsize,
-        "states_bytes": slots * states,
+        "states_bytes": _kept_states(plan) * states,
         "pass_s": tokens / tokens_per_s,
     }
+
+
+def _kept_states(plan: Plan) -> int:
+    """Tensors over all boundaries that live from visit to visit: those of `Boundaries.for_plan`, H's optimiser."""
+    costates = plan.keep_costates and plan.sweeps > 0
+    optimizer = THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
+    return plan.stores_states + plan.keep_duals + costates + optimizer

@@ -7,7 +7,7 @@ logits of step t, J that of ĥ_{i+1}. Its diagonal is estimated from one more ba
 model itself plus √λ ⟨v, ĥ⟩, v of random signs: the square of the gradient of that has the diagonal as its mean
 (Martens 2020, Section 9, for the first term; Hutchinson 1990 for the second). λ, the target's own, is the damping.
 
-Shape letters: `window.py`.
+Shape letters: `tprop/window.py`.
 """
 
 import math
@@ -84,7 +84,7 @@ def visit(
     )
 
 
-def as_starts(model: LanguageModel, weight: float, window: Window, start: Tensor, seed: int, draws: int = 1) -> Tensor:
+def as_starts(model: LanguageModel, weight: float, window: Window, start: Tensor, seed: int) -> Tensor:
     """Estimate of the diagonal of every boundary's Gauss-Newton matrix as a start: start [S, k, d] -> [S, k+1, d].
 
     weight: λ. The seed is the window's place, so that a resumed run draws what an undisturbed one does. Boundary k is
@@ -97,12 +97,10 @@ def as_starts(model: LanguageModel, weight: float, window: Window, start: Tensor
         h, prediction = model.unroll(window.inputs.flatten(1), leaf)
     with torch.no_grad():
         upto = model.logits(h).flatten(0, 1).softmax(-1).cumsum(-1)  # a draw by it is 20 times as fast as multinomial's
-    total = torch.zeros_like(leaf)
-    for draw in range(draws):
-        level = torch.rand(len(upto), 1, generator=generator, dtype=upto.dtype, device=leaf.device) * upto[:, -1:]
-        labels = torch.searchsorted(upto, level)[:, 0].where(real, window.labels.flatten())
-        signs = torch.randint(2, prediction.shape, generator=generator, device=leaf.device).to(leaf.dtype) * 2 - 1
-        with torch.enable_grad():
-            loss = model.loss(h, labels) + math.sqrt(weight) * (signs * coupled * prediction).sum()
-        total += torch.autograd.grad(loss, leaf, retain_graph=draw < draws - 1)[0].square()
-    return torch.nn.functional.pad(total.view(start.shape) / draws, (0, 0, 0, 1))
+    level = torch.rand(len(upto), 1, generator=generator, dtype=upto.dtype, device=leaf.device) * upto[:, -1:]
+    labels = torch.searchsorted(upto, level)[:, 0].where(real, window.labels.flatten())
+    signs = torch.randint(2, prediction.shape, generator=generator, device=leaf.device).to(leaf.dtype) * 2 - 1
+    with torch.enable_grad():
+        loss = model.loss(h, labels) + math.sqrt(weight) * (signs * coupled * prediction).sum()
+    squares = torch.autograd.grad(loss, leaf)[0].square()
+    return torch.nn.functional.pad(squares.view(start.shape), (0, 0, 0, 1))

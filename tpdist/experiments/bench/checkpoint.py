@@ -13,8 +13,8 @@ from typing import Any
 from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import TpdistError
+from tpdist.experiments.bench.scaling import make_store
 from tpdist.experiments.measure import Say, report
-from tpdist.experiments.scaling import make_store
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tpdist.cli import main
-from tpdist.experiments.scaling import Row, ratios, scaling
+from tpdist.experiments.bench.scaling import Measured, ratios, scaling
 from tpdist.training.files import write_json
 
 
-def row(under: str, workers: int, tokens: int, seconds: float) -> Row:
-    return Row(under, workers, tokens, seconds, tokens / seconds, 0.0, 0.0)
+def row(under: str, workers: int, tokens: int, seconds: float) -> Measured:
+    return Measured(under, workers, tokens, seconds, tokens / seconds, 0.0, 0.0)
 
 
 def test_ratios_are_of_medians() -> None:

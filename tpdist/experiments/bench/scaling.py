@@ -29,7 +29,7 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class Measured:
     """One run: seconds an update, tokens/s of all workers, shares of waiting, bytes an update."""
 
     under: str
@@ -51,7 +51,7 @@ def scaling(
     """Run everything; print a table with `say`; what `--json` writes: machine, config, rows of every run, ratios."""
     most = max(workers)
     sizes = sorted({(n, n * tokens) for n in workers} | {(n, most * tokens) for n in workers})
-    rows: list[Row] = []
+    rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         for count, size in sizes:
@@ -70,7 +70,7 @@ def scaling(
     return found | {"rows": [vars(row) for row in rows]}
 
 
-def ratios(rows: list[Row], tokens: int) -> dict[str, float]:
+def ratios(rows: list[Measured], tokens: int) -> dict[str, float]:
     """Efficiencies under bare processes and under Ray, and Ray's time over that of bare processes, from medians.
 
     Weak: `tokens` a worker. Strong: as many tokens as the most workers have there, whatever the workers.
@@ -132,9 +132,9 @@ def _ray(config: Experiment, where: Path, address: str | None) -> Result:
     return run_on_workers(config, Store.open(str(config.data.store)), run, Silent(), None, address)
 
 
-def _row(under: str, tokens: int, result: Result) -> Row:
+def _row(under: str, tokens: int, result: Result) -> Measured:
     sent = result.boundary_bytes + result.carried_bytes + result.gradient_bytes
-    return Row(
+    return Measured(
         under=under,
         workers=result.workers,
         tokens=tokens,
@@ -145,7 +145,7 @@ def _row(under: str, tokens: int, result: Result) -> Row:
     )
 
 
-def _print(rows: list[Row], say: Say) -> None:
+def _print(rows: list[Measured], say: Say) -> None:
     say("under  workers   tokens  s/update  tokens/s  waiting  bytes/update")
     for key in sorted({(row.under, row.workers, row.tokens) for row in rows}):
         same = [row for row in rows if (row.under, row.workers, row.tokens) == key]

@@ -1,5 +1,6 @@
 """Gauss-Newton H-steps: the curvature against one worked out in full, the visit against the plain one."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from tpdist.errors import ConfigError
-from tpdist.tprop import Alone, Boundaries, gauss_newton, visit
+from tpdist.experiments import gauss_newton
+from tpdist.tprop import Alone, Boundaries, visit
 
 WEIGHT = 0.5
+DRAWS = 2_000
 SETTING: dict[str, Any] = {
     "objective": {"weight": WEIGHT},
     "method": {"name": "pm", "starts": "tied", "h_steps": 2, "first": "forward"},
@@ -34,11 +37,20 @@ def in_full(problem: Problem, start: Tensor) -> Tensor:
     return diagonal.detach()
 
 
+def on_average(problem: Problem, weight: float, start: Tensor) -> Tensor:
+    """The mean of many draws: those of a window whose streams are there as many times."""
+    window = problem.window
+    inputs, labels = (x.repeat(1, DRAWS, 1) for x in (window.inputs, window.labels))
+    many = replace(window, inputs=inputs, labels=labels, coupled=window.coupled.repeat(DRAWS, 1))
+    found = gauss_newton.as_starts(problem.model, weight, many, start.repeat(DRAWS, 1, 1), seed=0)
+    return found.unflatten(0, (DRAWS, STREAMS)).mean(0)
+
+
 def test_curvature_is_the_diagonal_on_average():
     problem = Problem(**SETTING)
     start = problem.carried[:, None].expand(-1, BLOCKS, -1).contiguous()
     wanted = in_full(problem, start)
-    got = gauss_newton.as_starts(problem.model, WEIGHT, problem.window, start, seed=0, draws=2_000)
+    got = on_average(problem, WEIGHT, start)
     assert torch.equal(got[:, BLOCKS], torch.zeros_like(got[:, 0]))
     torch.testing.assert_close(got[:, :BLOCKS], wanted, rtol=0.2, atol=0.01 * float(wanted.max()))
 
@@ -48,9 +60,7 @@ def test_the_penaltys_curvature_is_whole():
     problem = Problem(**SETTING)
     start = problem.carried[:, None].expand(-1, BLOCKS, -1).contiguous()
     weights = (WEIGHT, 1000 * WEIGHT)
-    small, large = (
-        gauss_newton.as_starts(problem.model, weight, problem.window, start, seed=0, draws=2_000) for weight in weights
-    )
+    small, large = (on_average(problem, weight, start) for weight in weights)
     of_penalty = (large - small)[:, :BLOCKS] / (weights[1] - weights[0])
     wanted = torch.zeros_like(of_penalty)
     for s in range(STREAMS):
