@@ -33,6 +33,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def write_json(path: Path, value: Any) -> None:
+    """A value as JSON, whole or not at all."""
+    write_text(path, json_text(value))
+
+
 def sweep(directory: Path) -> None:
     """Remove what a killed process was writing in `directory`. Only for who has the run to itself."""
     for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:  # ours, and those of safetensors
@@ -59,7 +64,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def dump_json(path: Path, value: Any) -> None:
+    """A value as JSON, straight into the file: in a directory that is not there yet for others, or /dev/stdout."""
     path.write_text(json_text(value), encoding="utf-8")
 
 

@@ -160,7 +160,7 @@ class RunDirectory:
     def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
         """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
         write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(unique_state(model), file))
-        write_atomic(self.models / f"{which}.json", lambda file: write_json(file, about))
+        write_json(self.models / f"{which}.json", about)
 
     def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
         """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""

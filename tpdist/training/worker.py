@@ -16,7 +16,7 @@ from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
 from tpdist.training.evaluation import evaluate_tokens, perplexity
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, clock
@@ -88,7 +88,7 @@ def run_worker(
                 return None
             result = _result(trainer, fit, traffic, stop, recoveries)
             if not nothing_left:
-                write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
+                write_json(run.result_file, result.to_json())
         except BaseException as error:
             if trainer is not None:
                 trainer.writer.give_up()
