@@ -26,7 +26,7 @@ from tpdist.errors import DataError
 
 try:
     import fcntl
-except ImportError:  # not on Windows: nothing is swept there
+except ImportError:  # not on Windows: no leftovers are cleared there
     fcntl = None
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -58,7 +58,7 @@ def staged(out: Path) -> Iterator[Path]:
     created = [parent for parent in out.parents if not parent.exists()]
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        _clear_leftovers(out)
         directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     lock = None
     try:
@@ -71,7 +71,7 @@ def staged(out: Path) -> Iterator[Path]:
             _sync_directory(directory)
             os.rename(directory, out)
             _sync_directory(out.parent)
-            (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is swept by it
+            (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is known by it
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(OSError):
@@ -196,13 +196,13 @@ def _lock(directory: Path) -> int | None:
         return None
     taken = directory / f"{LOCK_FILE}.new"
     handle = os.open(taken, os.O_CREAT | os.O_RDWR)
-    with suppress(OSError):  # some network file systems cannot lock; then only a sweep is lost
+    with suppress(OSError):  # some network file systems cannot lock; then what a kill leaves stays
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    taken.rename(directory / LOCK_FILE)  # a sweep sees it once it is held
+    taken.rename(directory / LOCK_FILE)  # seen only once it is held
     return handle
 
 
-def _sweep(out: Path) -> None:
+def _clear_leftovers(out: Path) -> None:
     """Remove what killed preparations of `out` left behind."""
     if fcntl is None:
         return

@@ -38,7 +38,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def sweep(directory: Path) -> None:
+def clear_leftovers(directory: Path) -> None:
     """Remove what a killed process was writing in `directory`. Only for who has the run to itself."""
     for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:  # ours, and those of safetensors
         if path.is_dir():

@@ -3,11 +3,14 @@
 RUN/config.yaml          the resolved configuration
 RUN/metrics.jsonl        a line every N updates and every epoch
 RUN/tensorboard/         the same, as TensorBoard events
+RUN/tracking.json        which run of MLflow or W&B this is
 RUN/changes.jsonl        settings that were changed where the run went on
 RUN/checkpoints/         what `--resume` continues from
 RUN/models/best.*        the parameters of the best epoch: .safetensors, and .json about them
 RUN/models/last.*        those of the last epoch
 RUN/result.json          the figures of the finished run
+RUN/logs/                what each of several workers said
+RUN/profile/             a timeline of a few updates of every worker (`run.profile`)
 RUN/.lock                held by the process that trains
 RUN/.id                  whose checkpoints lie elsewhere (`run.checkpoint_to`)
 """
@@ -31,7 +34,7 @@ from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json, write_text
+from tpdist.training.files import clear_leftovers, load_tensors, save_tensors, write_atomic, write_json, write_text
 from tpdist.training.locks import locked
 
 
@@ -46,7 +49,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
-        self.timelines = path / "profile"
+        self.profile = path / "profile"
         self.lock_file = path / ".lock"
 
     @classmethod
@@ -130,7 +133,7 @@ class RunDirectory:
         refusal = f"{self.path}: another process trains in it; wait for its end, or end it"
         with locked(self.lock_file, refusal, patience_s):
             for directory in (self.path, self.checkpoints, self.models):
-                sweep(directory)
+                clear_leftovers(directory)
             yield
 
     def rows(self) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from tpdist.training.diagnosis import compare_workers
 from tpdist.training.epoch_end import end_epoch, evaluate_split
 from tpdist.training.evaluation import perplexity
 from tpdist.training.figures import count_update, live_status, metrics_row
-from tpdist.training.profiling import Timeline
+from tpdist.training.profiling import Profile
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
@@ -148,8 +148,8 @@ class Trainer:
         if self.workers.leads:
             tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         place = self.workers.place
-        self.timeline = Timeline(
-            self.config.run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step
+        self.profile = Profile(
+            self.config.run.profile, self.run.profile, f"worker-{place.stream}-{place.time}", state.step
         )
         try:
             while not self.over:
@@ -162,7 +162,7 @@ class Trainer:
                 self._next_epoch()
             self.writer.wait()
         finally:
-            self.timeline.close()
+            self.profile.close()
             if tracker is not None:
                 tracker.close()
         assert state.best is not None
@@ -183,7 +183,7 @@ class Trainer:
         for batch in self.coming:
             self.leave_if(self.workers.any(stop.received))
             self.update(batch)
-            self.timeline.step()
+            self.profile.step()
             if state.step % self.config.run.check_every == 0:
                 compare_workers(self.workers, self.theta.parameters, state.step)
             self.reporter.step(live_status(self))

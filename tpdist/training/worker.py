@@ -121,7 +121,7 @@ def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) ->
             f"{depot.where}: is the place of another run of this name; {mend}, or delete {depot.where}/{OWNER} if that "
             "run is no more"
         )
-    depot.sweep()
+    depot.clear_leftovers()
 
 
 def refuse_occupied(depot: Depot) -> None:
