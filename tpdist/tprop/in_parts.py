@@ -42,8 +42,8 @@ def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
     return zero, zero.sum()
 
 
-def squares(gap: Tensor, coupled: Tensor) -> Tensor:
-    return gap.square().sum(-1) * coupled
+def squares(residual: Tensor, coupled: Tensor) -> Tensor:
+    return residual.square().sum(-1) * coupled
 
 
 def _relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
@@ -101,8 +101,8 @@ class Moments:
         prediction: ĥ there. as_start: the gradient with respect to the starts there. Both [S, m, d]. remember: whether
         the moments change; if not, the same step can be taken again.
         """
-        residual = target[here] - prediction + dual[here]
-        gradient = self._weight * residual * self._window.coupled[here][..., None] + as_start
+        with_dual = target[here] - prediction + dual[here]
+        gradient = self._weight * with_dual * self._window.coupled[here][..., None] + as_start
         movable = self._window.movable[here][..., None]
         own, values = self._own, target[here]
         moved = torch.nn.Parameter(values.clone())
@@ -149,16 +149,16 @@ def dual_step(
 
     before: the visit's first ĥ [S, k, d], or the model as it was, which makes them again from starts that stayed.
     """
-    gaps, change = sums(plan, start.device)
+    residuals, change = sums(plan, start.device)
     own = target.shape[1] - (0 if neighbours.is_last else 1)  # boundary k is the right neighbour's
 
     def move(streams: slice, boundaries: slice, prediction: Tensor) -> None:
-        nonlocal gaps
+        nonlocal residuals
         here = (streams, slice(boundaries.start, min(boundaries.stop, own)))
         coupled = window.coupled[here]
-        gap = target[here] - prediction[:, : coupled.shape[1]]
-        gaps += by_place(plan, squares(gap, coupled), window.offset + here[1].start)
-        dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)
+        residual = target[here] - prediction[:, : coupled.shape[1]]
+        residuals += by_place(plan, squares(residual, coupled), window.offset + here[1].start)
+        dual[here] += step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
 
     def take(part: Part, prediction: Tensor, _: Tensor | None) -> None:
         nonlocal change
@@ -173,4 +173,4 @@ def dual_step(
     from_left = arrival()
     if from_left is not None:
         move(slice(None), slice(0, 1), from_left[:, None])
-    return gaps, change
+    return residuals, change

@@ -20,7 +20,7 @@ from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_st
 from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, blocks_pass
-from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
+from tpdist.tprop.outcome import Outcome, squared_change, squared_residuals
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
@@ -109,7 +109,7 @@ def visit(
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        gaps=squared_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
+        residuals=squared_residuals(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=squared_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,

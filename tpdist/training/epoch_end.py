@@ -70,7 +70,7 @@ def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) ->
         state.stale += 1
         state.decay_wait += 1
     row |= {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": trainer.theta.lr}
-    row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
+    row["residuals"] = [math.sqrt(square) for square in state.sums.residuals]
     if trainer.workers.count > 1:  # in the order of the ranks, as the live table has them
         work = own_work(trainer)
         speed, waiting = zip(*trainer.workers.gather([work.tokens_per_second, work.waiting]), strict=True)

@@ -31,8 +31,8 @@ def count_update(trainer: "Trainer", batch: "Batch", outcome: Outcome, began: fl
     if theta.norm is not None and not theta.watch:
         figures.append(theta.norm.double())
     due = torch.full((), float(trainer.checkpoint_due()), dtype=torch.float64, device=trainer.device)
-    summed = workers.sum(torch.cat([torch.stack([*figures, due]), outcome.gaps])).tolist()
-    values, due, gaps = summed[: len(figures)], summed[len(figures)], summed[len(figures) + 1 :]
+    summed = workers.sum(torch.cat([torch.stack([*figures, due]), outcome.residuals])).tolist()
+    values, due, residuals = summed[: len(figures)], summed[len(figures)], summed[len(figures) + 1 :]
     trainer.due = due > 0
     seconds = time.monotonic() - began
     for name, value in zip(FIGURES, values, strict=False):
@@ -49,7 +49,7 @@ def count_update(trainer: "Trainer", batch: "Batch", outcome: Outcome, began: fl
     sums.loss, sums.penalty, sums.primal, sums.dual = (
         a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=False)
     )
-    sums.gaps = [a + b for a, b in zip_longest(sums.gaps, gaps, fillvalue=0.0)]
+    sums.residuals = [a + b for a, b in zip_longest(sums.residuals, residuals, fillvalue=0.0)]
     sums.tokens += batch.tokens
     sums.seconds += seconds
 
