@@ -1,7 +1,6 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -32,7 +31,6 @@ from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.diagnosis import compare_workers
 from tpdist.training.epoch_end import end_epoch, evaluate_split
-from tpdist.training.evaluation import perplexity
 from tpdist.training.figures import count_update, live_status, metrics_row
 from tpdist.training.profiling import Profile
 from tpdist.training.progress import Reporter
@@ -43,14 +41,6 @@ from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 from tpdist.training.undo import Undo
 from tpdist.training.writer import Writer
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What `Trainer.fit` reached; the best epoch's validation perplexity."""
-
-    state: RunState
-    best_perplexity: float
 
 
 class Trainer:
@@ -141,7 +131,7 @@ class Trainer:
             return f"--set run.epochs={self.state.epoch}, or more"
         return f"--set run.patience={self.state.stale + 1}, or more"
 
-    def fit(self, stop: StopSignal) -> Fit:
+    def fit(self, stop: StopSignal) -> None:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
         state = self.state
         tracker = None
@@ -165,8 +155,6 @@ class Trainer:
             self.profile.close()
             if tracker is not None:
                 tracker.close()
-        assert state.best is not None
-        return Fit(state, perplexity(state.best))
 
     def _begin_epoch(self) -> None:
         state = self.state

@@ -23,7 +23,7 @@ from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
-from tpdist.training.trainer import Fit, Trainer
+from tpdist.training.trainer import Trainer
 
 LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -82,11 +82,11 @@ def run_worker(
                 if resume and trainer.over:
                     what = "do" if nothing_left else "train"
                     reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
-            fit = trainer.fit(stop)
+            trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
-            result = _result(trainer, fit, traffic, stop, recoveries)
+            result = _result(trainer, traffic, stop, recoveries)
             if not nothing_left:
                 write_json(run.result_file, result.to_json())
         except BaseException as error:
@@ -155,14 +155,15 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
+def _result(trainer: Trainer, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
     """The figures of the run, with the best model's perplexity on the test split."""
 
     def tick(done: int, total: int) -> None:
         if stop.received:
             raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
-    config, store, run, state = trainer.config, trainer.store, trainer.run, fit.state
+    config, store, run, state = trainer.config, trainer.store, trainer.run, trainer.state
+    assert state.best is not None  # an epoch has ended
     test = None
     if config.run.test:
         best = run.load_model(config, "best", store.manifest).to(trainer.device)
@@ -172,7 +173,7 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
         method=config.method.name,
         seed=config.run.seed,
         device=device_name(trainer.device),
-        valid_perplexity=fit.best_perplexity,
+        valid_perplexity=perplexity(state.best),
         test_perplexity=test,
         unigram_perplexity=store.manifest.unigram_perplexity["valid"],
         best_possible_perplexity=store.manifest.best_perplexity,
