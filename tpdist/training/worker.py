@@ -95,17 +95,10 @@ def run_worker(
             started = trainer is not None and trainer.state.step > 0
             if workers.leads and not (hosted or resume or started or _saved(depot)):
                 forget(config, run)
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
-            if isinstance(error, torch.OutOfMemoryError):
-                raise RunError(
-                    f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
-                    f"batching.streams; {_how_to_go_on(depot, run)}"
-                ) from error
-            if isinstance(error, OSError) and error.strerror:
-                full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
-                raise RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}") from error
-            raise
+            explained = _explained(error, depot, run)
+            if explained is None:
+                raise
+            raise explained from error
     _conclude(result, reporter)
     return result
 
@@ -140,6 +133,21 @@ def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
         return False
 
 
+def _explained(error: BaseException, depot: Depot | None, run: RunDirectory) -> BaseException | None:
+    """What to tell the user in the place of `error`, with the way on; None where it speaks for itself."""
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(
+            f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
+            f"batching.streams; {_how_to_go_on(depot, run)}"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
+        return RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}")
+    return None
+
+
 def _saved(depot: Depot | None) -> list[str]:
     """The checkpoints, as far as anybody can tell."""
     with suppress(RunError):
@@ -158,7 +166,7 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
 def _result(trainer: Trainer, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
     """The figures of the run, with the best model's perplexity on the test split."""
 
-    def tick(done: int, total: int) -> None:
+    def tick() -> None:
         if stop.received:
             raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
