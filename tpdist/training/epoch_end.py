@@ -24,7 +24,7 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
     Raises Interrupted, NonFiniteError.
     """
 
-    def tick(done: int, total: int) -> None:
+    def tick() -> None:
         if stop.received:
             raise _StopEvaluationError
 
@@ -44,7 +44,7 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
     return Evaluation(loss, len(tokens) - 1)
 
 
-def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[int, int], None]) -> float | None:
+def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], None]) -> float | None:
     """Mean loss in nats; None where a worker cannot have its part without the others'."""
     part, stopped = None, False
     try:
