@@ -86,7 +86,8 @@ class Trainer:
         try_optimizers(config, self.plan, self.device)
         self.writer = Writer(depot_for(config, run), self.workers, config.run.keep_last)
         self.saved_at = time.monotonic()  # the leader's clock decides when `run.checkpoint_every_s` are over
-        self.due = False
+        self.stop = StopSignal()  # the user's, from `fit` on
+        self.due = self.stopping = False  # what workers agreed on with the figures of the last update
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
@@ -133,8 +134,7 @@ class Trainer:
 
     def fit(self, stop: StopSignal) -> None:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
-        state = self.state
-        tracker = None
+        self.stop, state, tracker = stop, self.state, None
         if self.workers.leads:
             tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         place = self.workers.place
@@ -147,7 +147,7 @@ class Trainer:
                     self.writer.wait()  # the next group goes on from it
                     raise Regroup
                 self._begin_epoch()
-                self._train_epoch(stop, tracker)
+                self._train_epoch(tracker)
                 end_epoch(self, evaluate_split(self, "valid", stop), tracker)
                 self._next_epoch()
             self.writer.wait()
@@ -163,13 +163,13 @@ class Trainer:
             self.boundaries.rescale_duals(state.weight, self.plan.terms.weight)
         state.weight = self.plan.terms.weight
 
-    def _train_epoch(self, stop: StopSignal, tracker: Tracker | None) -> None:
+    def _train_epoch(self, tracker: Tracker | None) -> None:
         state, every = self.state, self.config.run.checkpoint_every
         if state.position == 0:
             self.carried = torch.zeros_like(self.carried)
         self.coming = Ahead(self.batches.epoch(state.epoch, skip=state.position))
         for batch in self.coming:
-            self.leave_if(self.workers.any(stop.received))
+            self.leave_if(self.stopping or (self.workers.count == 1 and self.stop.received))
             self.update(batch)
             self.profile.step()
             if state.step % self.config.run.check_every == 0:
