@@ -16,7 +16,7 @@ from torch import Tensor
 from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
 from tpdist.tprop.optimizers import build_optimizer, count
-from tpdist.tprop.plan import HStep, Plan
+from tpdist.tprop.plan import DualStep, HStep, Plan
 from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
@@ -138,6 +138,11 @@ def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor,
     gradient = target_gradient(model, plan.terms, window, target, prediction, dual, plan.chunk_blocks)
     gradient[:, :-1] += result.start_gradient
     return gradient
+
+
+def dual_ascent(plan: Plan, step: DualStep, residual: Tensor, coupled: Tensor) -> Tensor:
+    """α λ r, by which a dual step moves u: residual h - ĥ [..., d] with a fresh ĥ, coupled [...] -> [..., d]."""
+    return step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
 
 
 def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import clip_rows
+from tpdist.tprop.h_steps import clip_rows, dual_ascent
 from tpdist.tprop.optimizers import build_optimizer, count
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
@@ -158,7 +158,7 @@ def dual_step(
         coupled = window.coupled[here]
         residual = target[here] - prediction[:, : coupled.shape[1]]
         residuals += by_place(plan, squares(residual, coupled), window.offset + here[1].start)
-        dual[here] += step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
+        dual[here] += dual_ascent(plan, step, residual, coupled)
 
     def take(part: Part, prediction: Tensor, _: Tensor | None) -> None:
         nonlocal change

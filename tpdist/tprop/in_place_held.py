@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import ask_right, clip_rows
+from tpdist.tprop.h_steps import ask_right, dual_ascent
 from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
 from tpdist.tprop.objective import Pass, blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
@@ -242,7 +242,7 @@ class _Sweep:
             target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), gradient)
             residual, coupled = target - _shifted(left_now, now), window.coupled[here]
             residuals += by_place(plan, squares(residual, coupled), window.offset + part.blocks.start)
-            self._dual[here] += step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
+            self._dual[here] += dual_ascent(plan, step, residual, coupled)
             edges[streams] = (opened.prediction[:, -1], now[:, -1])
         return residuals, change
 
