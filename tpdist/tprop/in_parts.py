@@ -3,14 +3,12 @@
 Shape letters: `window.py`.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import clip_rows, dual_ascent
-from tpdist.tprop.optimizers import build_optimizer, count
+from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import DualStep, Plan
@@ -107,27 +105,24 @@ class Moments:
         own, values = self._own, target[here]
         moved = torch.nn.Parameter(values.clone())
         optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
-        state = optimizer.state[moved]
         if self._before is not None:
             kept = {name: moment[here] for name, moment in own.h_moments.items()}
-            state |= {name: count(steps, optimizer, moved.device) for name, steps in self._before.items()}
-            state |= kept if remember else {name: moment.clone() for name, moment in kept.items()}
+            kept = kept if remember else {name: moment.clone() for name, moment in kept.items()}
+            put_state(optimizer, moved, kept, self._before)
         moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
         optimizer.step()
         if remember:
-            self._remember(optimizer.state[moved], here, target)
+            moments, self._after = state_of(optimizer, moved)
+            self._remember(moments, here, target)
         return moved.detach().where(movable, values)
 
-    def _remember(self, state: dict[str, Any], here: tuple[slice, slice], like: Tensor) -> None:
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == like[here].shape:
-                if name not in self._own.h_moments:
-                    self._own.h_moments[name] = torch.zeros_like(like)
-                kept = self._own.h_moments[name][here]
-                if kept.data_ptr() != value.data_ptr():
-                    kept.copy_(value)
-            elif value is not None:
-                self._after[name] = float(value)
+    def _remember(self, moments: dict[str, Tensor], here: tuple[slice, slice], like: Tensor) -> None:
+        for name, value in moments.items():
+            if name not in self._own.h_moments:
+                self._own.h_moments[name] = torch.zeros_like(like)
+            kept = self._own.h_moments[name][here]
+            if kept.data_ptr() != value.data_ptr():
+                kept.copy_(value)
 
     def keep(self) -> None:
         """Leave the scalars in the boundaries, for the next visit."""

@@ -68,6 +68,30 @@ def _has_fused(name: str, device: str) -> bool:
     return True
 
 
+def state_of(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """What the optimiser keeps of a parameter: moments of its shape, and numbers of steps and such."""
+    moments, counts = {}, {}
+    for name, value in optimizer.state[parameter].items():
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            moments[name] = value
+        elif value is not None:
+            counts[name] = float(value)
+    return moments, counts
+
+
+def put_state(
+    optimizer: torch.optim.Optimizer,
+    parameter: torch.Tensor,
+    moments: dict[str, torch.Tensor],
+    counts: dict[str, float],
+) -> None:
+    """The inverse of `state_of`. The moments are not copied: the optimiser's next step changes them."""
+    numbers = {name: count(value, optimizer, parameter.device) for name, value in counts.items()}
+    optimizer.state[parameter].update(numbers | moments)
+
+
 def count(value: float, optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
     """A number of steps in an optimiser's state, where it is read: on a GPU by a kernel of the whole step alone."""
     group = optimizer.param_groups[0]
