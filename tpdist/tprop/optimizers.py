@@ -22,7 +22,6 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the CPU; `_has_fused` asks for CUDA's
 
 
 def build_optimizer(
@@ -46,7 +45,7 @@ def build_optimizer(
             raise ConfigError(
                 f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options.{name}"
             )
-    if fused and spec.name in FUSED and not {"foreach", "fused", "differentiable"} & options.keys():
+    if fused and "fused" in known and not {"foreach", "fused", "differentiable"} & options.keys():
         options["fused"] = all(_has_fused(spec.name, device) for device in {p.device.type for p in parameters})
     if capturable and "capturable" in known:
         options["capturable"] = True
