@@ -162,7 +162,8 @@ class RunDirectory:
 
     def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
         """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
-        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(unique_state(model), file))
+        own = dict(model.named_parameters())  # tied ones once: safetensors refuses shared memory
+        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(own, file))
         write_json(self.models / f"{which}.json", about)
 
     def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
@@ -225,14 +226,9 @@ def _names_by_time(name: str) -> Iterator[Path]:
         yield stem.with_name(f"{stem.name}-{number}")
 
 
-def unique_state(model: LanguageModel) -> dict[str, Tensor]:
-    """Parameters by name, tied ones once (safetensors refuses shared memory)."""
-    return dict(model.named_parameters())
-
-
 def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: str) -> None:
     """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
-    own = unique_state(model)
+    own = dict(model.named_parameters())
     for name in sorted(own.keys() | tensors.keys()):
         got = tuple(tensors[name].shape) if name in tensors else None
         wanted = tuple(own[name].shape) if name in own else None
