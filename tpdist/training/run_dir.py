@@ -162,7 +162,8 @@ class RunDirectory:
 
     def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
         """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
-        own = dict(model.named_parameters())  # tied ones once: safetensors refuses shared memory
+        # tied ones once: safetensors refuses shared memory
+        own: dict[str, Tensor] = dict(model.named_parameters())
         write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(own, file))
         write_json(self.models / f"{which}.json", about)
 
