@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tpdist.config.parts import Data
+from tpdist.config import Data
 from tpdist.data import recipes
 from tpdist.data.manifest import SPLITS, Manifest, Split, token_file
 from tpdist.data.store import ROWS_PER_BATCH, Store

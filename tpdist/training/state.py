@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, TypeAdapter
 
-from tpdist.config.parts import Decay
+from tpdist.config import Decay
 
 Count = Annotated[int, Field(ge=0)]
 
