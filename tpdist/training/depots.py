@@ -5,9 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from tpdist.config import Experiment
+from tpdist.data.disk import sync
 from tpdist.errors import TpdistError
 from tpdist.training.depot import ASIDE, OWNER, PATTERN, Depot
-from tpdist.training.files import clear_leftovers, sync
+from tpdist.training.files import clear_leftovers
 from tpdist.training.object_store import ObjectStore
 from tpdist.training.run_dir import RunDirectory
 

@@ -1,6 +1,5 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
-import errno
 import json
 from contextlib import nullcontext, suppress
 
@@ -8,6 +7,7 @@ import torch
 
 from tpdist.config import Experiment, unread
 from tpdist.data import Store
+from tpdist.data.disk import NO_SPACE
 from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import plan_epoch
@@ -26,7 +26,6 @@ from tpdist.training.signals import StopSignal
 from tpdist.training.trainer import Trainer
 
 LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run_worker(
