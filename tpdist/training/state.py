@@ -23,7 +23,7 @@ class EpochSums:
     dual: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
-    # `gaps` in checkpoints of before it was named so
+    # older checkpoints call it `gaps`
     residuals: Annotated[list[float], Field(validation_alias=AliasChoices("residuals", "gaps"))] = field(
         default_factory=list
     )

@@ -169,6 +169,7 @@ class Trainer:
             self.carried = torch.zeros_like(self.carried)
         self.coming = Ahead(self.batches.epoch(state.epoch, skip=state.position))
         for batch in self.coming:
+            # several have agreed on it with the figures of the update before; one alone need not wait for those
             self.leave_if(self.stopping or (self.workers.count == 1 and self.stop.received))
             self.update(batch)
             self.profile.step()
