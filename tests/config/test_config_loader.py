@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tpdist.config import Experiment, Method, Sweep, load_config, locate, with_place
+from tpdist.config import Experiment, Sweep, load_config, with_place
+from tpdist.config.loader import locate
+from tpdist.config.parts import Method
 from tpdist.errors import ConfigError
 from tpdist.experiments.points import expand
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Data, Synthetic
-from tpdist.data import check_options, default_store, prepare, text
+from tpdist.data import default_store, prepare, text
+from tpdist.data.opening import check_options
 from tpdist.data.python_docs import normalise, paragraphs, python_docs, split_paragraphs
 from tpdist.errors import ConfigError, DataError
 

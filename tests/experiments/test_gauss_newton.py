@@ -88,7 +88,7 @@ def test_without_curvature_of_starts_the_visit_is_that_of_plain_steps(monkeypatc
     assert relative_error(got, wanted) < 1e-12
     assert h is not None
     torch.testing.assert_close(h, wanted_h, rtol=0, atol=1e-12)
-    for name in ("loss", "penalty", "gaps", "dual", "carry"):
+    for name in ("loss", "penalty", "residuals", "dual", "carry"):
         torch.testing.assert_close(getattr(outcome, name), getattr(plain, name), rtol=1e-10, atol=1e-12, msg=name)
 
 

@@ -44,7 +44,7 @@ def fleet(
         for _ in range(updates):
             out = visit(mine, plan, theta, window, 0, boundaries, carried, neighbours)
             carried = out.carry
-            sums = torch.cat([torch.stack([out.loss, out.penalty, out.dual]).detach(), out.gaps])
+            sums = torch.cat([torch.stack([out.loss, out.penalty, out.dual]).detach(), out.residuals])
             kept = [None if x is None else x[:, : spans[place]].clone() for x in
                     (boundaries.h, boundaries.u, boundaries.costate)]  # fmt: skip
             log.append([[p.detach().clone() for p in mine.parameters()], sums, carried.clone(), kept])

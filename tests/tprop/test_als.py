@@ -206,7 +206,7 @@ def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
                 chain.sum_over(place),
             )  # fmt: skip
         assert mine.h is not None
-        numbers = torch.cat([torch.stack([outcome.loss, outcome.penalty, outcome.dual]).detach(), outcome.gaps])
+        numbers = torch.cat([torch.stack([outcome.loss, outcome.penalty, outcome.dual]).detach(), outcome.residuals])
         return [p.detach() for p in case.model.parameters()], mine.h[:, : spans[place]], numbers
 
     results = chain.run(work)
@@ -216,5 +216,5 @@ def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
             torch.testing.assert_close(a, b.detach(), **close)
     assert one.boundaries.h is not None
     torch.testing.assert_close(torch.cat([h for _, h, _ in results], 1), one.boundaries.h[:, :K], **close)
-    wanted = torch.cat([torch.stack([alone.loss, alone.penalty, alone.dual]).detach(), alone.gaps])
+    wanted = torch.cat([torch.stack([alone.loss, alone.penalty, alone.dual]).detach(), alone.residuals])
     torch.testing.assert_close(torch.stack([n for _, _, n in results]).sum(0), wanted, **close)

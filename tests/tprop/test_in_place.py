@@ -54,7 +54,7 @@ def test_it_leaves_what_a_visit_leaves(
         log = []
         for _ in range(UPDATES):
             out = visit(model, plan, theta, window, 0, boundaries, model.zero_state(S), Alone())
-            log += [out.loss, out.penalty, out.gaps, out.dual, out.carry]
+            log += [out.loss, out.penalty, out.residuals, out.dual, out.carry]
             log += [p.detach().clone() for p in model.parameters()]
             log += [tensor.clone() for tensor in boundaries.tensors().values()]
         logs.append((log, dict(boundaries.h_counts)))

@@ -152,10 +152,10 @@ def test_gradients_by_finite_differences(model: str, penalty: str, loss_on: str)
     h = h_gradient(case.model, case.plan, case.window, case.target, case.u, result)
     h[:, :-1] -= result.start_gradient  # what a boundary is as a target
     coupled = case.window.coupled[:, 1:, None]
-    gap = (case.target[:, 1:] - result.predictions + case.u[:, 1:]) * coupled
+    with_dual = (case.target[:, 1:] - result.predictions + case.u[:, 1:]) * coupled
     by_u = torch.zeros_like(h)
     if penalty != "kl":  # the u part of Eq. 7; kl alone has no dual
-        by_u[:, 1:] = case.plan.terms.weight * gap
+        by_u[:, 1:] = case.plan.terms.weight * with_dual
     by_start = torch.cat([result.start_gradient, torch.zeros_like(h[:, -1:])], 1)
     checked = [(case.start, by_start), (case.target, h), (case.u, by_u)]
     checked += list(zip(case.model.parameters(), case.theta_gradients(), strict=True))

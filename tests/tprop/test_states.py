@@ -195,7 +195,7 @@ def test_primal_and_dual_residuals_of_a_visit() -> None:
     assert boundaries.u is not None
     residual = boundaries.u[:, 1:4]  # u = r after one step from 0 with α = 1/λ
     assert float(outcome.primal) == pytest.approx(float(residual.square().sum()), rel=1e-12)
-    torch.testing.assert_close(outcome.gaps, residual.square().sum((0, 2)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(outcome.residuals, residual.square().sum((0, 2)), rtol=1e-12, atol=0)
     # the θ of `Problem` does not move; the fresh ĥ is of the moved starts, h = ĥ + r
     moved = zero.clone()
     gradient = torch.zeros_like(zero)

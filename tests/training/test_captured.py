@@ -69,7 +69,7 @@ class ByHand:
 
 def _tensors(results: Any) -> list[Tensor]:
     outcome, norm = results
-    return [outcome.loss, outcome.penalty, outcome.gaps, outcome.dual, outcome.carry, norm]
+    return [outcome.loss, outcome.penalty, outcome.residuals, outcome.dual, outcome.carry, norm]
 
 
 def train(config: Experiment, run: Path, monkeypatch: pytest.MonkeyPatch, graphs: type | None) -> tuple[Any, Any]:

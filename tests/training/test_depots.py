@@ -90,7 +90,7 @@ def test_what_was_never_finished_is_no_checkpoint(to: str, small_corpus: Path, t
     assert kept.read("step-00000012", 7, "states-0-0.safetensors") == b"torn"
     assert kept.read("step-00000012", 7, "state.json") is None
     assert kept.names()[-1] == "step-00000011"
-    kept.sweep()
+    kept.clear_leftovers()
     assert kept.read("step-00000012", 7, "states-0-0.safetensors") is None
     tpdist.resume(run)
 

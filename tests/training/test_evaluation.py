@@ -14,7 +14,7 @@ from tpdist.config import Data, Model, Run
 from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
-from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
+from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_forget_is_not_shared(monkeypatch):
     assert shares[1] is None
 
 
-def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: TestTime) -> list[float]:
+def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: AtTestTime) -> list[float]:
     """Summed loss after every block."""
     sums: list[float] = []
     whole = evaluate_tokens(model, tokens, block, test_time=steps)
@@ -116,7 +116,7 @@ def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: Test
 
 
 @pytest.mark.parametrize("steps", [HSteps(3, 0.5, 0.1), ThetaSteps(2, 0.5)])
-def test_test_time_steps_use_past_tokens_only(steps: TestTime):
+def test_test_time_steps_use_past_tokens_only(steps: AtTestTime):
     """Other tokens from some place on change no loss before it."""
     model, block = make_model(), 4
     tokens = make_tokens(41)
@@ -159,7 +159,7 @@ def test_dynamic_evaluation_is_a_loop_of_blocks():
 
 
 @pytest.mark.parametrize("steps", [HSteps(2, 0.5, 0.1), ThetaSteps(2, 0.5)])
-def test_test_time_steps_leave_the_parameters_alone(steps: TestTime):
+def test_test_time_steps_leave_the_parameters_alone(steps: AtTestTime):
     model = make_model()
     before = [p.detach().clone() for p in model.parameters()]
     evaluate_tokens(model, make_tokens(20), 4, test_time=steps)
@@ -182,18 +182,20 @@ def test_perplexity_does_not_overflow():
     assert perplexity(1e4) == math.inf
 
 
-def test_tick_is_told_and_may_end_it(monkeypatch):
+def test_tick_is_called_after_every_piece_and_may_end_it(monkeypatch):
     monkeypatch.setattr(evaluation, "STEPS", 8)
-    seen: list[tuple[int, int]] = []
+    ticks: list[None] = []
+    evaluate_tokens(make_model(), make_tokens(30), 4, tick=lambda: ticks.append(None))
+    assert len(ticks) == 4
 
-    def tick(done: int, total: int) -> None:
-        seen.append((done, total))
-        if done > 10:
+    def tick() -> None:
+        ticks.append(None)
+        if len(ticks) == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate_tokens(make_model(), make_tokens(30), 4, tick=tick)
-    assert seen == [(8, 29), (16, 29)]
+    assert len(ticks) == 6
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.03), ("float64", 1e-3)])

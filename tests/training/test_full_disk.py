@@ -36,7 +36,7 @@ def after(calls: int, original: Callable[..., Any]) -> Callable[..., Any]:
 # what is patched, and the calls that pass: until the first epoch's checkpoint at 9 is written, and some more
 WRITES = {
     "checkpoint": ("tpdist.training.writer", "save_tensors", 3),
-    "checkpoint's state": ("tpdist.training.writer", "write_json", 1),
+    "checkpoint's state": ("tpdist.training.writer", "dump_json", 1),
     "model": ("tpdist.training.run_dir", "save_tensors", 2),
     "model's description": ("tpdist.training.run_dir", "write_json", 2),
     "sync": ("tpdist.training.depots", "sync", 9),

@@ -67,7 +67,7 @@ def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
 
 def test_what_json_cannot_hold_is_null(tmp_path: Path):
     run = RunDirectory(tmp_path)
-    tracker = Tracker(run, 0, 1)
+    tracker = Tracker(run, 0, 1, small("store"), print)
     tracker.write({"kind": "step", "epoch": 1, "step": 1, "loss": 800.0, "perplexity": math.inf, "primal": math.nan})
     tracker.close()
     (line,) = run.metrics_file.read_text().splitlines()
@@ -80,7 +80,7 @@ def test_lines_that_are_no_rows_are_dropped(damage: str, tmp_path: Path):
     run = RunDirectory(tmp_path)
     good: dict[str, Any] = {"kind": "step", "epoch": 1, "step": 1, "loss": 1.0}
     run.metrics_file.write_text(json.dumps(good) + "\n" + damage)
-    tracker = Tracker(run, 5, 1)
+    tracker = Tracker(run, 5, 1, small("store"), print)
     tracker.write(good | {"step": 6})
     tracker.close()
     assert [row["step"] for row in rows(tmp_path)] == [1, 6]

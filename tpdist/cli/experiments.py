@@ -164,12 +164,12 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from tpdist.experiments.measure import run
-    from tpdist.training.files import write_json
+    from tpdist.training.files import dump_json
 
     longest = getattr(options, "longest", None)
     found = run(options.what, options.device, print, **({} if longest is None else {"longest": longest}))
     if options.json:
-        write_json(options.json, found)
+        dump_json(options.json, found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
@@ -180,11 +180,11 @@ def _scaling(options: argparse.Namespace) -> None:
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
     from tpdist.experiments.bench.scaling import scaling
-    from tpdist.training.files import write_json
+    from tpdist.training.files import dump_json
 
     found = scaling(workers, options.address, print)
     if options.json:
-        write_json(options.json, found)
+        dump_json(options.json, found)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -195,7 +195,7 @@ def _plan(options: argparse.Namespace) -> None:
     config = load_config(options.config, overrides)
     from tpdist.experiments import calibration
     from tpdist.experiments import plan as planner
-    from tpdist.training.files import write_json
+    from tpdist.training.files import dump_json
 
     if options.validate:
         found = calibration.validate(print)
@@ -205,4 +205,4 @@ def _plan(options: argparse.Namespace) -> None:
         assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
         found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
     if options.json:
-        write_json(options.json, found)
+        dump_json(options.json, found)

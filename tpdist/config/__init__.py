@@ -2,43 +2,27 @@
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.graphs import records_updates
-from tpdist.config.loader import load_config, locate, with_place
-from tpdist.config.parts import (
-    Batching,
-    Data,
-    Decay,
-    Dual,
-    HOptimizer,
-    Method,
-    Model,
-    Objective,
-    Optimizer,
-    Synthetic,
-)
+from tpdist.config.loader import load_config, with_place
+from tpdist.config.parts import DUAL_METHODS, Data, Decay, Model, Optimizer, Synthetic
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Sweep
 from tpdist.config.unread import unread
 
 __all__ = [
+    "DUAL_METHODS",
     "Arm",
-    "Batching",
     "Cluster",
     "Data",
     "Decay",
-    "Dual",
     "Experiment",
-    "HOptimizer",
-    "Method",
     "Model",
-    "Objective",
     "Optimizer",
     "Run",
     "Sweep",
     "Synthetic",
     "json_schema",
     "load_config",
-    "locate",
     "records_updates",
     "to_yaml",
     "unread",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tpdist.config import graphs
+from tpdist.config.parts import DUAL_METHODS
 from tpdist.config.running import Elastic
 from tpdist.config.sweep import conflicts
 from tpdist.errors import ConfigError
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
 BUILT_IN_PENALTIES = ("l2", "kl", "l2+kl")
-DUAL_METHODS = ("admm", "alm")
 
 
 def misfits(config: "Experiment") -> Iterator[ConfigError]:

@@ -18,6 +18,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Mesh = Annotated[tuple[PositiveInt, PositiveInt], Strict(False)]
 Packages = Annotated[tuple[Text, ...], Strict(False)]
 Pair = Annotated[tuple[float, float], Strict(False)]
+DUAL_METHODS = ("admm", "alm")  # values of `method.name`: those with a dual variable
 OptimizerName = Literal["adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "sgd"]
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tpdist.config.parts import Data
+from tpdist.config import Data
 from tpdist.data import recipes
 from tpdist.data.manifest import MANIFEST_FILE, Split
 from tpdist.data.prepare import Report, prepare

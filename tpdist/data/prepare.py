@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tpdist.config.parts import Data
+from tpdist.config import Data
 from tpdist.data import recipes
-from tpdist.data.manifest import SPLITS, Manifest, Split, token_file
+from tpdist.data.manifest import SPLITS, Manifest, SourceEntry, Split, token_file
 from tpdist.data.store import ROWS_PER_BATCH, Store
 from tpdist.data.synthetic import MarkovSource, Sampler, check
 from tpdist.data.text import FileText, Source
@@ -100,23 +100,8 @@ def _prepare_text(data: Data, out: Path, report: Report) -> None:
             unigram[split] = score.perplexity
         if tokens["train"] != expected:
             raise DataError(f"{texts['train'].name}: it changed while it was read")
-        write_manifest(
-            directory,
-            Manifest(
-                recipe=data.recipe,
-                options=recipes.store_options(data),
-                level=level,
-                sources=recipes.hashed(data, corpus.sources),
-                types=len(types),
-                tokens=tokens,
-                dtype=id_dtype(len(types)).name,  # type: ignore[arg-type]
-                rows_per_batch=ROWS_PER_BATCH,
-                unigram_perplexity={"valid": unigram["valid"], "test": unigram["test"]},
-                best_perplexity=None,
-                ideal_perplexity=None,
-                files={},
-            ),
-        )
+        sources = recipes.hashed(data, corpus.sources)
+        write_manifest(directory, _manifest(data, len(types), tokens, unigram, sources=sources))
 
 
 def _refuse_short(text: Source, split: Split, tokens: int) -> None:
@@ -170,23 +155,34 @@ def _prepare_synthetic(data: Data, out: Path, report: Report) -> None:
             pieces = (order[sample[i : i + ROWS_PER_BATCH]] for i in range(0, size, ROWS_PER_BATCH))
             write_tokens(directory / token_file(split), dtype, score.passing(pieces))
             unigram[split] = score.perplexity
-        write_manifest(
-            directory,
-            Manifest(
-                recipe="synthetic",
-                options=recipes.store_options(data),
-                level="word",
-                sources={},
-                types=options.types,
-                tokens=sizes,
-                dtype=dtype.name,  # type: ignore[arg-type]
-                rows_per_batch=ROWS_PER_BATCH,
-                unigram_perplexity={"valid": unigram["valid"], "test": unigram["test"]},
-                best_perplexity=math.exp(source.entropy_rate()),
-                ideal_perplexity=ideal,
-                files={},
-            ),
-        )
+        best = math.exp(source.entropy_rate())
+        write_manifest(directory, _manifest(data, options.types, sizes, unigram, best=best, ideal=ideal))
+
+
+def _manifest(
+    data: Data,
+    types: int,
+    tokens: dict[Split, int],
+    unigram: dict[Split, float],
+    sources: dict[Split, SourceEntry] | None = None,
+    best: float | None = None,
+    ideal: dict[Split, float] | None = None,
+) -> Manifest:
+    """As yet without the files. best, ideal: perplexities, where the source is known."""
+    return Manifest(
+        recipe=data.recipe,
+        options=recipes.store_options(data),
+        level=data.level,
+        sources=sources or {},
+        types=types,
+        tokens=tokens,
+        dtype=id_dtype(types).name,  # type: ignore[arg-type]
+        rows_per_batch=ROWS_PER_BATCH,
+        unigram_perplexity={"valid": unigram["valid"], "test": unigram["test"]},
+        best_perplexity=best,
+        ideal_perplexity=ideal,
+        files={},
+    )
 
 
 def _has_unseen(text: Source, level: Level, seen: dict[str, int]) -> bool:

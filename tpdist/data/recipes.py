@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpdist.config.parts import Data
+from tpdist.config import Data
 from tpdist.data.manifest import SPLITS, SourceEntry, Split
 from tpdist.data.python_docs import python_docs
 from tpdist.data.store import sha256_of

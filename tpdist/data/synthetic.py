@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tpdist.config.parts import Synthetic
+from tpdist.config import Synthetic
 from tpdist.errors import ConfigError
 
 MAX_STATES = 4096

@@ -5,7 +5,6 @@ Whatever ends the work early takes the sibling with it; one that a killed proces
 preparation of the same store, which finds that nobody holds its lock.
 """
 
-import errno
 import glob
 import json
 import os
@@ -19,17 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tpdist.data.disk import NO_SPACE, sync, try_lock
 from tpdist.data.manifest import MANIFEST_FILE, STORE_FILES, VOCABULARY_FILE, FileEntry, Manifest
 from tpdist.data.store import ROWS_PER_BATCH, TOKEN_COLUMN, sha256_of
 from tpdist.data.vocabulary import Vocabulary
 from tpdist.errors import DataError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is swept there
-    fcntl = None
-
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LOCK_FILE = ".lock"
 
 
@@ -58,7 +52,7 @@ def staged(out: Path) -> Iterator[Path]:
     created = [parent for parent in out.parents if not parent.exists()]
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
+        _clear_leftovers(out)
         directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     lock = None
     try:
@@ -68,10 +62,10 @@ def staged(out: Path) -> Iterator[Path]:
         refuse_existing(out)
         with writing(out):
             directory.chmod(0o777 & ~_umask())
-            _sync_directory(directory)
+            sync(directory)
             os.rename(directory, out)
-            _sync_directory(out.parent)
-            (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is swept by it
+            sync(out.parent)
+            (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is known by it
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         with suppress(OSError):
@@ -191,37 +185,24 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _lock(directory: Path) -> int | None:
-    if fcntl is None:
-        return None
+def _lock(directory: Path) -> int:
     taken = directory / f"{LOCK_FILE}.new"
     handle = os.open(taken, os.O_CREAT | os.O_RDWR)
-    with suppress(OSError):  # some network file systems cannot lock; then only a sweep is lost
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    taken.rename(directory / LOCK_FILE)  # a sweep sees it once it is held
+    try_lock(handle)
+    taken.rename(directory / LOCK_FILE)  # seen only once it is held
     return handle
 
 
-def _sweep(out: Path) -> None:
-    """Remove what killed preparations of `out` left behind."""
-    if fcntl is None:
-        return
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed preparations of `out` left behind. Where nothing can be locked it stays."""
     for directory in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
         with suppress(OSError):
             handle = os.open(directory / LOCK_FILE, os.O_RDWR)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
+                if try_lock(handle):
+                    shutil.rmtree(directory, ignore_errors=True)
             finally:
                 os.close(handle)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _umask() -> int:

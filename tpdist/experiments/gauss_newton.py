@@ -19,7 +19,7 @@ from tpdist.errors import ConfigError
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import Targets, ask_right, h_gradient
 from tpdist.tprop.objective import blocks_pass, frozen
-from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
+from tpdist.tprop.outcome import Outcome, squared_change, squared_residuals
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries, first_values, keep
 from tpdist.tprop.theta import Theta
@@ -78,7 +78,7 @@ def visit(
     return Outcome(
         result.loss,
         result.penalty,
-        gaps=squared_gaps(plan, window, h, result.predictions, None, neighbours),
+        residuals=squared_residuals(plan, window, h, result.predictions, None, neighbours),
         dual=squared_change(plan, window, (first or result).predictions, result.predictions),
         carry=neighbours.around(last.clone()),
     )

@@ -26,7 +26,7 @@ from tpdist.experiments.points import expand
 from tpdist.experiments.results import Kept, versions
 from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_json
 from tpdist.training.progress import Reporter
 
 EPOCH = 25
@@ -53,7 +53,7 @@ def long_memory(
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 reached = {"seed": point.seed, **learn(PROBLEMS[name], point.config)}
-                write_atomic(path, lambda file, reached=reached: write_json(file, reached))
+                write_json(path, reached)
                 end = "solved" if reached["solved"] else "not solved"
                 reporter.say(
                     f"{point.arm}, seed {point.seed}: {end}, error {reached['error']:.4f} after {reached['updates']} "

@@ -18,7 +18,7 @@ from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import arms_of, load_sweep
 from tpdist.experiments.results import Row, ratio_row, summarise
 from tpdist.experiments.svg import chart, standalone
-from tpdist.training.files import write_atomic, write_json, write_text
+from tpdist.training.files import write_json, write_text
 from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
@@ -70,7 +70,7 @@ def reproduce(
         rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
         paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
         kept = summarise(decided(rows), command, paper)
-    write_atomic(home / "results.json", lambda path: write_json(path, kept))
+    write_json(home / "results.json", kept)
     write_text(home / "table.md", table(kept) + "\n")
     section = load_sweep(file, overrides)
     if what.startswith("figure") and (drawn := figure(what, section, kept["arms"])):
@@ -166,7 +166,7 @@ def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
             write_text(results / f"{what}.svg", drawn)
     elif before is not None:
         kept = longmemory.with_others(kept, before)
-    write_atomic(own, lambda path: write_json(path, kept))
+    write_json(own, kept)
     for name, contest in CONTESTS.items():
         if any(what == one.partition(":")[0] for one in contest.values()):
             _keep_ratios(results, name, contest, kept["versions"])
@@ -195,7 +195,7 @@ def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: di
         commands = (f"{what} --cells '*-{cell}'" if cell else what for what, cell in map(parts.__getitem__, there))
         ratios = {"command": "; ".join(f"tpdist reproduce {command} --keep" for command in commands)}
         ratios |= {"versions": versions, "rows": [row for row in found if row is not None]}
-        write_atomic(results / f"{name}.json", lambda path: write_json(path, ratios))
+        write_json(results / f"{name}.json", ratios)
 
 
 def _seconds(budget: str) -> float:

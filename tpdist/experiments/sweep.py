@@ -22,7 +22,7 @@ from tpdist.experiments.table import AGAIN, Table, describe, summary
 from tpdist.launch.local import check_gpus
 from tpdist.launch.tasks import Task, place_of, run_tasks
 from tpdist.launch.trained import evaluate
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_json
 from tpdist.training.progress import Reporter
 
 
@@ -119,7 +119,7 @@ def _test(home: SweepDirectory, point: Point) -> None:
     except NonFiniteError as error:
         reached = {"error": str(error)}
     home.test(point).parent.mkdir(exist_ok=True)
-    write_atomic(home.test(point), lambda file: write_json(file, reached))
+    write_json(home.test(point), reached)
 
 
 def _corpora(points: Sequence[Point]) -> list[Data]:
@@ -217,10 +217,10 @@ def _run_missing(
         if error is not None or home.row(point)["state"] == "waiting":
             home.failure(point).parent.mkdir(exist_ok=True)
             what = {"error": error or "ended without a result"}
-            write_atomic(home.failure(point), lambda file: write_json(file, what))
+            write_json(home.failure(point), what)
         else:
             made_by = versions() | {"tpdist": __version__}
-            write_atomic(task.run / "versions.json", lambda file: write_json(file, made_by))
+            write_json(task.run / "versions.json", made_by)
         write()
         table.ended(home.row(point))
 

@@ -18,7 +18,7 @@ from tpdist.errors import NonFiniteError, TpdistError
 from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.results import Row, best_runs, versions
 from tpdist.launch.trained import evaluate
-from tpdist.training.files import write_json
+from tpdist.training.files import dump_json
 
 STEPS = 2
 SIZES = {"h": (0.02, 0.05, 0.1), "theta": (0.02, 0.05, 0.1)}
@@ -83,7 +83,7 @@ def main() -> None:
             size = "" if kind == "plain" else f" of {entry[kind]['size']:g}"
             print(f"{arm:<20} {kind + size:<14} " + "  ".join(f"{value:.2f}" for value in values))
     if options.json:
-        write_json(options.json, found)
+        dump_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.testtime import chosen_runs
-from tpdist.training.files import write_json
+from tpdist.training.files import dump_json
 from tpdist.training.run_dir import RunDirectory
 
 STEPS = (100, 200, 400, 700, 1000, 1500)
@@ -65,7 +65,7 @@ def main() -> None:
         means = (sum(values) / len(values) for values in arm["losses"].values())
         print(f"{name:<40} " + "  ".join(f"{mean:.3f}" for mean in means))
     if options.json:
-        write_json(options.json, found)
+        dump_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tpdist.config import Experiment, with_place
 from tpdist.data import Split, Store, Vocabulary, open_or_prepare
 from tpdist.errors import ConfigError, NonFiniteError, TpdistError
 from tpdist.models import LanguageModel
-from tpdist.training.at_test_time import HSteps, TestTime, ThetaSteps
+from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
 from tpdist.training.checks import pick_device, set_kernels, settings_kept
 from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
@@ -49,7 +49,7 @@ def evaluate(
             raise TpdistError(f"--{name}-lr: must be above 0, got {lr}")
     if h_steps and theta_steps:
         raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
-    test_time: TestTime | None = None
+    test_time: AtTestTime | None = None
     with _loaded(run_dir, which, overrides) as (config, store, model):
         if h_steps:
             test_time = HSteps(h_steps, h_lr, config.objective.weight)

@@ -1,8 +1,7 @@
 """Who owns which streams and blocks; what workers tell each other."""
 
-from tpdist.parallel.exchange import TimeNeighbours
 from tpdist.parallel.mesh import Workers
 from tpdist.parallel.place import Place, balanced
 from tpdist.parallel.traffic import Traffic
 
-__all__ = ["Place", "TimeNeighbours", "Traffic", "Workers", "balanced"]
+__all__ = ["Place", "Traffic", "Workers", "balanced"]

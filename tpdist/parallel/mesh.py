@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from tpdist.parallel.exchange import TimeNeighbours
 from tpdist.parallel.place import Place
-from tpdist.parallel.reduce import GradientSum, Sum
+from tpdist.parallel.reduce import BucketedSum, Sum
 from tpdist.parallel.traffic import Traffic
 
 
@@ -90,9 +90,9 @@ class Workers:
         if self.add_up is not None:
             self.add_up(tensors)
 
-    def gradient_sum(self, parameters: Sequence[Tensor], embedding: Tensor | None) -> GradientSum | None:
-        """The sum of θ's gradient, sent during the backward pass; arguments as those of `GradientSum`."""
-        return None if self.add_up is None else GradientSum(parameters, embedding, self.add_up)
+    def gradient_sum(self, parameters: Sequence[Tensor], embedding: Tensor | None) -> BucketedSum | None:
+        """The sum of θ's gradient, sent during the backward pass; arguments as those of `BucketedSum`."""
+        return None if self.add_up is None else BucketedSum(parameters, embedding, self.add_up)
 
     def total_traffic(self) -> Traffic:
         """What all workers sent."""

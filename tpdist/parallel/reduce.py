@@ -70,7 +70,7 @@ class Sum:
         return wait
 
 
-class GradientSum:
+class BucketedSum:
     """Adds the gradients of `parameters` up, which are in the order in which a backward pass ends with them.
 
     Per update: `begin`, the backward passes with `last_pass` before the last of them, `finish`. All workers make these

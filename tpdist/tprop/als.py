@@ -80,7 +80,7 @@ def als_visit(
     return Outcome(
         loss=between.loss,
         penalty=between.penalty,
-        gaps=by_place(plan, ((h[:, 1:] - after).square() * coupled).sum(-1), window.offset + 1),
+        residuals=by_place(plan, ((h[:, 1:] - after).square() * coupled).sum(-1), window.offset + 1),
         dual=plan.terms.weight**2 * ((after - between.predictions).square() * coupled).sum(),
         carry=neighbours.around(after[:, -1].clone()),
         states={"start": h[:, :k], "target": h, "dual": nothing},

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
-from tpdist.tprop.optimizers import build_optimizer, count
-from tpdist.tprop.plan import HStep, Plan
+from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
+from tpdist.tprop.plan import DualStep, HStep, Plan
 from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
@@ -64,28 +64,21 @@ class Targets:
         if not self._spec.keep:
             return
         kept, n = self._kept, self._boundaries
-        counts: dict[str, float] = {}
-        for name, value in self._optimizer.state[self._free].items():
-            if isinstance(value, Tensor) and value.shape == self.h.shape:
-                if name not in n.h_moments:
-                    assert n.h is not None
-                    n.h_moments[name] = torch.zeros_like(n.h)
-                n.h_moments[name][:, self._begin : self._begin + kept] = value[:, :kept]
-            elif value is not None:
-                counts[name] = float(value)
-        n.h_counts[self._begin] = counts
+        moments, n.h_counts[self._begin] = state_of(self._optimizer, self._free)
+        for name, value in moments.items():
+            if name not in n.h_moments:
+                assert n.h is not None
+                n.h_moments[name] = torch.zeros_like(n.h)
+            n.h_moments[name][:, self._begin : self._begin + kept] = value[:, :kept]
 
     def _load(self) -> None:
         counts = self._boundaries.h_counts.get(self._begin)
         if counts is None:
             return
-        state = self._optimizer.state[self._free]
-        for name, steps in counts.items():
-            state[name] = count(steps, self._optimizer, self._free.device)
+        moments = {name: torch.zeros_like(self.h) for name in self._boundaries.h_moments}
         for name, moment in self._boundaries.h_moments.items():
-            value = torch.zeros_like(self.h)
-            value[:, : self._kept] = moment[:, self._begin : self._begin + self._kept]
-            state[name] = value
+            moments[name][:, : self._kept] = moment[:, self._begin : self._begin + self._kept]
+        put_state(self._optimizer, self._free, moments, counts)
 
 
 def h_step(
@@ -138,6 +131,11 @@ def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor,
     gradient = target_gradient(model, plan.terms, window, target, prediction, dual, plan.chunk_blocks)
     gradient[:, :-1] += result.start_gradient
     return gradient
+
+
+def dual_ascent(plan: Plan, step: DualStep, residual: Tensor, coupled: Tensor) -> Tensor:
+    """α λ r, by which a dual step moves u: residual h - ĥ [..., d] with a fresh ĥ, coupled [...] -> [..., d]."""
+    return step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
 
 
 def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:

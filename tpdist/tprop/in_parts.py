@@ -3,14 +3,12 @@
 Shape letters: `window.py`.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import clip_rows
-from tpdist.tprop.optimizers import build_optimizer, count
+from tpdist.tprop.h_steps import clip_rows, dual_ascent
+from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import DualStep, Plan
@@ -42,9 +40,9 @@ def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
     return zero, zero.sum()
 
 
-def squares(gap: Tensor, coupled: Tensor) -> Tensor:
-    """‖gap‖² of every boundary, 0 where there is no constraint: gap [..., d], coupled [...] of 0 and 1 -> [...]."""
-    return gap.square().sum(-1) * coupled
+def squares(residual: Tensor, coupled: Tensor) -> Tensor:
+    """‖r‖² of each boundary, 0 where there is no constraint: residual r [..., d], coupled [...] of 0 and 1 -> [...]."""
+    return residual.square().sum(-1) * coupled
 
 
 def _relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
@@ -102,33 +100,30 @@ class Moments:
         prediction: ĥ there. as_start: the gradient with respect to the starts there. Both [S, m, d]. remember: whether
         the moments change; if not, the same step can be taken again.
         """
-        residual = target[here] - prediction + dual[here]
-        gradient = self._weight * residual * self._window.coupled[here][..., None] + as_start
+        with_dual = target[here] - prediction + dual[here]
+        gradient = self._weight * with_dual * self._window.coupled[here][..., None] + as_start
         movable = self._window.movable[here][..., None]
         own, values = self._own, target[here]
         moved = torch.nn.Parameter(values.clone())
         optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
-        state = optimizer.state[moved]
         if self._before is not None:
             kept = {name: moment[here] for name, moment in own.h_moments.items()}
-            state |= {name: count(steps, optimizer, moved.device) for name, steps in self._before.items()}
-            state |= kept if remember else {name: moment.clone() for name, moment in kept.items()}
+            kept = kept if remember else {name: moment.clone() for name, moment in kept.items()}
+            put_state(optimizer, moved, kept, self._before)
         moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
         optimizer.step()
         if remember:
-            self._remember(optimizer.state[moved], here, target)
+            moments, self._after = state_of(optimizer, moved)
+            self._remember(moments, here, target)
         return moved.detach().where(movable, values)
 
-    def _remember(self, state: dict[str, Any], here: tuple[slice, slice], like: Tensor) -> None:
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == like[here].shape:
-                if name not in self._own.h_moments:
-                    self._own.h_moments[name] = torch.zeros_like(like)
-                kept = self._own.h_moments[name][here]
-                if kept.data_ptr() != value.data_ptr():
-                    kept.copy_(value)
-            elif value is not None:
-                self._after[name] = float(value)
+    def _remember(self, moments: dict[str, Tensor], here: tuple[slice, slice], like: Tensor) -> None:
+        for name, value in moments.items():
+            if name not in self._own.h_moments:
+                self._own.h_moments[name] = torch.zeros_like(like)
+            kept = self._own.h_moments[name][here]
+            if kept.data_ptr() != value.data_ptr():
+                kept.copy_(value)
 
     def keep(self) -> None:
         """Leave the scalars in the boundaries, for the next visit."""
@@ -150,16 +145,16 @@ def dual_step(
 
     before: the visit's first ĥ [S, k, d], or the model as it was, which makes them again from starts that stayed.
     """
-    gaps, change = sums(plan, start.device)
+    residuals, change = sums(plan, start.device)
     own = target.shape[1] - (0 if neighbours.is_last else 1)  # boundary k is the right neighbour's
 
     def move(streams: slice, boundaries: slice, prediction: Tensor) -> None:
-        nonlocal gaps
+        nonlocal residuals
         here = (streams, slice(boundaries.start, min(boundaries.stop, own)))
         coupled = window.coupled[here]
-        gap = target[here] - prediction[:, : coupled.shape[1]]
-        gaps += by_place(plan, squares(gap, coupled), window.offset + here[1].start)
-        dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)
+        residual = target[here] - prediction[:, : coupled.shape[1]]
+        residuals += by_place(plan, squares(residual, coupled), window.offset + here[1].start)
+        dual[here] += dual_ascent(plan, step, residual, coupled)
 
     def take(part: Part, prediction: Tensor, _: Tensor | None) -> None:
         nonlocal change
@@ -174,4 +169,4 @@ def dual_step(
     from_left = arrival()
     if from_left is not None:
         move(slice(None), slice(0, 1), from_left[:, None])
-    return gaps, change
+    return residuals, change

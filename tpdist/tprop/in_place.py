@@ -52,14 +52,14 @@ def visit_in_place(
 
     arrive = ask_right(plan, window, h, dual, neighbours)
     theta.begin(window.inputs, window.tokens)
-    gaps, change = sums(plan, h.device)
+    residuals, change = sums(plan, h.device)
 
     def compare(part: Part, prediction: Tensor, _: Tensor | None) -> None:
-        nonlocal gaps, change
+        nonlocal residuals, change
         if plan.dual is None:
             coupled = part.right(window.coupled)
-            apart = part.shaped(squares(part.right(h) - prediction, coupled)[:, None])[..., 0]
-            gaps += by_place(plan, apart, window.offset + part.blocks.start + 1)
+            squared = part.shaped(squares(part.right(h) - prediction, coupled)[:, None])[..., 0]
+            residuals += by_place(plan, squared, window.offset + part.blocks.start + 1)
             change += squares(prediction - part.of(first), coupled).sum()
 
     result = blocks_pass(
@@ -73,14 +73,14 @@ def visit_in_place(
         error.states = states
         raise
     if plan.dual is not None:
-        gaps, change = dual_step(model, plan, plan.dual, window, start, h, dual, first, neighbours)
+        residuals, change = dual_step(model, plan, plan.dual, window, start, h, dual, first, neighbours)
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        gaps=gaps,
+        residuals=residuals,
         dual=plan.terms.weight**2 * change,
         carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,

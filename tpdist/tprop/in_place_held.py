@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tpdist.models import LanguageModel
-from tpdist.tprop.h_steps import ask_right, clip_rows
+from tpdist.tprop.h_steps import ask_right, dual_ascent
 from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
 from tpdist.tprop.objective import Pass, blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
@@ -56,11 +56,12 @@ def visit_held_in_place(
     except BlowUpError as error:
         error.states = states
         raise
-    gaps, change = sweep.gaps, sums(plan, h.device)[1]  # without a dual step nothing moves that ĥ follows from
+    # without a dual step nothing moves that ĥ follows from
+    residuals, change = sweep.residuals, sums(plan, h.device)[1]
     if plan.dual is not None and target is not None:
-        gaps, change = dual_step(model, plan, plan.dual, window, h[:, :k], target, dual, before, neighbours)
+        residuals, change = dual_step(model, plan, plan.dual, window, h[:, :k], target, dual, before, neighbours)
     elif plan.dual is not None:
-        gaps, change = sweep.dual_step(plan.dual, before, neighbours)
+        residuals, change = sweep.dual_step(plan.dual, before, neighbours)
     moments.keep()
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
@@ -68,7 +69,7 @@ def visit_held_in_place(
     return Outcome(
         loss=sweep.loss,
         penalty=sweep.penalty,
-        gaps=gaps,
+        residuals=residuals,
         dual=plan.terms.weight**2 * change,
         carry=neighbours.around(sweep.last),
         states=states,
@@ -87,7 +88,7 @@ class _Opened:
 
 
 class _Sweep:
-    """The H-step and the θ-gradient of all parts. loss, penalty, gaps: as `Outcome`'s. last: ĥ [S, d] at the end.
+    """The H-step and the θ-gradient of all parts. loss, penalty, residuals: as `Outcome`'s. last: ĥ [S, d] at the end.
 
     target: [S, k+1, d], filled with the moved targets, or None where they are not kept.
     """
@@ -104,7 +105,7 @@ class _Sweep:
     ):
         self.last = torch.zeros_like(h[:, 0])
         self.loss = self.penalty = h.new_zeros((), dtype=torch.float64)
-        self.gaps, _ = sums(plan, h.device)
+        self.residuals, _ = sums(plan, h.device)
         self._model, self._plan, self._window, self._h = model, plan, window, h
         self._target, self._dual, self._moments = target, dual, moments
         self._ends = torch.zeros_like(h[:, :2])  # the targets of boundaries 0 and k
@@ -199,8 +200,8 @@ class _Sweep:
         if self._target is not None:
             self._target[part.streams, part.blocks.start + 1 : part.blocks.stop + 1] = target[:, 1:]
         if self._plan.dual is None:
-            apart = squares(target[:, 1:] - opened.prediction, opened.window.coupled[:, 1:])
-            self.gaps += by_place(self._plan, apart, opened.window.offset + 1)
+            squared = squares(target[:, 1:] - opened.prediction, opened.window.coupled[:, 1:])
+            self.residuals += by_place(self._plan, squared, opened.window.offset + 1)
 
     def _step(self, here: tuple[slice, slice], prediction: Tensor, as_start: Tensor) -> Tensor:
         remember = self._target is not None or self._plan.dual is None
@@ -222,7 +223,7 @@ class _Sweep:
         S, k, plan, window, h = self._h.shape[0], self._window.blocks, self._plan, self._window, self._h
         end = predict(self._model, window.inputs[:, :, -1:], h[:, k - 1 : k], plan.chunk_blocks)
         arrival = neighbours.to_right(end[:, 0])
-        gaps, change = sums(plan, h.device)
+        residuals, change = sums(plan, h.device)
         arrived: Tensor | None = None
         edges: dict[int, tuple[Tensor, Tensor]] = {}  # ĥ, before and now, where the next part of the streams begins
         for part in reversed(from_right_to_left(S, k, plan.chunk_blocks, (False, False))):
@@ -239,11 +240,11 @@ class _Sweep:
             here, streams = (part.streams, part.blocks), part.streams.start
             left, left_now = edges[streams]
             target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), gradient)
-            gap, coupled = target - _shifted(left_now, now), window.coupled[here]
-            gaps += by_place(plan, squares(gap, coupled), window.offset + part.blocks.start)
-            self._dual[here] += step.lr * clip_rows(plan.terms.weight * gap * coupled[..., None], step.clip)
+            residual, coupled = target - _shifted(left_now, now), window.coupled[here]
+            residuals += by_place(plan, squares(residual, coupled), window.offset + part.blocks.start)
+            self._dual[here] += dual_ascent(plan, step, residual, coupled)
             edges[streams] = (opened.prediction[:, -1], now[:, -1])
-        return gaps, change
+        return residuals, change
 
 
 def _shifted(left: Tensor, predictions: Tensor) -> Tensor:

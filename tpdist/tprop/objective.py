@@ -94,10 +94,11 @@ def blocks_pass(
         nonlocal loss_sum, penalty_sum
         coupled = part.right(window.coupled)
         with torch.set_grad_enabled(to_start or to_theta):
-            loss, cost = _score(
-                model, terms, h, part.tokens(window.labels), prediction, part.right(target), part.right(dual), coupled,
-                window.constrained,
-            )  # fmt: skip
+            labels = part.tokens(window.labels)
+            loss, cost = _at_boundaries(
+                model, terms, prediction, part.right(target), part.right(dual), labels[-1], coupled, window.constrained
+            )
+            loss = model.loss(h, own_labels(terms, labels, coupled, window.constrained)) + loss
             total = loss + cost
             if costate is not None:
                 total = total + (part.right(costate) * prediction * coupled[:, None]).sum()
@@ -175,22 +176,6 @@ def _rolled_pass(
                 total = total + (weight * rolled.prediction).sum()
             total.backward()
     return Pass(loss.detach().double(), cost.detach().double(), rolled.prediction.detach().view(shape), gradient)
-
-
-def _score(
-    model: LanguageModel,
-    terms: Terms,
-    h: Tensor,
-    labels: Tensor,
-    prediction: Tensor,
-    target: Tensor,
-    dual: Tensor,
-    coupled: Tensor,
-    constrained: bool,
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy and penalty of n blocks: h [B, n, H], labels [B, n], the rest [n, d], coupled [n]."""
-    on_target, cost = _at_boundaries(model, terms, prediction, target, dual, labels[-1], coupled, constrained)
-    return model.loss(h, own_labels(terms, labels, coupled, constrained)) + on_target, cost
 
 
 def _at_boundaries(

@@ -22,7 +22,6 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-FUSED = ("adagrad", "adam", "adamw", "sgd")  # those with a fused kernel for the CPU; `_has_fused` asks for CUDA's
 
 
 def build_optimizer(
@@ -46,7 +45,7 @@ def build_optimizer(
             raise ConfigError(
                 f"torch.optim.{cls.__name__} takes no {name!r}; it takes {', '.join(known)}", f"{key}.options.{name}"
             )
-    if fused and spec.name in FUSED and not {"foreach", "fused", "differentiable"} & options.keys():
+    if fused and "fused" in known and not {"foreach", "fused", "differentiable"} & options.keys():
         options["fused"] = all(_has_fused(spec.name, device) for device in {p.device.type for p in parameters})
     if capturable and "capturable" in known:
         options["capturable"] = True
@@ -66,6 +65,30 @@ def _has_fused(name: str, device: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def state_of(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """What the optimiser keeps of a parameter: moments of its shape, and numbers of steps and such."""
+    moments, counts = {}, {}
+    for name, value in optimizer.state[parameter].items():
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            moments[name] = value
+        elif value is not None:
+            counts[name] = float(value)
+    return moments, counts
+
+
+def put_state(
+    optimizer: torch.optim.Optimizer,
+    parameter: torch.Tensor,
+    moments: dict[str, torch.Tensor],
+    counts: dict[str, float],
+) -> None:
+    """The inverse of `state_of`. The moments are not copied: the optimiser's next step changes them."""
+    numbers = {name: count(value, optimizer, parameter.device) for name, value in counts.items()}
+    optimizer.state[parameter].update(numbers | moments)
 
 
 def count(value: float, optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:

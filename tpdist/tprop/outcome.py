@@ -14,7 +14,7 @@ class Outcome:
     """What a visit leaves, as tensors on the device: reading one waits for the device.
 
     loss: summed cross entropy of this worker's tokens in the last θ-step's forward pass, in nats, before it. penalty:
-    λ C there. gaps: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual: λ² Σ
+    λ C there. residuals: Σ ‖h - ĥ‖² over this worker's blocks by place in the window, as `by_place` has it. dual: λ² Σ
     ‖ĥ_last - ĥ_first‖² over the passes of the visit (Boyd et al. 2011, Section 3.3). carry: [S, d], the window's last
     prediction, and nothing else: it is kept until the next visit has begun. states: those that the last pass read, as
     in `BlowUpError`.
@@ -22,14 +22,14 @@ class Outcome:
 
     loss: Tensor
     penalty: Tensor
-    gaps: Tensor
+    residuals: Tensor
     dual: Tensor
     carry: Tensor
     states: dict[str, Tensor] | None = None
 
     @property
     def primal(self) -> Tensor:
-        return self.gaps.sum()
+        return self.residuals.sum()
 
 
 def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
@@ -42,16 +42,16 @@ def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
     return sums.index_add_(0, at // plan.per_bin, squares.sum(0, dtype=torch.float64))
 
 
-def squared_gaps(
+def squared_residuals(
     plan: Plan, window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours
 ) -> Tensor:
     """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
     if fresh is None:
-        gap, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
+        residual, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
     else:
         own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
-        gap, weight = (h - fresh)[:, :own], window.coupled[:, :own]
-    return by_place(plan, gap.square().sum(-1) * weight, window.offset + (fresh is None))
+        residual, weight = (h - fresh)[:, :own], window.coupled[:, :own]
+    return by_place(plan, residual.square().sum(-1) * weight, window.offset + (fresh is None))
 
 
 def squared_change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:

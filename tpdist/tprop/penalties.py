@@ -49,8 +49,8 @@ def penalty(
     divergence = terms.kl_weight * kl(model, target, prediction, coupled)
     if terms.penalty == "l2+kl":
         return divergence + terms.weight * l2(target, prediction, dual, coupled)
-    gap = target - prediction
-    unseen = gap.square().sum(-1) - model.visible(gap).square().sum(-1)
+    residual = target - prediction
+    unseen = residual.square().sum(-1) - model.visible(residual).square().sum(-1)
     return divergence + terms.weight * 0.5 * (unseen * coupled).sum()
 
 

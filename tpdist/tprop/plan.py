@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tpdist.config import Experiment
+from tpdist.config import DUAL_METHODS, Experiment
 from tpdist.errors import ConfigError
 from tpdist.models import imported
 
@@ -131,7 +131,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
     growth = objective.weight_growth ** (epoch - 1)
     weight = objective.weight * growth
     kl_weight = weight if objective.kl_weight is None else objective.kl_weight * growth
-    has_duals = method.name in ("admm", "alm")
+    has_duals = method.name in DUAL_METHODS
     # a dual that is zeroed at every window and stepped last is never read
     has_dual_step = (
         has_duals and epoch >= method.dual.start_epoch and (method.dual.keep or method.dual.order == "before")

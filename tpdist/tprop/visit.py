@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.costate import costate_sweeps
-from tpdist.tprop.h_steps import Targets, ask_right, clip_rows, h_gradient, h_step
+from tpdist.tprop.h_steps import Targets, ask_right, dual_ascent, h_gradient, h_step
 from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, blocks_pass
-from tpdist.tprop.outcome import Outcome, squared_change, squared_gaps
+from tpdist.tprop.outcome import Outcome, squared_change, squared_residuals
 from tpdist.tprop.plan import DualStep, Plan
 from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
@@ -109,7 +109,7 @@ def visit(
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,
-        gaps=squared_gaps(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
+        residuals=squared_residuals(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
         dual=squared_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,
@@ -148,5 +148,4 @@ def _step_duals(
     """
     predictions, from_left = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours)
     at = at_boundaries(predictions, from_left())
-    ascent = plan.terms.weight * (h - at) * window.coupled[..., None]
-    return dual + step.lr * clip_rows(ascent, step.clip), at
+    return dual + dual_ascent(plan, step, h - at, window.coupled), at

@@ -13,10 +13,8 @@ from tpdist.models import LanguageModel
 from tpdist.tprop.objective import frozen
 
 
-class TestTime(Protocol):
+class AtTestTime(Protocol):
     """Shape letters: `evaluation.py` reads one stream; inputs [B, 1], labels [B], start and after [1, d]."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of its name
 
     def model(self, model: LanguageModel) -> LanguageModel:
         """The one to evaluate with, which may be changed."""

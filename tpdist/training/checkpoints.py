@@ -23,7 +23,7 @@ from typing_extensions import TypedDict  # typing's is known to pydantic from Py
 from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
 from tpdist.training.depot import MANIFEST, Depot
-from tpdist.training.files import json_text, load_tensors, write_json
+from tpdist.training.files import dump_json, json_text, load_tensors
 
 FORMAT = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -117,7 +117,7 @@ def file_row(path: Path) -> FileRow:
 def write_manifest(path: Path, files: dict[str, FileRow]) -> None:
     """Write `manifest.json` to `path`, for files by name. Written last: a checkpoint without it is none."""
     body = {"format": FORMAT, "files": files}
-    write_json(path, {**body, "sha256": _digest(body)})
+    dump_json(path, {**body, "sha256": _digest(body)})
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,6 @@ class Depot(Protocol):
         """Rename a damaged checkpoint, so that it is none any more."""
         ...
 
-    def sweep(self) -> None:
+    def clear_leftovers(self) -> None:
         """Remove what killed processes were writing. Only for who has the run to itself."""
         ...

@@ -5,9 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from tpdist.config import Experiment
+from tpdist.data.disk import sync
 from tpdist.errors import TpdistError
 from tpdist.training.depot import ASIDE, OWNER, PATTERN, Depot
-from tpdist.training.files import sweep, sync
+from tpdist.training.files import clear_leftovers
 from tpdist.training.object_store import ObjectStore
 from tpdist.training.run_dir import RunDirectory
 
@@ -75,9 +76,9 @@ class Directory:
         shutil.rmtree(aside, ignore_errors=True)
         (self.path / name).rename(aside)
 
-    def sweep(self) -> None:
+    def clear_leftovers(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        sweep(self.path)
+        clear_leftovers(self.path)
 
 
 def depot_for(config: Experiment, run: RunDirectory) -> Depot:

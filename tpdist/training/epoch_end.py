@@ -24,7 +24,7 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
     Raises Interrupted, NonFiniteError.
     """
 
-    def tick(done: int, total: int) -> None:
+    def tick() -> None:
         if stop.received:
             raise _StopEvaluationError
 
@@ -44,7 +44,7 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
     return Evaluation(loss, len(tokens) - 1)
 
 
-def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[int, int], None]) -> float | None:
+def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], None]) -> float | None:
     """Mean loss in nats; None where a worker cannot have its part without the others'."""
     part, stopped = None, False
     try:
@@ -70,7 +70,7 @@ def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) ->
         state.stale += 1
         state.decay_wait += 1
     row |= {"valid_loss": valid.loss, "valid_perplexity": valid.perplexity, "lr": trainer.theta.lr}
-    row["residuals"] = [math.sqrt(gap) for gap in state.sums.gaps]
+    row["residuals"] = [math.sqrt(square) for square in state.sums.residuals]
     if trainer.workers.count > 1:  # in the order of the ranks, as the live table has them
         work = own_work(trainer)
         speed, waiting = zip(*trainer.workers.gather([work.tokens_per_second, work.waiting]), strict=True)

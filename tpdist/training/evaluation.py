@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpdist.data import Tokens
 from tpdist.models import LanguageModel, token_losses
-from tpdist.training.at_test_time import TestTime
+from tpdist.training.at_test_time import AtTestTime
 
 STEPS = 1024  # of a piece
 SIDE_BY_SIDE = {"cpu": 16, "cuda": 64}  # pieces; enough rows for a matrix product to run at full rate
@@ -48,26 +48,25 @@ def evaluate_tokens(
     block: int,
     *,
     by_position: bool = False,
-    test_time: TestTime | None = None,
-    tick: Callable[[int, int], None] | None = None,
+    test_time: AtTestTime | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Every token but the first, predicted from all tokens before it.
 
     test_time: what to learn from every block once it has been predicted.
-    tick: told (tokens done, all tokens) between pieces; what it raises ends the evaluation.
+    tick: called between pieces; what it raises ends the evaluation.
     """
     if test_time is None:
         pieces = _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1))
     else:
         model = test_time.model(model)
         pieces = _blocks(model, tokens, block, test_time)
-    pairs, end = len(tokens) - 1, 0
+    pairs = len(tokens) - 1
     sums = torch.zeros(block, dtype=torch.float64, device=model.bias.device)  # by position
     for losses in pieces:
         sums.index_add_(0, torch.arange(len(losses), device=sums.device) % block, losses)
-        end += len(losses)
         if tick is not None:
-            tick(end, pairs)
+            tick()
     counts = [len(range(p, pairs, block)) for p in range(block)]
     positions = [perplexity(s / n) for s, n in zip(sums.tolist(), counts, strict=True) if n] if by_position else None
     return Evaluation(float(sums.sum()) / pairs, pairs, positions)
@@ -79,7 +78,7 @@ def share_of_loss(
     block: int,
     rank: int,
     count: int,
-    tick: Callable[[int, int], None] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> float | None:
     """In nats, of the `rank`-th of `count` runs of pieces: summed over all ranks the loss of `evaluate_tokens`.
 
@@ -98,12 +97,11 @@ def share_of_loss(
         if before is None:
             return None
         state = before[1]
-    total, done = torch.zeros((), dtype=torch.float64, device=model.bias.device), 0
+    total = torch.zeros((), dtype=torch.float64, device=model.bias.device)
     for losses in _pieces(model, tokens, block, begin, end, state):
         total += losses.sum()
-        done += len(losses)
         if tick is not None:
-            tick(done, end - begin)
+            tick()
     return float(total)
 
 
@@ -135,7 +133,7 @@ def _pieces(model: LanguageModel, tokens: Tokens, block: int, begin: int, end: i
         begin += len(labels)
 
 
-def _blocks(model: LanguageModel, tokens: Tokens, block: int, test_time: TestTime) -> Iterator[Tensor]:
+def _blocks(model: LanguageModel, tokens: Tokens, block: int, test_time: AtTestTime) -> Iterator[Tensor]:
     """The losses of every block, with what is learnt from one before the next."""
     state, pairs = model.zero_state(1), len(tokens) - 1
     for begin in range(0, pairs, block):

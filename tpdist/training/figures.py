@@ -23,17 +23,18 @@ FIGURES = ("the loss", "the penalty", "the primal residual", "the dual residual"
 def count_update(trainer: "Trainer", batch: "Batch", outcome: Outcome, began: float) -> None:
     """Add an update to the run's sums. Reading the loss waits for the device: once a window, never inside it.
 
-    The leader's wish for a checkpoint goes round with the figures. began: of the update, by `time.monotonic`.
-    Raises BlowUpError where a figure is not finite, before anything is added.
+    The leader's wish for a checkpoint, and anybody's to stop, go round with the figures. began: of the update, by
+    `time.monotonic`. Raises BlowUpError where a figure is not finite, before anything is added.
     """
     workers, theta, state = trainer.workers, trainer.theta, trainer.state
     figures = [x.double() for x in (outcome.loss, outcome.penalty, outcome.primal, outcome.dual)]
     if theta.norm is not None and not theta.watch:
         figures.append(theta.norm.double())
-    due = torch.full((), float(trainer.checkpoint_due()), dtype=torch.float64, device=trainer.device)
-    summed = workers.sum(torch.cat([torch.stack([*figures, due]), outcome.gaps])).tolist()
-    values, due, gaps = summed[: len(figures)], summed[len(figures)], summed[len(figures) + 1 :]
-    trainer.due = due > 0
+    wishes = (trainer.checkpoint_due(), trainer.stop.received)
+    wished = [torch.full((), float(wish), dtype=torch.float64, device=trainer.device) for wish in wishes]
+    due, stop, *summed = workers.sum(torch.cat([torch.stack([*wished, *figures]), outcome.residuals])).tolist()
+    values, residuals = summed[: len(figures)], summed[len(figures) :]
+    trainer.due, trainer.stopping = due > 0, stop > 0
     seconds = time.monotonic() - began
     for name, value in zip(FIGURES, values, strict=False):
         if not math.isfinite(value):
@@ -49,7 +50,7 @@ def count_update(trainer: "Trainer", batch: "Batch", outcome: Outcome, began: fl
     sums.loss, sums.penalty, sums.primal, sums.dual = (
         a + b for a, b in zip((sums.loss, sums.penalty, sums.primal, sums.dual), values, strict=False)
     )
-    sums.gaps = [a + b for a, b in zip_longest(sums.gaps, gaps, fillvalue=0.0)]
+    sums.residuals = [a + b for a, b in zip_longest(sums.residuals, residuals, fillvalue=0.0)]
     sums.tokens += batch.tokens
     sums.seconds += seconds
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tpdist.data.disk import sync
 from tpdist.errors import RunError, first_line
 
 
@@ -33,7 +34,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def sweep(directory: Path) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """A value as JSON, whole or not at all."""
+    write_text(path, json_text(value))
+
+
+def clear_leftovers(directory: Path) -> None:
     """Remove what a killed process was writing in `directory`. Only for who has the run to itself."""
     for path in [*directory.glob(".*.tmp"), *directory.glob(".tmp*")]:  # ours, and those of safetensors
         if path.is_dir():
@@ -59,7 +65,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def dump_json(path: Path, value: Any) -> None:
+    """A value as JSON, straight into the file: in a directory that is not there yet for others, or /dev/stdout."""
     path.write_text(json_text(value), encoding="utf-8")
 
 
@@ -75,15 +82,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_tensors(path: Path, shown: str | None = None) -> dict[str, Tensor]:

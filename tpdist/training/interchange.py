@@ -21,7 +21,7 @@ from tpdist.data import Vocabulary
 from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
-from tpdist.training.files import load_tensors, save_tensors, write_json
+from tpdist.training.files import dump_json, load_tensors, save_tensors
 from tpdist.training.model_card import model_card
 
 CONFIG, TENSORS, VOCABULARY, CARD, ONNX = (
@@ -60,9 +60,9 @@ def export_model(
     directory = out.with_name(f".{out.name}.tmp")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / CONFIG, about)
+        dump_json(directory / CONFIG, about)
         save_tensors(to_plain(model), directory / TENSORS)
-        write_json(directory / VOCABULARY, vocabulary.types)
+        dump_json(directory / VOCABULARY, vocabulary.types)
         card = model_card(config, vocabulary, figures, plain=config.model.cell in PLAIN_CELLS, onnx=onnx)
         (directory / CARD).write_text(card, encoding="utf-8")
         if onnx:

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tpdist.data.disk import try_lock
 from tpdist.errors import RunError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
 
 LOOK_EVERY_S = 0.2
 
@@ -28,23 +24,10 @@ def locked(file: Path, refusal: str, patience_s: float = 0.0) -> Iterator[None]:
         raise RunError(f"{file.parent}: cannot be written: {error.strerror}") from error
     try:
         deadline = time.monotonic() + patience_s
-        while not _lock(handle):
+        while try_lock(handle) is False:
             if time.monotonic() >= deadline:
                 raise RunError(refusal)
             time.sleep(LOOK_EVERY_S)
         yield
     finally:
         os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """False where another process holds it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # some network file systems cannot lock
-    return True

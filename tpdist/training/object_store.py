@@ -109,7 +109,7 @@ class ObjectStore:
                 self._filesystem.move(info.path, f"{aside}/{info.base_name}")
             self._filesystem.delete_dir(f"{self._base}/{name}")
 
-    def sweep(self) -> None:
+    def clear_leftovers(self) -> None:
         with self._told():
             self._filesystem.create_dir(self._base)
             for name in self._list(complete=False):

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 SKIPPED = 3  # updates first, in which things are loaded and allocated
 
 
-class Timeline:
+class Profile:
     """Traces `updates` updates into `<directory>/step-<first>-<worker>.json`; None traces nothing."""
 
     def __init__(self, updates: int | None, directory: Path, worker: str, done: int):

@@ -3,11 +3,14 @@
 RUN/config.yaml          the resolved configuration
 RUN/metrics.jsonl        a line every N updates and every epoch
 RUN/tensorboard/         the same, as TensorBoard events
+RUN/tracking.json        which run of MLflow or W&B this is
 RUN/changes.jsonl        settings that were changed where the run went on
 RUN/checkpoints/         what `--resume` continues from
 RUN/models/best.*        the parameters of the best epoch: .safetensors, and .json about them
 RUN/models/last.*        those of the last epoch
 RUN/result.json          the figures of the finished run
+RUN/logs/                what each of several workers said
+RUN/profile/             a timeline of a few updates of every worker (`run.profile`)
 RUN/.lock                held by the process that trains
 RUN/.id                  whose checkpoints lie elsewhere (`run.checkpoint_to`)
 """
@@ -31,7 +34,7 @@ from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import load_tensors, save_tensors, sweep, write_atomic, write_json, write_text
+from tpdist.training.files import clear_leftovers, load_tensors, save_tensors, write_atomic, write_json, write_text
 from tpdist.training.locks import locked
 
 
@@ -46,7 +49,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
-        self.timelines = path / "profile"
+        self.profile = path / "profile"
         self.lock_file = path / ".lock"
 
     @classmethod
@@ -130,7 +133,7 @@ class RunDirectory:
         refusal = f"{self.path}: another process trains in it; wait for its end, or end it"
         with locked(self.lock_file, refusal, patience_s):
             for directory in (self.path, self.checkpoints, self.models):
-                sweep(directory)
+                clear_leftovers(directory)
             yield
 
     def rows(self) -> list[dict[str, Any]]:
@@ -159,8 +162,10 @@ class RunDirectory:
 
     def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
         """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
-        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(unique_state(model), file))
-        write_atomic(self.models / f"{which}.json", lambda file: write_json(file, about))
+        # tied ones once: safetensors refuses shared memory
+        own: dict[str, Tensor] = dict(model.named_parameters())
+        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(own, file))
+        write_json(self.models / f"{which}.json", about)
 
     def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
         """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""
@@ -222,14 +227,9 @@ def _names_by_time(name: str) -> Iterator[Path]:
         yield stem.with_name(f"{stem.name}-{number}")
 
 
-def unique_state(model: LanguageModel) -> dict[str, Tensor]:
-    """Parameters by name, tied ones once (safetensors refuses shared memory)."""
-    return dict(model.named_parameters())
-
-
 def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: str) -> None:
     """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
-    own = unique_state(model)
+    own = dict(model.named_parameters())
     for name in sorted(own.keys() | tensors.keys()):
         got = tuple(tensors[name].shape) if name in tensors else None
         wanted = tuple(own[name].shape) if name in own else None

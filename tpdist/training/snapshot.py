@@ -9,7 +9,7 @@ from torch import Tensor
 from tpdist.errors import RunError
 from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard, not_a_state
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
-from tpdist.training.run_dir import load_parameters, unique_state
+from tpdist.training.run_dir import load_parameters
 from tpdist.training.state import EpochSums, RunState
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ DRAWN_BY = "windows drawn by"  # in a checkpoint's layout
 def pack(trainer: "Trainer") -> Packed:
     """θ, H, U, the optimisers' states and the counters, as named tensors and JSON."""
     place, batches = trainer.workers.place, trainer.batches
-    tensors = {f"model.{name}": p for name, p in unique_state(trainer.model).items()}
+    tensors = {f"model.{name}": p for name, p in trainer.model.named_parameters()}
     theta, scalars = pack_optimizer(trainer.theta.optimizer, "theta.")
     index = batches.begin_index()
     state = {

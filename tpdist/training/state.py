@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
-from tpdist.config.parts import Decay
+from tpdist.config import Decay
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=0)]
 class EpochSums:
     """Sums over the updates of one epoch so far; a float64 each, so that a resumed run goes on exactly.
 
-    loss: nats. primal, dual: squared norms. gaps: primal by place in the window. seconds: of training alone.
+    loss: nats. primal, dual: squared norms. residuals: primal by place in the window. seconds: of training alone.
     """
 
     loss: float = 0.0
@@ -23,7 +23,10 @@ class EpochSums:
     dual: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
-    gaps: list[float] = field(default_factory=list)
+    # older checkpoints call it `gaps`
+    residuals: Annotated[list[float], Field(validation_alias=AliasChoices("residuals", "gaps"))] = field(
+        default_factory=list
+    )
 
 
 @dataclass

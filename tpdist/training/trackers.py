@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tpdist.config import Experiment
 from tpdist.errors import ConfigError, first_line
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_json
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -154,7 +154,7 @@ def _known(run: RunDirectory) -> dict[str, str]:
 
 
 def _remember(run: RunDirectory, ids: dict[str, str]) -> None:
-    write_atomic(run.path / "tracking.json", lambda file: write_json(file, ids))
+    write_json(run.path / "tracking.json", ids)
 
 
 def flat(parts: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

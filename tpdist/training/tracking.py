@@ -22,21 +22,14 @@ class Tracker:
     A server that fails does not end a run: `notice` is told, and the rows are in the file.
     """
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        step: int,
-        epoch: int,
-        config: Experiment | None = None,
-        notice: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, run: RunDirectory, step: int, epoch: int, config: Experiment, notice: Callable[[str], None]):
         rows = [row for row in run.rows() if row["step"] <= step]
         rows = [row for row in rows if row["kind"] != "epoch" or row["epoch"] < epoch]
         self._notice = notice
-        self._others: dict[str, External] = open_trackers(config, run) if config else {}
+        self._others: dict[str, External] = open_trackers(config, run)
         write_atomic(run.metrics_file, lambda file: _write(file, rows))
         shutil.rmtree(run.tensorboard, ignore_errors=True)
-        self._events = Events(run.tensorboard) if config is None or "tensorboard" in config.run.track else None
+        self._events = Events(run.tensorboard) if "tensorboard" in config.run.track else None
         if self._events is not None:
             for row in rows:
                 self._events.add(row)

@@ -1,7 +1,6 @@
 """The loop on one worker: windows → visits → metrics → evaluation → checkpoint."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -32,9 +31,8 @@ from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.diagnosis import compare_workers
 from tpdist.training.epoch_end import end_epoch, evaluate_split
-from tpdist.training.evaluation import perplexity
 from tpdist.training.figures import count_update, live_status, metrics_row
-from tpdist.training.profiling import Timeline
+from tpdist.training.profiling import Profile
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
@@ -43,14 +41,6 @@ from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 from tpdist.training.undo import Undo
 from tpdist.training.writer import Writer
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What `Trainer.fit` reached; the best epoch's validation perplexity."""
-
-    state: RunState
-    best_perplexity: float
 
 
 class Trainer:
@@ -96,7 +86,8 @@ class Trainer:
         try_optimizers(config, self.plan, self.device)
         self.writer = Writer(depot_for(config, run), self.workers, config.run.keep_last)
         self.saved_at = time.monotonic()  # the leader's clock decides when `run.checkpoint_every_s` are over
-        self.due = False
+        self.stop = StopSignal()  # the user's, from `fit` on
+        self.due = self.stopping = False  # what workers agreed on with the figures of the last update
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run. Raises RunError where it does not fit."""
@@ -141,15 +132,14 @@ class Trainer:
             return f"--set run.epochs={self.state.epoch}, or more"
         return f"--set run.patience={self.state.stale + 1}, or more"
 
-    def fit(self, stop: StopSignal) -> Fit:
+    def fit(self, stop: StopSignal) -> None:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
-        state = self.state
-        tracker = None
+        self.stop, state, tracker = stop, self.state, None
         if self.workers.leads:
             tracker = Tracker(self.run, state.step, state.epoch, self.config, self.reporter.say)
         place = self.workers.place
-        self.timeline = Timeline(
-            self.config.run.profile, self.run.timelines, f"worker-{place.stream}-{place.time}", state.step
+        self.profile = Profile(
+            self.config.run.profile, self.run.profile, f"worker-{place.stream}-{place.time}", state.step
         )
         try:
             while not self.over:
@@ -157,16 +147,14 @@ class Trainer:
                     self.writer.wait()  # the next group goes on from it
                     raise Regroup
                 self._begin_epoch()
-                self._train_epoch(stop, tracker)
+                self._train_epoch(tracker)
                 end_epoch(self, evaluate_split(self, "valid", stop), tracker)
                 self._next_epoch()
             self.writer.wait()
         finally:
-            self.timeline.close()
+            self.profile.close()
             if tracker is not None:
                 tracker.close()
-        assert state.best is not None
-        return Fit(state, perplexity(state.best))
 
     def _begin_epoch(self) -> None:
         state = self.state
@@ -175,15 +163,16 @@ class Trainer:
             self.boundaries.rescale_duals(state.weight, self.plan.terms.weight)
         state.weight = self.plan.terms.weight
 
-    def _train_epoch(self, stop: StopSignal, tracker: Tracker | None) -> None:
+    def _train_epoch(self, tracker: Tracker | None) -> None:
         state, every = self.state, self.config.run.checkpoint_every
         if state.position == 0:
             self.carried = torch.zeros_like(self.carried)
         self.coming = Ahead(self.batches.epoch(state.epoch, skip=state.position))
         for batch in self.coming:
-            self.leave_if(self.workers.any(stop.received))
+            # several have agreed on it with the figures of the update before; one alone need not wait for those
+            self.leave_if(self.stopping or (self.workers.count == 1 and self.stop.received))
             self.update(batch)
-            self.timeline.step()
+            self.profile.step()
             if state.step % self.config.run.check_every == 0:
                 compare_workers(self.workers, self.theta.parameters, state.step)
             self.reporter.step(live_status(self))

@@ -1,6 +1,5 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
-import errno
 import json
 from contextlib import nullcontext, suppress
 
@@ -8,6 +7,7 @@ import torch
 
 from tpdist.config import Experiment, unread
 from tpdist.data import Store
+from tpdist.data.disk import NO_SPACE
 from tpdist.errors import Interrupted, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import Plan, plan_epoch
@@ -16,17 +16,16 @@ from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget
 from tpdist.training.evaluation import evaluate_tokens, perplexity
-from tpdist.training.files import write_atomic, write_json
+from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, clock
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
-from tpdist.training.trainer import Fit, Trainer
+from tpdist.training.trainer import Trainer
 
 LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run_worker(
@@ -82,30 +81,23 @@ def run_worker(
                 if resume and trainer.over:
                     what = "do" if nothing_left else "train"
                     reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
-            fit = trainer.fit(stop)
+            trainer.fit(stop)
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
-            result = _result(trainer, fit, traffic, stop, recoveries)
+            result = _result(trainer, traffic, stop, recoveries)
             if not nothing_left:
-                write_atomic(run.result_file, lambda file: write_json(file, result.to_json()))
+                write_json(run.result_file, result.to_json())
         except BaseException as error:
             if trainer is not None:
                 trainer.writer.give_up()
             started = trainer is not None and trainer.state.step > 0
             if workers.leads and not (hosted or resume or started or _saved(depot)):
                 forget(config, run)
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}") from error
-            if isinstance(error, torch.OutOfMemoryError):
-                raise RunError(
-                    f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
-                    f"batching.streams; {_how_to_go_on(depot, run)}"
-                ) from error
-            if isinstance(error, OSError) and error.strerror:
-                full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
-                raise RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}") from error
-            raise
+            explained = _explained(error, depot, run)
+            if explained is None:
+                raise
+            raise explained from error
     _conclude(result, reporter)
     return result
 
@@ -121,7 +113,7 @@ def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) ->
             f"{depot.where}: is the place of another run of this name; {mend}, or delete {depot.where}/{OWNER} if that "
             "run is no more"
         )
-    depot.sweep()
+    depot.clear_leftovers()
 
 
 def refuse_occupied(depot: Depot) -> None:
@@ -140,6 +132,21 @@ def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
         return False
 
 
+def _explained(error: BaseException, depot: Depot | None, run: RunDirectory) -> BaseException | None:
+    """What to tell the user in the place of `error`, with the way on; None where it speaks for itself."""
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(
+            f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
+            f"batching.streams; {_how_to_go_on(depot, run)}"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
+        return RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}")
+    return None
+
+
 def _saved(depot: Depot | None) -> list[str]:
     """The checkpoints, as far as anybody can tell."""
     with suppress(RunError):
@@ -155,14 +162,15 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
+def _result(trainer: Trainer, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
     """The figures of the run, with the best model's perplexity on the test split."""
 
-    def tick(done: int, total: int) -> None:
+    def tick() -> None:
         if stop.received:
             raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
-    config, store, run, state = trainer.config, trainer.store, trainer.run, fit.state
+    config, store, run, state = trainer.config, trainer.store, trainer.run, trainer.state
+    assert state.best is not None  # an epoch has ended
     test = None
     if config.run.test:
         best = run.load_model(config, "best", store.manifest).to(trainer.device)
@@ -172,7 +180,7 @@ def _result(trainer: Trainer, fit: Fit, traffic: Traffic, stop: StopSignal, reco
         method=config.method.name,
         seed=config.run.seed,
         device=device_name(trainer.device),
-        valid_perplexity=fit.best_perplexity,
+        valid_perplexity=perplexity(state.best),
         test_perplexity=test,
         unigram_perplexity=store.manifest.unigram_perplexity["valid"],
         best_possible_perplexity=store.manifest.best_perplexity,

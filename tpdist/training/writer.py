@@ -32,7 +32,7 @@ from tpdist.training.checkpoints import (
     write_manifest,
 )
 from tpdist.training.depot import MANIFEST, RECEIPT, Depot
-from tpdist.training.files import save_tensors, write_json
+from tpdist.training.files import dump_json, save_tensors
 
 LOOK_S = 0.05  # between two looks at the threads of all workers, while they are waited for
 RECEIPTS_S = (0.005, 0.5)  # between two looks for receipts: at first, and at most
@@ -159,7 +159,7 @@ class Writer:
 
     def _publish(self, name: str, token: int, file: str, value: Any) -> FileRow:
         path = self.depot.stage(name, token) / file
-        write_json(path, value)
+        dump_json(path, value)
         self.depot.publish(name, token, file)
         return file_row(path)
 
