@@ -1,6 +1,7 @@
 """Workers score runs of a split's pieces, and come to the figure of one that scores it all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,16 @@ share = evaluation.share_of_loss
 
 def _train(store: str, run: str, rank: int, what: str) -> tuple[str, list[float | None]]:
     """rank: the worker to which something happens. -> how it ended, this worker's shares."""
-    shares: list[float | None] = []
+    losses: list[float | None] = []
     stop = StopSignal()
 
-    def noted(*arguments, **options) -> float | None:
+    def noted(*arguments, **options) -> evaluation.Share:
         if dist.get_rank() == rank and what == "stop":
             stop.received = True
         found = share(*arguments, **options)
         if dist.get_rank() == rank and what == "cannot":
-            found = None
-        shares.append(found)
+            found = replace(found, loss=None)
+        losses.append(found.loss)
         return found
 
     evaluation.STEPS, epoch_end.share_of_loss = STEPS, noted
@@ -49,8 +50,8 @@ def _train(store: str, run: str, rank: int, what: str) -> tuple[str, list[float 
     try:
         run_worker(config, Store.open(store), home, Silent(), False, workers, stop, place, recoveries=0)
     except Interrupted as error:
-        return str(error), shares
-    return "finished", shares
+        return str(error), losses
+    return "finished", losses
 
 
 @pytest.fixture

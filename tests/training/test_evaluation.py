@@ -15,7 +15,7 @@ from tpdist.data import ArrayTokens, Store, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
 from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, perplexity, share_of_loss
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.worker import run_worker
@@ -84,24 +84,67 @@ def test_a_model_that_does_not_forget_is_rolled_out_piece_by_piece(monkeypatch):
     assert sweeps == [(8, 10)] * evaluation.SWEEPS + [(8, 1)] * 10
 
 
+def together(model: LanguageModel, text: ArrayTokens, block: int, count: int) -> tuple[list[float | None], bool]:
+    """The losses of `count` shares, and whether each began as the one before it ended."""
+    shares = [share_of_loss(model, text, block, rank, count) for rank in range(count)]
+    joints = torch.stack([share.joints for share in shares]).sum(0)
+    return [share.loss for share in shares], joined(joints, model.bias.dtype)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
 @pytest.mark.parametrize("tokens", [2, 65, 777, 1400])
 def test_workers_share_an_evaluation(tokens: int, count: int, monkeypatch):
     """What each finds without the others adds up to the whole, also where there are fewer pieces than workers."""
     monkeypatch.setattr(evaluation, "STEPS", 64)
     model, text = make_model(), make_tokens(tokens)
-    shares = [share_of_loss(model, text, 4, rank, count) for rank in range(count)]
-    assert None not in shares
+    losses, fit = together(model, text, 4, count)
+    assert fit
+    assert None not in losses
     wanted = evaluate_tokens(model, text, 4).loss * (tokens - 1)
-    assert sum(share or 0.0 for share in shares) == pytest.approx(wanted, rel=1e-12)
-    assert sum(share == 0.0 for share in shares) == max(0, count - -(-(tokens - 1) // 64))
+    assert sum(loss or 0.0 for loss in losses) == pytest.approx(wanted, rel=1e-12)
+    assert sum(loss == 0.0 for loss in losses) == max(0, count - -(-(tokens - 1) // 64))
 
 
 def test_a_model_that_does_not_forget_is_not_shared(monkeypatch):
     monkeypatch.setattr(evaluation, "STEPS", 4)
-    shares = [share_of_loss(make_model(), make_tokens(81), 4, rank, 2) for rank in range(2)]
-    assert shares[0] is not None
-    assert shares[1] is None
+    losses = [share_of_loss(make_model(), make_tokens(81), 4, rank, 2).loss for rank in range(2)]
+    assert losses[0] is not None
+    assert losses[1] is None
+
+
+def linear(rates: list[float], dtype: str = "float64") -> LanguageModel:
+    """A unit each, h ← rate · h + what token 1 of three adds; the head reads the first for token 1."""
+    model = build_model(Model(cell="elman", activation="identity", hidden=len(rates)), Run(dtype=dtype), 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        layer = model.layers[0]
+        model.embedding.weight[1] = layer.input.weight[0, 0] = 1.0
+        layer.recurrent.weight.copy_(torch.diag(torch.tensor(rates)))
+        model.weight[1, 0] = 2.0
+    return model
+
+
+def test_a_large_unit_does_not_hide_that_another_has_not_settled(monkeypatch):
+    """The first unit forgets slowly, the other is constant, and a million times as large."""
+    monkeypatch.setattr(evaluation, "STEPS", 64)
+    model = linear([0.99, 0.0], "float32")
+    with torch.no_grad():
+        model.layers[0].input.weight[0, 0] = 0.02
+        model.layers[0].input.bias[1] = 1e6
+    text = ArrayTokens((np.arange(1000) < 500).astype(np.uint8))
+    assert evaluate_tokens(model, text, 4).loss == pytest.approx(np.mean(plain_losses(model, text)), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_what_a_model_never_forgets_is_seen_where_workers_meet(count: int, monkeypatch):
+    """Token 1 comes once, early: a worker that begins behind it settles at once, in a state without it."""
+    monkeypatch.setattr(evaluation, "STEPS", 16)
+    ids = np.zeros(1000, np.uint8)
+    ids[3] = 1
+    losses, fit = together(linear([1.0]), ArrayTokens(ids), 4, count)
+    assert None not in losses
+    assert not fit
 
 
 def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: AtTestTime) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 
 from tpdist.data import Split, Tokens
 from tpdist.training.blow_up import stop_non_finite
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, perplexity, share_of_loss
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, perplexity, share_of_loss
 from tpdist.training.figures import metrics_row, own_work
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
@@ -46,15 +46,17 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
 
 def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], None]) -> float | None:
     """Mean loss in nats; None where a worker cannot have its part without the others'."""
-    part, stopped = None, False
+    model, workers = trainer.model, trainer.workers
     try:
-        part = share_of_loss(trainer.model, tokens, block, trainer.workers.rank, trainer.workers.count, tick)
+        share = share_of_loss(model, tokens, block, workers.rank, workers.count, tick)
     except _StopEvaluationError:
-        stopped = True
-    figures = torch.tensor([part or 0.0, part is None, stopped], dtype=torch.float64, device=trainer.device)
-    loss, missing, stops = trainer.workers.sum(figures).tolist()
+        share = None
+    figures = [share.loss or 0.0, share.loss is None, False] if share else [0.0, True, True]
+    loss, missing, stops = workers.sum(torch.tensor(figures, dtype=torch.float64, device=trainer.device)).tolist()
     trainer.leave_if(stops > 0)
-    return None if missing else loss / (len(tokens) - 1)
+    assert share is not None
+    together = not missing and joined(workers.sum(share.joints), model.bias.dtype)
+    return loss / (len(tokens) - 1) if together else None
 
 
 def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) -> None:

@@ -21,7 +21,7 @@ STEPS = 1024  # of a piece
 SIDE_BY_SIDE = {"cpu": 16, "cuda": 64}  # pieces; enough rows for a matrix product to run at full rate
 SWEEPS = 8  # where states have not settled by then, the model forgets too slowly: one piece after another
 BEFORE = 4  # pieces that a worker reads before its own, to come to the state that they begin with
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}  # change of states between two sweeps, relative to the largest
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}  # change of a unit between two sweeps, relative to its largest
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         return perplexity(self.loss)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker finds of an evaluation.
+
+    loss: in nats, summed over its pieces; None where the model forgets too slowly for their first state to be had
+    without all that is before it. joints [joints, 2, d]: added up over all workers, by how much the state that one
+    worker ends with differs from that which the next began with, and the sizes of the former.
+    """
+
+    loss: float | None
+    joints: Tensor
 
 
 def perplexity(mean_loss: float) -> float:
@@ -57,7 +70,7 @@ def evaluate_tokens(
     tick: called between pieces; what it raises ends the evaluation.
     """
     if test_time is None:
-        pieces = _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1))
+        pieces = (losses for losses, _ in _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1)))
     else:
         model = test_time.model(model)
         pieces = _blocks(model, tokens, block, test_time)
@@ -79,30 +92,49 @@ def share_of_loss(
     rank: int,
     count: int,
     tick: Callable[[], None] | None = None,
-) -> float | None:
-    """In nats, of the `rank`-th of `count` runs of pieces: summed over all ranks the loss of `evaluate_tokens`.
+) -> Share:
+    """The `rank`-th of `count` runs of pieces: losses summed over all ranks are the loss of `evaluate_tokens`.
 
-    None where the model forgets too slowly for a run's first state to be had without all that is before it.
+    So it is where the joints say, too, that every worker began as the one before it ended.
     """
     pairs, size = len(tokens) - 1, _size(block)
     pieces = math.ceil(pairs / size)
-    begin, end = (min(pieces * r // count * size, pairs) for r in (rank, rank + 1))
-    if begin == end:
-        return 0.0
+    begins = [min(pieces * r // count * size, pairs) for r in range(count + 1)]
+    begin, end = begins[rank], begins[rank + 1]
+    with_pieces = sorted(set(begins))[:-1]
     state, first = model.zero_state(1), max(0, begin - BEFORE * size)
+    joints = torch.zeros(len(with_pieces) + 1, 2, state.shape[1], dtype=torch.float64, device=state.device)
+    if begin == end:
+        return Share(0.0, joints)
     if first < begin:
         inputs, _ = _read(model, tokens, first, begin, (begin - first) // size)
         # in the middle of the text the state of 0 is a guess, with which as many sweeps as pieces settle, too
         before = roll_out(model, inputs, state, SWEEPS if first == 0 else BEFORE - 1)
         if before is None:
-            return None
+            return Share(None, joints)
         state = before[1]
-    total = torch.zeros((), dtype=torch.float64, device=model.bias.device)
-    for losses in _pieces(model, tokens, block, begin, end, state):
-        total += losses.sum()
+    place = with_pieces.index(begin)
+    joints[place, 0] -= state[0]
+    total = torch.zeros((), dtype=torch.float64, device=state.device)
+    for losses, after in _pieces(model, tokens, block, begin, end, state):
+        total, state = total + losses.sum(), after
         if tick is not None:
             tick()
-    return float(total)
+    joints[place + 1] += torch.stack([state[0], state[0].abs()])
+    return Share(float(total), joints)
+
+
+def joined(joints: Tensor, dtype: torch.dtype) -> bool:
+    """Whether all workers' joints added up, [joints, 2, d], leave no gap: a model may remember what was long before.
+
+    dtype: of the states. The text begins at the first joint and ends at the last.
+    """
+    return not _differ(joints[1:-1, 0], joints[1:, 1], dtype)
+
+
+def _differ(change: Tensor, states: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a unit changes, [..., d], by more than a little of its largest value in `states`. A NaN does not."""
+    return bool((change.abs() > TOLERANCE[dtype] * states.abs().amax(0)).any())
 
 
 def _size(block: int) -> int:
@@ -116,8 +148,10 @@ def _read(model: LanguageModel, tokens: Tokens, begin: int, end: int, pieces: in
     return ids[:-1].view(pieces, -1).t(), ids[1:]
 
 
-def _pieces(model: LanguageModel, tokens: Tokens, block: int, begin: int, end: int, state: Tensor) -> Iterator[Tensor]:
-    """The losses of every piece from `begin`, which the text reaches in `state`, to `end`."""
+def _pieces(
+    model: LanguageModel, tokens: Tokens, block: int, begin: int, end: int, state: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The losses of every piece from `begin`, which the text reaches in `state`, to `end`; the state after them."""
     size, device = _size(block), model.bias.device.type
     many = SIDE_BY_SIDE.get(device, SIDE_BY_SIDE["cuda"])
     while begin < end:
@@ -129,7 +163,7 @@ def _pieces(model: LanguageModel, tokens: Tokens, block: int, begin: int, end: i
             continue
         h, state = rolled
         for seen, label in zip(h.unbind(1), labels.chunk(pieces), strict=True):
-            yield token_losses(seen, model.weight, model.bias, label).double()
+            yield token_losses(seen, model.weight, model.bias, label).double(), state
         begin += len(labels)
 
 
@@ -154,7 +188,6 @@ def roll_out(model: LanguageModel, inputs: Tensor, start: Tensor, sweeps: int) -
         for _ in range(sweeps):
             h, ends = model.unroll(inputs, starts)
             last, starts = starts, torch.cat([start, ends[:-1]])
-            change = (starts - last).abs().amax()
-            if not change > TOLERANCE[start.dtype] * ends.abs().amax():  # a NaN settles nothing, and is for the caller
+            if not _differ(starts - last, ends, start.dtype):  # a NaN settles nothing, and is for the caller
                 return h, ends[-1:]
     return None

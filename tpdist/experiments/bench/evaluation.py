@@ -30,7 +30,7 @@ def bench(
         "one_after_another": lambda: one_after_another(model, text),
     }
     losses = {name: part() for name, part in parts.items()}
-    parts["one_of_four"] = lambda: share_of_loss(model, text, BLOCK, 1, 4) or 0.0
+    parts["one_of_four"] = lambda: share_of_loss(model, text, BLOCK, 1, 4).loss or 0.0
     say(", ".join(f"{name}: {loss:.9f} nats a token" for name, loss in losses.items()))
     timings = in_turns(parts, rounds, device, warm=0)
     print_timings(timings, say)
