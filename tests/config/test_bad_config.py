@@ -117,6 +117,20 @@ BAD_FILES = [
             "tensorboard?"
         ],
     ),
+    (
+        "method: {h_optimizer: {name: adagrad}}",
+        [
+            "a.yaml:1: method.h_optimizer.lr: adagrad needs one: the default 1/λ is a plain gradient step's; write "
+            "h_optimizer.name: sgd, or the size of a step, such as 0.1"
+        ],
+    ),
+    (
+        "objective: {weight_growth: 1e155}\nrun: {epochs: 4}",
+        [
+            "a.yaml:1: objective.weight_growth: 1e+155 takes λ from 0.1 to 1e+464 in epoch 4, the last; between 1e-30 "
+            "and 1e+30 it can be computed with"
+        ],
+    ),
     ("method: {name: null}", [f"a.yaml:1: method.name: must be one of {METHODS}; got null"]),
     ("preset: parer", ["a.yaml:1: preset: must be one of paper, released or null; got 'parer'; did you mean paper?"]),
     (
@@ -231,7 +245,7 @@ BAD_FILES = [
         ["a.yaml:1: data.source: one file to cut, or three files; got both, leave 'a.txt' out"],
     ),
     (
-        "run: {cuda_graph: true}\nmethod:\n  h_optimizer: {name: adam}\n"
+        "run: {cuda_graph: true}\nmethod:\n  h_optimizer: {name: adam, lr: 0.1}\n"
         "optimizer:\n  name: adagrad\n  options: {lr_decay: 0.1}",
         [
             "a.yaml:3: method.h_optimizer: run.cuda_graph records whole updates: it needs sgd without options, or "

@@ -59,9 +59,11 @@ def constraint(config: Experiment, model: LanguageModel, h: Tensor, prediction: 
 
 
 def constrained(config: Experiment, labels: Tensor, s: int, boundary: int) -> bool:
-    """Whether stream `s` has text on both sides of a boundary; a closing target ends its text. labels [B, S, K]."""
+    """Whether stream `s` has text on both sides of a boundary, or a closing target behind it. labels [B, S, K]."""
     has_text = [bool((labels[:, s, i] != IGNORED).any()) for i in range(labels.shape[2])]
-    return config.method.closing and has_text[-1] if boundary == len(has_text) else boundary > 0 and has_text[boundary]
+    if boundary == len(has_text):
+        return config.method.closing and bool(labels[-1, s, -1] != IGNORED)
+    return boundary > 0 and has_text[boundary]
 
 
 @dataclass

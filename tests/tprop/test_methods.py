@@ -8,8 +8,9 @@ import torch
 from oracle import Oracle
 from problems import experiment, make_stream, windows_of
 
-from tpdist.models import build_model
-from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
+from tpdist.data.streams import PAD_INPUT
+from tpdist.models import IGNORED, build_model
+from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
 TYPES, B, S, BLOCKS, UPDATES = 6, 2, 2, 3, 5
 MODELS = {
@@ -140,6 +141,19 @@ def test_a_stream_that_ends_before_the_others(method: str, starts: str, loss_on:
 @pytest.mark.parametrize("closing", [False, True], ids=["", "closing"])
 def test_duals_of_a_stream_that_ends_before_the_others(closing: bool) -> None:
     compare(MODELS["lstm"], {**METHODS["admm"], "starts": "tied", "closing": closing}, missing=B + 1)
+
+
+def test_a_closing_target_reads_no_padding() -> None:
+    """Five tokens in two blocks of four, none of the type that pads: the last prediction has rolled on through it."""
+    config = experiment(objective={"block": 4}, method={"name": "pm", "starts": "tied", "closing": True})
+    inputs = torch.tensor([[1, 2, 3, 4], [5, PAD_INPUT, PAD_INPUT, PAD_INPUT]]).t()[:, None]
+    labels = torch.tensor([[2, 3, 4, 5], [1, IGNORED, IGNORED, IGNORED]]).t()[:, None]
+    model, plan = build_model(config.model, config.run, TYPES), plan_epoch(config, 1, 2)
+    window = make_window(inputs, labels, torch.float64, tokens=5, opens=True, closing=True)
+    boundaries, theta = Boundaries.for_plan(plan, 1, 3, model), Theta(model, config.optimizer)
+    visit(model, plan, theta, window, 0, boundaries, model.zero_state(1), Alone())
+    assert model.embedding.weight.grad is not None
+    assert not model.embedding.weight.grad[PAD_INPUT].any()
 
 
 @pytest.mark.parametrize("method", ["admm", "costate"])

@@ -1,5 +1,6 @@
 """Whether the parts of a configuration fit each other: what needs more than one of them to tell."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
 BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
 BUILT_IN_PENALTIES = ("l2", "kl", "l2+kl")
+LARGEST_EXPONENT = 30  # of λ, which float32 ends at 38
 
 
 def misfits(config: "Experiment") -> Iterator[ConfigError]:
     """All of them, with the dotted key of each."""
     for check in (
-        _check_data, _check_model, _check_method, _check_als, _check_recompute, _check_decay, _check_cuda_graph,
-        _check_cluster,
+        _check_data, _check_model, _check_method, _check_h_step, _check_growth, _check_als, _check_recompute,
+        _check_decay, _check_cuda_graph, _check_cluster,
     ):  # fmt: skip
         yield from check(config)
     if config.sweep is not None:
@@ -104,6 +106,31 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             "a closing target cannot carry the loss; write objective.loss_on: prediction", "method.closing"
         )
+
+
+def _check_h_step(config: "Experiment") -> Iterator[ConfigError]:
+    method, h = config.method, config.method.h_optimizer
+    moves = method.name == "alm" or (method.name in ("pm", "admm") and method.h_steps > 0)
+    if moves and method.visit is None and h.name != "sgd" and h.lr is None:
+        yield ConfigError(
+            f"{h.name} needs one: the default 1/λ is a plain gradient step's; write h_optimizer.name: sgd, or the size "
+            "of a step, such as 0.1",
+            "method.h_optimizer.lr",
+        )
+
+
+def _check_growth(config: "Experiment") -> Iterator[ConfigError]:
+    """λ and 1/λ, the default of step sizes, are numbers in float32 to the last epoch."""
+    objective, last = config.objective, config.run.epochs
+    for weight in (objective.weight, objective.kl_weight or 0.0):
+        exponent = math.log10(weight) + (last - 1) * math.log10(objective.weight_growth) if weight else 0.0
+        if objective.weight_growth != 1 and abs(exponent) > LARGEST_EXPONENT:
+            yield ConfigError(
+                f"{objective.weight_growth:g} takes λ from {weight:g} to 1e{exponent:+.0f} in epoch {last}, the last; "
+                f"between 1e-{LARGEST_EXPONENT} and 1e+{LARGEST_EXPONENT} it can be computed with",
+                "objective.weight_growth",
+            )
+            return
 
 
 def _unbounded(config: "Experiment") -> str | None:

@@ -128,7 +128,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
     Raises ConfigError with the key where an own penalty cannot be loaded.
     """
     method, objective = config.method, config.objective
-    growth = objective.weight_growth ** (epoch - 1)
+    growth = objective.weight_growth ** (epoch - 1) if objective.weight or objective.kl_weight else 1.0
     weight = objective.weight * growth
     kl_weight = weight if objective.kl_weight is None else objective.kl_weight * growth
     has_duals = method.name in DUAL_METHODS

@@ -69,7 +69,8 @@ def make_window(
 
     continues: whether the window goes on to the left and to the right of this worker's blocks. follows: [S] bool,
     the streams in which the right neighbour's first block has labels; by default those whose last block here has.
-    A closing target ends the streams whose last block has labels.
+    A closing target ends the streams whose last block is whole: behind a shorter one a prediction has rolled on through
+    padding.
     """
     _, S, k = inputs.shape
     exists = (labels != IGNORED).any(0)
@@ -77,7 +78,7 @@ def make_window(
     if continues[1]:
         end = exists[:, -1:] if follows is None else follows[:, None]
     elif closing:
-        end = exists[:, -1:]
+        end = labels[-1, :, -1:] != IGNORED
     coupled = torch.cat([exists if continues[0] else exists & (torch.arange(k, device=exists.device) > 0), end], 1)
     movable = coupled.clone()
     if continues[1]:
