@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Point:
     seed: int
     config: Experiment
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Of its directory. It follows from what is not a default, so a point whose settings changed is another one.
 
