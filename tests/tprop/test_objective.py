@@ -140,7 +140,7 @@ def test_closing_target(closing: bool) -> None:
     case = Case("gru", "l2", "prediction", closing)
     result = case.fast()
     assert float(result.loss + result.penalty) == pytest.approx(float(case.slow().detach()), rel=1e-13)
-    assert case.window.coupled[:, K].tolist() == ([1, 1, 0] if closing else [0, 0, 0])
+    assert case.window.coupled[:, K].tolist() == ([1, 0, 0] if closing else [0, 0, 0])
 
 
 @pytest.mark.parametrize("model", ["gru", "lstm", "gru-2", "lstm-2-tied"])
