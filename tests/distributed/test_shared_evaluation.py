@@ -29,8 +29,8 @@ STEPS = 60  # of a piece: the validation split has several
 share = evaluation.share_of_loss
 
 
-def _train(store: str, run: str, rank: int, what: str) -> tuple[str, list[float | None]]:
-    """rank: the worker to which something happens. -> how it ended, this worker's shares."""
+def _train(store: str, run: str, rank: int, what: str, steps: int = STEPS) -> tuple[str, list[float | None]]:
+    """rank: the worker to which something happens. steps: of a piece. -> how it ended, this worker's shares."""
     losses: list[float | None] = []
     stop = StopSignal()
 
@@ -43,7 +43,7 @@ def _train(store: str, run: str, rank: int, what: str) -> tuple[str, list[float 
         losses.append(found.loss)
         return found
 
-    evaluation.STEPS, epoch_end.share_of_loss = STEPS, noted
+    evaluation.STEPS, epoch_end.share_of_loss = steps, noted
     config = experiment(store, PARTS)
     workers = Workers.join(config.mesh(), torch.device("cpu"))
     home, place = RunDirectory(Path(run)), torch.device("cpu")
@@ -76,6 +76,8 @@ def test_the_figure_is_that_of_one_worker(what: str, prepared: tuple[str, str]):
     assert row["valid_loss"] == pytest.approx(tpdist.evaluate(prepared[1]).loss, rel=1e-10)
 
 
-def test_one_that_is_told_to_stop_meanwhile_stops_all(prepared: tuple[str, str]):
-    for how, _ in run_ranks(_train, 3, *prepared, 2, "stop"):
+@pytest.mark.parametrize(("rank", "steps"), [(2, STEPS), (0, 10_000)], ids=["with pieces", "without"])
+def test_one_that_is_told_to_stop_meanwhile_stops_all(rank: int, steps: int, prepared: tuple[str, str]):
+    """Also one that has nothing to do, since all of the split is one piece."""
+    for how, _ in run_ranks(_train, 3, *prepared, rank, "stop", steps):
         assert "stopped" in how

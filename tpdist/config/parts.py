@@ -113,7 +113,7 @@ class HOptimizer(Part):
 
     name: OptimizerName = Field(default="sgd", description="torch.optim's class, in lower case")
     lr: PositiveFloat | None = Field(
-        default=None, description="default 1/λ: with starts held, one plain step is one costate sweep"
+        default=None, description="default with sgd 1/λ: with starts held, one plain step is one costate sweep"
     )
     clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient of one boundary's state")
     options: dict[str, float | bool | Pair] = Field(

@@ -49,6 +49,7 @@ def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], N
     model, workers = trainer.model, trainer.workers
     try:
         share = share_of_loss(model, tokens, block, workers.rank, workers.count, tick)
+        tick()  # a worker without pieces has not looked yet
     except _StopEvaluationError:
         share = None
     figures = [share.loss or 0.0, share.loss is None, False] if share else [0.0, True, True]
