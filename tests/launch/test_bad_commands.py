@@ -143,6 +143,7 @@ READ = [
     ("sample done --top-k 0", "--top-k: must be at least 1, got 0"),
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
+    ("sweep c.yaml --dir ''", "argument --dir: must not be empty; see tpdist sweep --help"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),

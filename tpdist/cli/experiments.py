@@ -12,6 +12,7 @@ from tpdist.cli.options import (
     add_json_file,
     add_quiet,
     add_set,
+    name,
     print_json,
     print_lines,
 )
@@ -24,7 +25,10 @@ def add(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="try many settings, side by side")
     sweep.add_argument("config", metavar="CONFIG", help="a YAML file with a sweep: section")
     sweep.add_argument(
-        "--dir", metavar="DIR", help="the sweep's directory, default runs/<name>-sweep; the same command resumes there"
+        "--dir",
+        type=name,
+        metavar="DIR",
+        help="the sweep's directory, default runs/<name>-sweep; the same command resumes there",
     )
     add_address(sweep)
     sweep.add_argument("--retry", action="store_true", help="run failed points again")
@@ -58,13 +62,16 @@ def add(commands: Any) -> None:
 
     report = commands.add_parser("report", help="runs side by side, as one HTML file")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
-    report.add_argument("--out", default="report.html", metavar="FILE", help="the file to write; default report.html")
+    report.add_argument(
+        "--out", type=name, default="report.html", metavar="FILE", help="the file to write; default report.html"
+    )
     report.set_defaults(command=_report)
 
     plot = commands.add_parser("plot", help="the figures of runs as SVG files: curves, residuals, a heat map")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
     plot.add_argument(
         "--out",
+        type=name,
         default="figures",
         metavar="DIR",
         help="the directory to write into, over files of the same names; default figures",

@@ -55,6 +55,13 @@ def add_json_file(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", type=json_file, metavar="FILE", help=f"write {what} here")
 
 
+def name(text: str) -> str:
+    """The type of an argument that names a file or a directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:
     """`--quiet` and `--json`. json: what it prints."""
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
