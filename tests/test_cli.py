@@ -229,3 +229,13 @@ def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypat
     with pytest.raises(FileNotFoundError, match="a file of mine"):
         main(["train", "c.yaml", "--run-dir", "run", "--set", *own])
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_printed_as_an_escape(here: Path, encoding: str):
+    options = {"env": {**os.environ, "PYTHONIOENCODING": encoding}, "encoding": encoding}
+    shown = python("-m", "tpdist", "config", "schema", **options)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r"\u03b8" in shown.stdout
+    done = python("-m", "tpdist", "evaluate", "--help", **options)
+    assert (done.returncode, done.stderr) == (0, "")

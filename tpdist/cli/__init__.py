@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs: `--help` takes no longer than P
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from tpdist.errors import TpdistError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
+    _ready_streams()
     parser = build_parser()
     try:
         if "_ARGCOMPLETE" in os.environ:
@@ -39,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("tpdist: interrupted", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _ready_streams() -> None:
+    """A character that the encoding of a stream lacks, such as θ in ASCII, is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Parser(argparse.ArgumentParser):
