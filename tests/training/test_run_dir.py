@@ -117,6 +117,13 @@ def test_a_place_that_cannot_be(make: Callable[[Path], Path], said: str, small_c
     assert str(caught.value) == f"{place}: {said}"
 
 
+def test_a_name_of_which_nothing_can_be_read_is_refused(small_corpus: Path, tmp_path: Path):
+    with pytest.raises(RunError) as caught:
+        tpdist.train(small(small_corpus), tmp_path / "bad\udcff")
+    assert str(caught.value) == rf"{tmp_path}/bad\udcff: holds bytes that are not UTF-8; give --run-dir another name"
+    assert list(tmp_path.iterdir()) == []
+
+
 FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
     (
         {"optimizer": {"options": {"bets": 1.0}}},

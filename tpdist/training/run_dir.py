@@ -31,6 +31,7 @@ from typing import Any
 from torch import Tensor
 
 from tpdist.config import Experiment, load_config, to_yaml
+from tpdist.config.yaml_text import shown
 from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
@@ -91,7 +92,8 @@ class RunDirectory:
         return run
 
     def refuse_existing(self) -> None:
-        """Raise RunError if there is anything at the path."""
+        """Raise RunError if there is anything at the path, or nothing can be read there."""
+        refuse_bytes(self.path, "--run-dir")
         if os.path.isfile(self.config_file):
             way_on = f"continue it with `{self.resume_command}`"
             if not self._may_go_on():
@@ -217,6 +219,14 @@ class RunDirectory:
                 result = json.loads(self.result_file.read_text(encoding="utf-8"))
                 known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
+
+
+def refuse_bytes(path: Path, option: str) -> None:
+    """Raise RunError for a name that is not UTF-8: safetensors writes there and reads nothing."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RunError(f"{shown(str(path), 300)}: holds bytes that are not UTF-8; give {option} another name") from None
 
 
 def _names_by_time(name: str) -> Iterator[Path]:
