@@ -239,3 +239,21 @@ def test_what_an_encoding_lacks_is_printed_as_an_escape(here: Path, encoding: st
     assert r"\u03b8" in shown.stdout
     done = python("-m", "tpdist", "evaluate", "--help", **options)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script for bash, in which `tpdist` is the command of this environment."""
+    script = f'tpdist() {{ "{sys.executable}" -m tpdist "$@"; }}; {script}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **variables})
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_cannot_be_written(here: Path, unbuffered: str):
+    full = "tpdist: standard output: cannot be written: No space left on device\n"
+    for command in ("config schema", "train c.yaml --run-dir run"):
+        done = shell(f"tpdist {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stderr) == (2, full)
+    assert not (here / "run").exists()
+    done = shell("tpdist config schema >&- && tpdist train c.yaml --run-dir run >&-", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (here / "run/result.json").exists()

@@ -13,8 +13,8 @@ from typing import NoReturn
 from tpdist import __version__
 from tpdist.cli import experiments, inputs, machines, runs
 from tpdist.cli.examples import examples_of
-from tpdist.cli.options import settings
-from tpdist.errors import TpdistError
+from tpdist.cli.options import say, settings
+from tpdist.errors import OutputError, TpdistError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(options, "set"):
             options.set = settings(options.set)
         code = options.command(options)
-        sys.stdout.flush()
+        say("", end="")
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
+        if isinstance(error, OutputError):
+            _silence()
         return error.exit_code
-    except BrokenPipeError:  # nobody reads any more (`| head`); what else is printed at the end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads any more (`| head`)
+        _silence()
         return 0
     except KeyboardInterrupt:
         print("tpdist: interrupted", file=sys.stderr)
@@ -44,10 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ready_streams() -> None:
-    """A character that the encoding of a stream lacks, such as θ in ASCII, is printed as an escape."""
-    for stream in (sys.stdout, sys.stderr):
+    """A closed stream (`>&-`) goes nowhere; a character that an encoding lacks, as ASCII does θ, becomes an escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the rest of the process)
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _silence() -> None:
+    """What else is printed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

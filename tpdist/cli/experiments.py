@@ -15,6 +15,7 @@ from tpdist.cli.options import (
     name,
     print_json,
     print_lines,
+    say,
 )
 from tpdist.errors import Setting, TpdistError
 from tpdist.experiments.bench import BENCHES
@@ -123,8 +124,8 @@ def _sweep(options: argparse.Namespace) -> None:
         known = {"retry": options.retry, "address": options.address}
         print_lines(dry_run(options.config, options.set, options.dir, **known), options)
         return
-    say = Silent() if options.quiet or options.json else Plain()
-    rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
+    reporter = Silent() if options.quiet or options.json else Plain()
+    rows = sweep(options.config, options.set, options.dir, options.address, reporter, options.retry, options.test)
     if options.json:
         print_json(rows)
 
@@ -159,14 +160,14 @@ def _report(options: argparse.Namespace) -> None:
     from tpdist.experiments.report import report
 
     report(options.runs, Path(options.out))
-    print(options.out)
+    say(options.out)
 
 
 def _plot(options: argparse.Namespace) -> None:
     from tpdist.experiments.figures import plot
 
     for file in plot(options.runs, Path(options.out)):
-        print(file)
+        say(file)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -174,7 +175,7 @@ def _bench(options: argparse.Namespace) -> None:
     from tpdist.training.files import dump_json
 
     longest = getattr(options, "longest", None)
-    found = run(options.what, options.device, print, **({} if longest is None else {"longest": longest}))
+    found = run(options.what, options.device, say, **({} if longest is None else {"longest": longest}))
     if options.json:
         dump_json(options.json, found)
 
@@ -189,7 +190,7 @@ def _scaling(options: argparse.Namespace) -> None:
     from tpdist.experiments.bench.scaling import scaling
     from tpdist.training.files import dump_json
 
-    found = scaling(workers, options.address, print)
+    found = scaling(workers, options.address, say)
     if options.json:
         dump_json(options.json, found)
 
@@ -205,11 +206,11 @@ def _plan(options: argparse.Namespace) -> None:
     from tpdist.training.files import dump_json
 
     if options.validate:
-        found = calibration.validate(print)
+        found = calibration.validate(say)
     else:
         link = planner.link_of(options.link, options.latency_us)
         tokens, types = planner.corpus_of(config, options.tokens, options.types)
         assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
-        found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
+        found = planner.plan(config, tokens, types, options.gpu, link, assumed, say)
     if options.json:
         dump_json(options.json, found)

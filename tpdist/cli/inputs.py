@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines, say
 from tpdist.errors import Setting, TpdistError
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
@@ -76,7 +76,7 @@ def _prepare(options: argparse.Namespace) -> None:
     if quiet:
         return
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
-    print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+    say(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
 
 
 def _option(name: str) -> str:
@@ -88,16 +88,16 @@ def _verify(options: argparse.Namespace) -> None:
     from tpdist.data import Store
 
     Store.open(options.store).verify()
-    print(f"{options.store}: whole")
+    say(f"{options.store}: whole")
 
 
 def _show(options: argparse.Namespace) -> None:
     from tpdist.config import load_config, to_yaml
 
-    print(to_yaml(load_config(options.config, options.set)), end="")
+    say(to_yaml(load_config(options.config, options.set)), end="")
 
 
 def _schema(_: argparse.Namespace) -> None:
     from tpdist.config import json_schema
 
-    print(json_schema(), end="")
+    say(json_schema(), end="")

@@ -3,11 +3,10 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import VARIABLE, Setting, TpdistError, of_variable
+from tpdist.errors import VARIABLE, OutputError, Setting, TpdistError, of_variable
 from tpdist.experiments.modules import json_file
 
 
@@ -73,12 +72,22 @@ def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help=f"check everything, print {what}, and do nothing")
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Print a command's answer. Raises OutputError where the system refuses, BrokenPipeError where nobody reads."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
+
+
 def print_lines(lines: list[str], options: argparse.Namespace) -> None:
     """What `--dry-run` says; one list where JSON is asked for, and nothing where quiet is."""
     if options.json:
         print_json({"dry_run": lines})
     elif not options.quiet:
-        print("\n".join(lines))
+        say("\n".join(lines))
 
 
 def settings(flags: list[str]) -> list[str]:
@@ -102,4 +111,4 @@ def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
 def print_json(value: Any) -> None:
     from tpdist.training.files import json_text
 
-    sys.stdout.write(json_text(value))
+    say(json_text(value), end="")
