@@ -257,3 +257,10 @@ def test_standard_output_that_cannot_be_written(here: Path, unbuffered: str):
     done = shell("tpdist config schema >&- && tpdist train c.yaml --run-dir run >&-", PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr) == (0, "")
     assert (here / "run/result.json").exists()
+
+
+@pytest.mark.parametrize("command", ["data prepare synthetic --out x", "submit c.yaml --dry-run"])
+def test_a_deleted_directory(here: Path, command: str):
+    done = shell(f"mkdir gone; cd gone; rmdir ../gone; tpdist {command}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tpdist: this directory has been deleted; change into another\n"

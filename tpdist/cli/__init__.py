@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             complete(parser)
         options = parser.parse_args(arguments)
+        _refuse_deleted_directory()
         if hasattr(options, "set"):
             options.set = settings(options.set)
         code = options.command(options)
@@ -53,6 +54,14 @@ def _ready_streams() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_deleted_directory() -> None:
+    """Raise TpdistError where relative paths begin nowhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise TpdistError("this directory has been deleted; change into another") from None
 
 
 def _silence() -> None:
