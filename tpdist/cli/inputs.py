@@ -52,12 +52,13 @@ def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
     overrides = [Setting(f"data.{name}={value}", _option(name)) for name, value in given.items() if value is not None]
+    overrides.append(Setting(f"data.store={options.out}", "--out"))
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
             raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
     from tpdist.config import load_config
 
-    data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
+    data = load_config(None, above(options.set, overrides)).data
     from tpdist.data import dry_run, prepare
     from tpdist.data.recipes import reads_parquet
     from tpdist.training.progress import DataBar
