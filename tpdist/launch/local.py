@@ -119,6 +119,7 @@ def resume(
     Raises RunError where there is no run, no whole checkpoint, or one that does not fit; else as `train` does.
     """
     run = RunDirectory.open(run_dir)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     config = run.load_config(overrides)
     with _at_work(config, reporter, address):
         store = open_or_prepare(config.data, data_progress)
