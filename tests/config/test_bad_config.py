@@ -324,6 +324,14 @@ BAD_OVERRIDES = [
         ["optimizer.momentum=0.9"],
         ["--set: optimizer.momentum: unknown key; options of torch's own optimizers stand below optimizer.options"],
     ),
+    (
+        ["method.h_optimizer="],
+        ["--set: method.h_optimizer: takes keys of its own (name, lr, clip, options), got nothing"],
+    ),
+    (
+        ["data.synthetic=null"],
+        ["--set: data.synthetic: takes keys of its own (types, states, branching, tokens, seed), got nothing"],
+    ),
     (["objective.lambda=0.9"], ["--set: objective.lambda: unknown key; λ is objective.weight"]),
     (
         ["optimizer.options={momentum:0.9}"],
