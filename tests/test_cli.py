@@ -249,14 +249,17 @@ def shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_standard_output_that_cannot_be_written(here: Path, unbuffered: str):
-    full = "tpdist: standard output: cannot be written: No space left on device\n"
-    for command in ("config schema", "train c.yaml --run-dir run"):
+    full, train = "tpdist: standard output: cannot be written: No space left on device", "train c.yaml --run-dir run"
+    for command, way_on in ("config schema", ""), (train, "; there is no checkpoint yet: start the run again"):
         done = shell(f"tpdist {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
-        assert (done.returncode, done.stderr) == (2, full)
+        assert (done.returncode, done.stderr) == (2, f"{full}{way_on}\n")
     assert not (here / "run").exists()
     done = shell("tpdist config schema >&- && tpdist train c.yaml --run-dir run >&-", PYTHONUNBUFFERED=unbuffered)
     assert (done.returncode, done.stderr) == (0, "")
     assert (here / "run/result.json").exists()
+    done = shell("tpdist train --resume run --set run.epochs=3 >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    way_on = "the checkpoint step-00000018-epoch is whole. Continue with: tpdist train --resume run"
+    assert (done.returncode, done.stderr) == (2, f"{full}; {way_on}\n")
 
 
 @pytest.mark.parametrize("command", ["data prepare synthetic --out x", "submit c.yaml --dry-run"])

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(options, "set"):
             options.set = settings(options.set)
         code = options.command(options)
-        say("", end="")
+        say("", end="", flush=True)
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
         if isinstance(error, OutputError):

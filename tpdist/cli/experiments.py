@@ -167,7 +167,7 @@ def _plot(options: argparse.Namespace) -> None:
     from tpdist.experiments.figures import plot
 
     for file in plot(options.runs, Path(options.out)):
-        say(file)
+        say(str(file))
 
 
 def _bench(options: argparse.Namespace) -> None:

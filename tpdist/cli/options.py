@@ -72,10 +72,10 @@ def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help=f"check everything, print {what}, and do nothing")
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str, end: str = "\n", flush: bool = False) -> None:
     """Print a command's answer. Raises OutputError where the system refuses, BrokenPipeError where nobody reads."""
     try:
-        print(text, end=end, flush=True)
+        print(text, end=end, flush=flush)
     except BrokenPipeError:
         raise
     except OSError as error:
