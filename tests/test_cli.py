@@ -229,3 +229,41 @@ def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypat
     with pytest.raises(FileNotFoundError, match="a file of mine"):
         main(["train", "c.yaml", "--run-dir", "run", "--set", *own])
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_printed_as_an_escape(here: Path, encoding: str):
+    options = {"env": {**os.environ, "PYTHONIOENCODING": encoding}, "encoding": encoding}
+    shown = python("-m", "tpdist", "config", "schema", **options)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r"\u03b8" in shown.stdout
+    done = python("-m", "tpdist", "evaluate", "--help", **options)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script for bash, in which `tpdist` is the command of this environment."""
+    script = f'tpdist() {{ "{sys.executable}" -m tpdist "$@"; }}; {script}'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **variables})
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_cannot_be_written(here: Path, unbuffered: str):
+    full, train = "tpdist: standard output: cannot be written: No space left on device", "train c.yaml --run-dir run"
+    for command, way_on in ("config schema", ""), (train, "; there is no checkpoint yet: start the run again"):
+        done = shell(f"tpdist {command} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stderr) == (2, f"{full}{way_on}\n")
+    assert not (here / "run").exists()
+    done = shell("tpdist config schema >&- && tpdist train c.yaml --run-dir run >&-", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (here / "run/result.json").exists()
+    done = shell("tpdist train --resume run --set run.epochs=3 >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    way_on = "the checkpoint step-00000018-epoch is whole. Continue with: tpdist train --resume run"
+    assert (done.returncode, done.stderr) == (2, f"{full}; {way_on}\n")
+
+
+@pytest.mark.parametrize("command", ["data prepare synthetic --out x", "submit c.yaml --dry-run"])
+def test_a_deleted_directory(here: Path, command: str):
+    done = shell(f"mkdir gone; cd gone; rmdir ../gone; tpdist {command}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tpdist: this directory has been deleted; change into another\n"

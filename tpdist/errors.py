@@ -51,6 +51,10 @@ class WorkersDifferError(TpdistError):
     exit_code = 1
 
 
+class OutputError(TpdistError):
+    """Standard output cannot be written."""
+
+
 class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong
     """The user stopped the run; what was reached is saved."""
 

@@ -196,9 +196,11 @@ BAD_FILES = [
     ),
     ("cluster: {workers: 0}", ["a.yaml:1: cluster.workers: must be at least 1, got 0"]),
     ("cluster: {workers: {min: 2, max: x}}", ["a.yaml:1: cluster.workers.max: must be a whole number, got 'x'"]),
+    ("cluster: {workers: {min: 2}}", ["a.yaml:1: cluster.workers.min: max is missing; write both"]),
+    ("sweep:\n  random: {seed: 1}", ["a.yaml:2: sweep.random.seed: count is missing; write both"]),
     (
-        "cluster: {workers: {min: 2}}",
-        ["a.yaml:1: cluster.workers: must be a whole number or {min: ..., max: ...}, got a mapping of keys to values"],
+        "cluster: {workers: {}}",
+        ["a.yaml:1: cluster.workers: must be a whole number or {min: ..., max: ...}, got {}"],
     ),
     (
         "cluster: {workers: {min: 3, max: 2}}",
@@ -338,6 +340,14 @@ BAD_OVERRIDES = [
         ["optimizer.momentum=0.9"],
         ["--set: optimizer.momentum: unknown key; options of torch's own optimizers stand below optimizer.options"],
     ),
+    (
+        ["method.h_optimizer="],
+        ["--set: method.h_optimizer: takes keys of its own (name, lr, clip, options), got nothing"],
+    ),
+    (
+        ["data.synthetic=null"],
+        ["--set: data.synthetic: takes keys of its own (types, states, branching, tokens, seed), got nothing"],
+    ),
     (["objective.lambda=0.9"], ["--set: objective.lambda: unknown key; λ is objective.weight"]),
     (
         ["optimizer.options={momentum:0.9}"],
@@ -396,6 +406,9 @@ def test_override(overrides: list[str], lines: list[str]):
 def test_file_and_override_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("run: {seed: x}")
+    assert lines_of(Path("a.yaml"), ["cluster.workers.max=2"])[1:] == [
+        "--set: cluster.workers.max: min is missing; write both"
+    ]
     assert lines_of(Path("a.yaml"), ["objective.block=0"]) == [
         "a.yaml:1: run.seed: must be a whole number, got 'x'",
         "--set: objective.block: must be at least 1, got 0",

@@ -1,7 +1,9 @@
 """Figures of runs: which there are, and that `tpdist plot` writes them."""
 
+import os
 import shutil
 import xml.etree.ElementTree as ElementTree
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from small_runs import small
 
 import tpdist
 from tpdist.cli import main
-from tpdist.experiments.figures import figures
+from tpdist.experiments.figures import figures, save
 
 CURVES = ["dual", "primal", "speed", "training", "validation"]
 
@@ -104,3 +106,34 @@ def test_a_damaged_result_is_said(run: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "run/result.json").write_text(text)
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "a.html")]) == 2
     assert "result.json: is damaged; leave the run out" in capsys.readouterr().err
+
+
+def test_what_is_no_regular_file_stays_what_it_is(tmp_path: Path):
+    """As root a rename would make a file of a device."""
+    fifo, link, dangling = (tmp_path / name for name in ("fifo", "link", "dangling"))
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    save(fifo, "drawn")
+    assert os.read(reader, 100) == b"drawn"
+    os.close(reader)
+    assert fifo.is_fifo()
+    (tmp_path / "kept").write_text("old")
+    link.symlink_to("kept")
+    dangling.symlink_to("new/file")
+    for one, target in ((link, "kept"), (dangling, "new/file")):
+        save(one, "drawn")
+        assert one.is_symlink()
+        assert (tmp_path / target).read_text() == "drawn"
+
+
+@pytest.mark.parametrize(("out", "said"), [("", "argument --out: must not be empty"), (".", ".: is a directory")])
+def test_a_report_is_a_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str, said: str
+):
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        if not out:
+            stack.enter_context(pytest.raises(SystemExit))
+        assert main(["report", str(run), "--out", out]) == 2
+    assert capsys.readouterr().err.startswith(f"tpdist: {said}; ")
+    assert list(tmp_path.iterdir()) == []

@@ -280,6 +280,8 @@ def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(RunError, match=r"--dir .*taken: is no directory"):
         sweep(file, [], tmp_path / "taken", None, Silent())
+    with pytest.raises(RunError, match=r"bad\\udcff: holds bytes that are not UTF-8; give --dir another name$"):
+        sweep(file, [], tmp_path / "bad\udcff", None, Silent())
 
 
 def test_two_sweeps_do_not_share_a_directory(file: Path, tmp_path: Path):

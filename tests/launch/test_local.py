@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Parts, assert_same_runs, interrupted, small, stop_at
@@ -107,6 +108,18 @@ def test_bad_arguments(options: dict, said: str, both: Path):
     with pytest.raises(TpdistError) as caught:
         tpdist.evaluate(both / "python", **options)
     assert str(caught.value) == said
+
+
+def test_one_text_is_one_override(both: Path, monkeypatch: pytest.MonkeyPatch):
+    """In this process and for the workers that read the configuration again."""
+    given: list[tuple[str, ...]] = []
+
+    def listening(*arguments: Any) -> None:
+        given.append(arguments[4])
+
+    monkeypatch.setattr("tpdist.launch.many.run_on_workers", listening)
+    tpdist.resume(both / "python", "cluster.workers=2")
+    assert given == [("cluster.workers=2",)]
 
 
 def test_a_file_in_place_of_its_configuration():

@@ -15,6 +15,7 @@ from small_runs import Listener, Parts, assert_same_runs, interrupted, small, st
 
 import tpdist
 from tpdist import ConfigError, DataError, Interrupted, RunError
+from tpdist.launch.local import dry_run
 from tpdist.training import run_dir
 from tpdist.training.run_dir import RunDirectory
 
@@ -115,6 +116,31 @@ def test_a_place_that_cannot_be(make: Callable[[Path], Path], said: str, small_c
     with pytest.raises(RunError) as caught:
         tpdist.train(small(small_corpus), place)
     assert str(caught.value) == f"{place}: {said}"
+
+
+def test_a_name_of_which_nothing_can_be_read_is_refused(small_corpus: Path, tmp_path: Path):
+    with pytest.raises(RunError) as caught:
+        tpdist.train(small(small_corpus), tmp_path / "bad\udcff")
+    assert str(caught.value) == rf"{tmp_path}/bad\udcff: holds bytes that are not UTF-8; give --run-dir another name"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\nb", r"a\nb"), ("bad\udcff", r"bad\udcff")])
+def test_a_working_directory_that_no_configuration_can_name_is_refused(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, shown: str
+):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    for work in (lambda: tpdist.train(small("store"), "run"), lambda: dry_run(small("store"), "run")):
+        with pytest.raises(RunError) as caught:
+            work()
+        assert str(caught.value) == (
+            f"{tmp_path}/{shown}/store: holds a line break, another control character or bytes that are not UTF-8, and "
+            "the run's config.yaml could not be read again; change into another directory"
+        )
+    assert list(Path().iterdir()) == []
+    tpdist.train(small(small_corpus, run={"epochs": 1}), "run")  # nothing in its configuration is below this directory
+    assert tpdist.evaluate("run").tokens
 
 
 FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs: `--help` takes no longer than P
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from typing import NoReturn
 from tpdist import __version__
 from tpdist.cli import experiments, inputs, machines, runs
 from tpdist.cli.examples import examples_of
-from tpdist.cli.options import settings
-from tpdist.errors import TpdistError
+from tpdist.cli.options import say, settings
+from tpdist.errors import OutputError, TpdistError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 something to mend, 2 bad input, 3 a number that is not finite, 130 stopped by the user."""
+    _ready_streams()
     parser = build_parser()
     try:
         if "_ARGCOMPLETE" in os.environ:
@@ -25,20 +27,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             complete(parser)
         options = parser.parse_args(arguments)
+        _refuse_deleted_directory()
         if hasattr(options, "set"):
             options.set = settings(options.set)
         code = options.command(options)
-        sys.stdout.flush()
+        say("", end="", flush=True)
     except TpdistError as error:
         print(f"tpdist: {error}", file=sys.stderr)
+        if isinstance(error, OutputError):
+            _silence()
         return error.exit_code
-    except BrokenPipeError:  # nobody reads any more (`| head`); what else is printed at the end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads any more (`| head`)
+        _silence()
         return 0
     except KeyboardInterrupt:
         print("tpdist: interrupted", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _ready_streams() -> None:
+    """A closed stream (`>&-`) goes nowhere; a character that an encoding lacks, as ASCII does θ, becomes an escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the rest of the process)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_deleted_directory() -> None:
+    """Raise TpdistError where relative paths begin nowhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise TpdistError("this directory has been deleted; change into another") from None
+
+
+def _silence() -> None:
+    """What else is printed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,8 +12,10 @@ from tpdist.cli.options import (
     add_json_file,
     add_quiet,
     add_set,
+    name,
     print_json,
     print_lines,
+    say,
 )
 from tpdist.errors import Setting, TpdistError
 from tpdist.experiments.bench import BENCHES
@@ -24,7 +26,10 @@ def add(commands: Any) -> None:
     sweep = commands.add_parser("sweep", help="try many settings, side by side")
     sweep.add_argument("config", metavar="CONFIG", help="a YAML file with a sweep: section")
     sweep.add_argument(
-        "--dir", metavar="DIR", help="the sweep's directory, default runs/<name>-sweep; the same command resumes there"
+        "--dir",
+        type=name,
+        metavar="DIR",
+        help="the sweep's directory, default runs/<name>-sweep; the same command resumes there",
     )
     add_address(sweep)
     sweep.add_argument("--retry", action="store_true", help="run failed points again")
@@ -58,13 +63,16 @@ def add(commands: Any) -> None:
 
     report = commands.add_parser("report", help="runs side by side, as one HTML file")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
-    report.add_argument("--out", default="report.html", metavar="FILE", help="the file to write; default report.html")
+    report.add_argument(
+        "--out", type=name, default="report.html", metavar="FILE", help="the file to write; default report.html"
+    )
     report.set_defaults(command=_report)
 
     plot = commands.add_parser("plot", help="the figures of runs as SVG files: curves, residuals, a heat map")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory")
     plot.add_argument(
         "--out",
+        type=name,
         default="figures",
         metavar="DIR",
         help="the directory to write into, over files of the same names; default figures",
@@ -116,8 +124,8 @@ def _sweep(options: argparse.Namespace) -> None:
         known = {"retry": options.retry, "address": options.address}
         print_lines(dry_run(options.config, options.set, options.dir, **known), options)
         return
-    say = Silent() if options.quiet or options.json else Plain()
-    rows = sweep(options.config, options.set, options.dir, options.address, say, options.retry, options.test)
+    reporter = Silent() if options.quiet or options.json else Plain()
+    rows = sweep(options.config, options.set, options.dir, options.address, reporter, options.retry, options.test)
     if options.json:
         print_json(rows)
 
@@ -152,14 +160,14 @@ def _report(options: argparse.Namespace) -> None:
     from tpdist.experiments.report import report
 
     report(options.runs, Path(options.out))
-    print(options.out)
+    say(options.out)
 
 
 def _plot(options: argparse.Namespace) -> None:
     from tpdist.experiments.figures import plot
 
     for file in plot(options.runs, Path(options.out)):
-        print(file)
+        say(str(file))
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -167,7 +175,7 @@ def _bench(options: argparse.Namespace) -> None:
     from tpdist.training.files import dump_json
 
     longest = getattr(options, "longest", None)
-    found = run(options.what, options.device, print, **({} if longest is None else {"longest": longest}))
+    found = run(options.what, options.device, say, **({} if longest is None else {"longest": longest}))
     if options.json:
         dump_json(options.json, found)
 
@@ -182,7 +190,7 @@ def _scaling(options: argparse.Namespace) -> None:
     from tpdist.experiments.bench.scaling import scaling
     from tpdist.training.files import dump_json
 
-    found = scaling(workers, options.address, print)
+    found = scaling(workers, options.address, say)
     if options.json:
         dump_json(options.json, found)
 
@@ -198,11 +206,11 @@ def _plan(options: argparse.Namespace) -> None:
     from tpdist.training.files import dump_json
 
     if options.validate:
-        found = calibration.validate(print)
+        found = calibration.validate(say)
     else:
         link = planner.link_of(options.link, options.latency_us)
         tokens, types = planner.corpus_of(config, options.tokens, options.types)
         assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
-        found = planner.plan(config, tokens, types, options.gpu, link, assumed, print)
+        found = planner.plan(config, tokens, types, options.gpu, link, assumed, say)
     if options.json:
         dump_json(options.json, found)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines
+from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines, say
 from tpdist.errors import Setting, TpdistError
 
 TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
@@ -52,12 +52,13 @@ def _prepare(options: argparse.Namespace) -> None:
     names = ["recipe", "source", "train", "valid", "test", "level", "max_types", "min_count", "max_tokens", "column"]
     given = {name: getattr(options, name) for name in names}
     overrides = [Setting(f"data.{name}={value}", _option(name)) for name, value in given.items() if value is not None]
+    overrides.append(Setting(f"data.store={options.out}", "--out"))
     for name, recipes in READS.items():
         if given[name] is not None and options.recipe not in recipes:
             raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
     from tpdist.config import load_config
 
-    data = load_config(None, above(options.set, overrides)).data.model_copy(update={"store": options.out})
+    data = load_config(None, above(options.set, overrides)).data
     from tpdist.data import dry_run, prepare
     from tpdist.data.recipes import reads_parquet
     from tpdist.training.progress import DataBar
@@ -76,7 +77,7 @@ def _prepare(options: argparse.Namespace) -> None:
     if quiet:
         return
     counts = ", ".join(f"{split} {count:,}" for split, count in store.manifest.tokens.items())
-    print(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
+    say(f"{options.out}: {counts} tokens, {len(store.vocabulary):,} types")
 
 
 def _option(name: str) -> str:
@@ -88,16 +89,16 @@ def _verify(options: argparse.Namespace) -> None:
     from tpdist.data import Store
 
     Store.open(options.store).verify()
-    print(f"{options.store}: whole")
+    say(f"{options.store}: whole")
 
 
 def _show(options: argparse.Namespace) -> None:
     from tpdist.config import load_config, to_yaml
 
-    print(to_yaml(load_config(options.config, options.set)), end="")
+    say(to_yaml(load_config(options.config, options.set)), end="")
 
 
 def _schema(_: argparse.Namespace) -> None:
     from tpdist.config import json_schema
 
-    print(json_schema(), end="")
+    say(json_schema(), end="")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set
+from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set, say
 from tpdist.errors import Interrupted, TpdistError
 
 
@@ -63,14 +63,14 @@ def _jobs(options: argparse.Namespace) -> None:
 
     for job in jobs(options.address):
         started = f"{job.started:%Y-%m-%d %H:%M:%S}" if job.started else "-"
-        print(f"{job.job}  {job.status:<9}  {started}  {job.seconds or 0:8.0f} s  {job.command}")
+        say(f"{job.job}  {job.status:<9}  {started}  {job.seconds or 0:8.0f} s  {job.command}")
 
 
 def _stop(options: argparse.Namespace) -> None:
     from tpdist.launch.jobs import go_on, stop
 
     told = f"told to save and end. Continue with: {go_on(options.job, options.address)}"
-    print(f"{options.job}: " + (told if stop(options.job, options.address) else "had ended already"))
+    say(f"{options.job}: " + (told if stop(options.job, options.address) else "had ended already"))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = examine()
     bad = any(finding.state == "bad" for finding in findings)
     if options.json:
-        print(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
+        say(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
     else:
-        print("\n".join(finding.text() for finding in findings))
+        say("\n".join(finding.text() for finding in findings))
     return 1 if bad else 0

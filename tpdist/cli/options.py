@@ -3,11 +3,10 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import VARIABLE, Setting, TpdistError, of_variable
+from tpdist.errors import VARIABLE, OutputError, Setting, TpdistError, of_variable
 from tpdist.experiments.modules import json_file
 
 
@@ -55,6 +54,13 @@ def add_json_file(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", type=json_file, metavar="FILE", help=f"write {what} here")
 
 
+def name(text: str) -> str:
+    """The type of an argument that names a file or a directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:
     """`--quiet` and `--json`. json: what it prints."""
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -66,12 +72,22 @@ def add_dry_run(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help=f"check everything, print {what}, and do nothing")
 
 
+def say(text: str, end: str = "\n", flush: bool = False) -> None:
+    """Print a command's answer. Raises OutputError where the system refuses, BrokenPipeError where nobody reads."""
+    try:
+        print(text, end=end, flush=flush)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
+
+
 def print_lines(lines: list[str], options: argparse.Namespace) -> None:
     """What `--dry-run` says; one list where JSON is asked for, and nothing where quiet is."""
     if options.json:
         print_json({"dry_run": lines})
     elif not options.quiet:
-        print("\n".join(lines))
+        say("\n".join(lines))
 
 
 def settings(flags: list[str]) -> list[str]:
@@ -95,4 +111,4 @@ def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
 def print_json(value: Any) -> None:
     from tpdist.training.files import json_text
 
-    sys.stdout.write(json_text(value))
+    say(json_text(value), end="")

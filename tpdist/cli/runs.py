@@ -14,6 +14,7 @@ from tpdist.cli.options import (
     add_set,
     print_json,
     print_lines,
+    say,
 )
 from tpdist.errors import Setting, TpdistError
 
@@ -137,15 +138,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         figures = {"split": options.split, "perplexity": result.perplexity, **vars(result)}
         print_json({name: value for name, value in figures.items() if value is not None})
         return
-    print(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
+    say(f"{options.split} perplexity {result.perplexity:.2f} over {result.tokens:,} tokens")
     for position, value in enumerate(result.by_position or []):
-        print(f"  position {position:>3}  {value:.2f}")
+        say(f"  position {position:>3}  {value:.2f}")
 
 
 def _sample(options: argparse.Namespace) -> None:
     from tpdist.launch.trained import sample
 
-    print(
+    say(
         sample(
             options.run,
             options.prompt,
@@ -163,7 +164,7 @@ def _export(options: argparse.Namespace) -> None:
     from tpdist.launch.trained import export
 
     out = export(options.run, options.out, which=options.model, onnx=options.onnx, overrides=options.set)
-    print(f"{out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
+    say(f"{out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
 
 
 def _checkpoints(options: argparse.Namespace) -> None:
@@ -172,7 +173,7 @@ def _checkpoints(options: argparse.Namespace) -> None:
     found = checkpoints(options.run, options.set)
     for one in found:
         about = f"step {one.step:>8}  {one.place:<15}  {one.bytes / 2**20:10.2f} MiB  whole" if one.bytes else ""
-        print(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
+        say(f"{one.name:<19}  {one.wrong or about}{'  best' if one.best else ''}")
     wrong = [one.wrong for one in found if one.wrong]
     if options.verify and wrong:
         raise TpdistError(f"{len(wrong)} of {len(found)} checkpoints are not whole: {wrong[0]}")

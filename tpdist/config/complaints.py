@@ -116,6 +116,10 @@ def translate(error: ValidationError, data: Any, tree: Tree, between_parts: bool
             continue
         path, whole, value = _written_path(detail["loc"], data)
         key = _dotted(path)
+        if detail["type"] == "missing" and isinstance(value, dict) and value:
+            # said where the other key stands, which may be an override of a section that the file is without
+            complaints.setdefault(join(key, shown(next(iter(value)))), f"{detail['loc'][-1]} is missing; write both")
+            continue
         # a union is tried member by member: each failure says half of the truth, the field's type all of it
         kind = detail["type"] if whole else "union"
         complaints.setdefault(key, _words(kind, detail.get("ctx", {}), path, value, tree.texts.get(key)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, why_unknown
+from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, takes_value, why_unknown
 from tpdist.config.presets import merge
 from tpdist.config.yaml_text import Origin, Problem, Tree, control_character, read, shown
 from tpdist.errors import OVERRIDE
@@ -47,6 +47,10 @@ def _read_value(path: list[str], value: str, place: Origin) -> Tree:
     if field is None or not is_text(field) or value.startswith(("'", '"')):
         tree = read(value, lambda line: place, key)
         tree.places[key] = place
+        inner = part_of(field) if field is not None and not takes_null(field) and not takes_value(field) else None
+        if inner and tree.data is None and not tree.problems:  # would drop what the file says of the section
+            names = ", ".join(inner.model_fields)
+            tree.problems.append(Problem(place, key, f"takes keys of its own ({names}), got nothing"))
         return tree
     # text needs no quotes here: the shell has taken them off already, and run.name=001 can mean only one thing
     wrong = control_character(value)

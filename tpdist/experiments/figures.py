@@ -1,5 +1,6 @@
 """The figures of a run, or of several side by side, from their metrics.jsonl; `tpdist plot` writes them as files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -96,9 +97,18 @@ def _epochs(run: RunDirectory) -> list[Row]:
 
 
 def save(file: Path, text: str) -> None:
-    """Write a file, whole or not at all. Raises RunError where the system refuses."""
+    """Write a file, whole or not at all. Raises RunError where the system refuses.
+
+    A link stays one, and its target is written; what is no regular file, such as a FIFO, is written into as it is.
+    """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
+        if file.is_dir():
+            raise RunError(f"{file}: is a directory; name a file in it")
+        if file.exists() and not file.is_file():
+            file.write_text(text, encoding="utf-8")
+            return
+        target = Path(os.path.realpath(file))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, text)
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error

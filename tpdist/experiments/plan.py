@@ -119,7 +119,7 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
             raise TpdistError(f"{error}; prepare it first, or give --tokens and --types") from error
         tokens = manifest.tokens["train"] if tokens is None else tokens
         types = manifest.types if types is None else types
-    _need("--tokens", tokens, 2 <= tokens < math.inf, "at least 2")
+    _need("--tokens", tokens, 2 <= tokens < math.inf, "a finite number of at least 2")
     _need("--types", types, types >= 2, "at least 2")
     return int(tokens), types
 
@@ -127,8 +127,8 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
 def assumed_of(share: float, mtbf_hours: float, price: float | None) -> Assumed:
     """What the options say. Raises TpdistError for what no machine is."""
     _need("--share", share, 0 < share <= 1, "above 0 and at most 1")
-    _need("--mtbf-hours", mtbf_hours, 0 < mtbf_hours < math.inf, "above 0")
-    _need("--price", price or 0.0, 0 <= (price or 0.0) < math.inf, "0 or more")
+    _need("--mtbf-hours", mtbf_hours, 0 < mtbf_hours < math.inf, "a finite number above 0")
+    _need("--price", price or 0.0, 0 <= (price or 0.0) < math.inf, "a finite number of 0 or more")
     return Assumed(share=share, mtbf_hours=mtbf_hours, price=price)
 
 
@@ -137,7 +137,7 @@ def link_of(text: str, latency_us: float) -> Link:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([GM])b", text)
     if match is None or float(match[1]) == 0:
         raise TpdistError(f"--link: must be bits a second such as 400Gb or 100Mb; got {text!r}")
-    _need("--latency-us", latency_us, 0 <= latency_us < math.inf, "0 or more")
+    _need("--latency-us", latency_us, 0 <= latency_us < math.inf, "a finite number of 0 or more")
     return Link(latency_us / 1e6, float(match[1]) * {"G": 1e9, "M": 1e6}[match[2]] / 8)
 
 

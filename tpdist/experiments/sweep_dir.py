@@ -23,6 +23,7 @@ from tpdist.experiments.points import Point
 from tpdist.experiments.results import Row
 from tpdist.training.files import write_atomic
 from tpdist.training.locks import locked
+from tpdist.training.run_dir import refuse_bytes
 
 FIGURES = (
     "valid_perplexity", "train_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method"
@@ -84,7 +85,8 @@ class SweepDirectory:
                 )
 
     def refuse_file(self) -> None:
-        """Raise RunError where something else than a directory has its name."""
+        """Raise RunError where something else than a directory has its name, or no run could be read there."""
+        refuse_bytes(self.path, "--dir")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--dir {self.path}: is no directory; give another one")
 

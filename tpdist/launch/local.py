@@ -23,7 +23,7 @@ from tpdist.training.depots import depot_for
 from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
-from tpdist.training.run_dir import RunDirectory
+from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.snapshot import restore
 from tpdist.training.trackers import check_installed
 from tpdist.training.trainer import Trainer
@@ -47,6 +47,7 @@ def train(
         raise TpdistError(f"config: must be an Experiment, got {config!r:.80}; give tpdist.load_config(FILE)")
     if run_dir is not None:
         RunDirectory(Path(run_dir)).refuse_existing()
+    with_absolute_paths(config, Path.cwd())  # refuses those that could not be read again, before anything is made
     with _at_work(config, reporter, address):
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
@@ -64,8 +65,10 @@ def dry_run(
     run = RunDirectory(Path(run_dir or "runs/NAME-TIME")) if config else RunDirectory.open(str(run_dir))
     if config is None:
         config = run.load_config(overrides)
-    elif run_dir is not None:
-        run.refuse_existing()
+    else:
+        if run_dir is not None:
+            run.refuse_existing()
+        with_absolute_paths(config, Path.cwd())
     many = under_ray(config, address)
     with _at_work(config, None, address):
         check_installed(config)
@@ -116,6 +119,7 @@ def resume(
     Raises RunError where there is no run, no whole checkpoint, or one that does not fit; else as `train` does.
     """
     run = RunDirectory.open(run_dir)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     config = run.load_config(overrides)
     with _at_work(config, reporter, address):
         store = open_or_prepare(config.data, data_progress)

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from tpdist.data import Progress as Preparation
+from tpdist.errors import OutputError
 from tpdist.training.workers_view import WorkerFigures, lines, table
 
 PLAIN_EVERY_S = 10.0
@@ -142,11 +143,13 @@ class RunBar(Progress):
 
 
 def _print(text: str) -> None:
-    """Print a line. Where nobody reads any more (`| head`), training goes on in silence."""
+    """Print a line. Where nobody reads any more (`| head`), training goes on in silence. Else raises OutputError."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
 
 
 def clock(seconds: float) -> str:

@@ -31,6 +31,7 @@ from typing import Any
 from torch import Tensor
 
 from tpdist.config import Experiment, load_config, to_yaml
+from tpdist.config.yaml_text import control_character, shown
 from tpdist.data import Manifest, default_store
 from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
@@ -91,7 +92,8 @@ class RunDirectory:
         return run
 
     def refuse_existing(self) -> None:
-        """Raise RunError if there is anything at the path."""
+        """Raise RunError if there is anything at the path, or nothing can be read there."""
+        refuse_bytes(self.path, "--run-dir")
         if os.path.isfile(self.config_file):
             way_on = f"continue it with `{self.resume_command}`"
             if not self._may_go_on():
@@ -219,6 +221,14 @@ class RunDirectory:
         return known
 
 
+def refuse_bytes(path: Path, option: str) -> None:
+    """Raise RunError for a name that is not UTF-8: safetensors writes there and reads nothing."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise RunError(f"{shown(str(path), 300)}: holds bytes that are not UTF-8; give {option} another name") from None
+
+
 def _names_by_time(name: str) -> Iterator[Path]:
     """`runs/<name>-<time>`, and with a number behind it for runs that begin in the same second."""
     stem = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -243,15 +253,26 @@ def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: st
 
 
 def with_absolute_paths(config: Experiment, base: Path) -> Experiment:
-    """`config` with every path in it as it is read in the directory `base`."""
+    """`config` with every path in it as it is read in the directory `base`.
+
+    Raises RunError for a path that config.yaml could not be read again with: of an odd `base`.
+    """
+
+    def absolute(path: str) -> str:
+        whole = str(base / path)
+        if control_character(whole):
+            raise RunError(
+                f"{shown(whole, 300)}: holds a line break, another control character or bytes that are not UTF-8, and "
+                "the run's config.yaml could not be read again; change into another directory"
+            )
+        return whole
+
     paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
     paths["store"] = str(default_store(config.data))
-    absolute = {name: str(base / path) for name, path in paths.items() if path is not None}
-    update: dict[str, Any] = {"data": config.data.model_copy(update=absolute)}
+    written = {name: absolute(path) for name, path in paths.items() if path is not None}
+    update: dict[str, Any] = {"data": config.data.model_copy(update=written)}
     if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
-        to = str(base / config.run.checkpoint_to)
-        update["run"] = config.run.model_copy(update={"checkpoint_to": to})
+        update["run"] = config.run.model_copy(update={"checkpoint_to": absolute(config.run.checkpoint_to)})
     if config.model.init_from is not None:
-        init_from = str(base / config.model.init_from)
-        update["model"] = config.model.model_copy(update={"init_from": init_from})
+        update["model"] = config.model.model_copy(update={"init_from": absolute(config.model.init_from)})
     return config.model_copy(update=update)

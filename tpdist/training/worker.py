@@ -8,7 +8,7 @@ import torch
 from tpdist.config import Experiment, unread
 from tpdist.data import Store
 from tpdist.data.disk import NO_SPACE
-from tpdist.errors import Interrupted, RunError, first_line
+from tpdist.errors import Interrupted, OutputError, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import Plan, plan_epoch
 from tpdist.training.changes import Change, note_changes, text
@@ -141,6 +141,8 @@ def _explained(error: BaseException, depot: Depot | None, run: RunDirectory) -> 
             f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
             f"batching.streams; {_how_to_go_on(depot, run)}"
         )
+    if isinstance(error, OutputError):
+        return OutputError(f"{error}; {_how_to_go_on(depot, run)}")
     if isinstance(error, OSError) and error.strerror:
         full = f"no space left on the disk ({error.strerror})" if error.errno in NO_SPACE else error.strerror
         return RunError(f"{error.filename or run.path}: {full}; {_how_to_go_on(depot, run)}")
