@@ -148,7 +148,7 @@ def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return {}
 

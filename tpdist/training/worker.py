@@ -128,7 +128,7 @@ def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
         was = json.loads(run.result_file.read_text(encoding="utf-8"))
         tested = was["test_perplexity"] is not None or not trainer.config.run.test
         return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
