@@ -52,7 +52,11 @@ def prepare(data: Data, out: Path | str, progress: Report | None = None) -> Stor
     refuse_existing(out)
     report = progress or (lambda _: None)
     if data.recipe == "synthetic":
-        _prepare_synthetic(data, out, report)
+        try:
+            _prepare_synthetic(data, out, report)
+        except MemoryError as error:
+            what = f"{data.synthetic.tokens:,} tokens of {data.synthetic.types:,} types"
+            raise ConfigError(f"{what} do not fit into memory; take fewer", "data.synthetic.tokens") from error
     else:
         _prepare_text(data, out, report)
     return Store.open(out)
