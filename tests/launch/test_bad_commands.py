@@ -27,6 +27,7 @@ def workshop(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("workshop")
     shutil.copytree(small_corpus, path / "store")
     (path / "c.yaml").write_text(CONFIG)
+    (path / "sweep.yaml").write_text(CONFIG + "sweep: {arms: {a: {set: {method.name: bptt}}}}\n")
     (path / "odd.yaml").write_text(CONFIG + "optimizer: {options: {foo: 1.0}}\n")
     tpdist.train(small(path / "store", run={"epochs": 1}), path / "done")
     interrupted(lambda: tpdist.train(small(path / "store"), path / "begun", stop_at(2)))
@@ -69,7 +70,7 @@ TRAIN = [
         "batching.blocks",
     ),
     (f"train c.yaml {OVER} model.init_from=none", "--set: model.init_from: none: missing; give a safetensors file, such as an export's"),
-    (f"train c.yaml {OVER} run.checkpoint_to=file", "file/new: Not a directory; there is no checkpoint yet: start the run again"),
+    (f"train c.yaml {OVER} run.checkpoint_to=file", "--set: run.checkpoint_to: file: Not a directory; give a directory that can be written"),
     (f"train c.yaml {OVER} model.hidden=1000000000000", "--set: model.hidden: 12 types, embedding 1,000,000,000,000, 1 layers of 1,000,000,000,000 do not fit into memory; take fewer"),
     (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
@@ -143,6 +144,9 @@ READ = [
     ("sample done --top-k 0", "--top-k: must be at least 1, got 0"),
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
+    ("sweep sweep.yaml --dir done", "--dir done: is the directory of a run; give another one"),
+    ("sweep sweep.yaml --dir done --dry-run", "--dir done: is the directory of a run; give another one"),
+    ("sweep sweep.yaml --dir file/new --dry-run", "--dir file/new: cannot be written: Not a directory"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),
@@ -167,7 +171,7 @@ def listing(directory: Path) -> dict[str, int]:
     return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
-AT_WORK = ("--address", "/proc/new", "checkpoint_to=file", "operator:sub")  # what only the run itself can find
+AT_WORK = ("--address", "/proc/new", "operator:sub")  # what only the run itself can find
 DRY = [(f"{command} --dry-run", line) for command, line in TRAIN + RESUME if not any(x in command for x in AT_WORK)]
 
 
@@ -188,3 +192,22 @@ def test_one_line(command: str, line: str, workshop: Path, monkeypatch, capsys):
     assert listing(workshop) == before
     assert not (workshop / "new").exists()
     assert not (workshop / "runs").exists()
+
+
+SHUT = [
+    ("train c.yaml --run-dir new", "new: cannot be made: Permission denied"),
+    ("train --resume begun", "begun: cannot be written: Permission denied"),
+    ("data prepare synthetic --out new", "new: cannot be written: Permission denied"),
+    ("sweep sweep.yaml --dir new", "--dir new: cannot be written: Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("command", "line"), SHUT)
+def test_a_dry_run_sees_a_place_that_cannot_be_written(command: str, line: str, workshop: Path, monkeypatch, capsys):
+    """Root may write everywhere, so the system is made to say no."""
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    before = listing(workshop)
+    assert main(shlex.split(f"{command} --dry-run")) == 2
+    assert capsys.readouterr().err == f"tpdist: {line}\n"
+    assert listing(workshop) == before
