@@ -72,6 +72,9 @@ TRAIN = [
     (f"train c.yaml {OVER} model.init_from=none", "--set: model.init_from: none: missing; give a safetensors file, such as an export's"),
     (f"train c.yaml {OVER} run.checkpoint_to=file", "--set: run.checkpoint_to: file: Not a directory; give a directory that can be written"),
     (f"train c.yaml {OVER} model.hidden=1000000000000", "--set: model.hidden: 12 types, embedding 1,000,000,000,000, 1 layers of 1,000,000,000,000 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.hidden=9223372036854775807", "--set: model.hidden: 12 types, embedding 9,223,372,036,854,775,807, 1 layers of 9,223,372,036,854,775,807 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.embedding=1000000000000", "--set: model.embedding: 12 types, embedding 1,000,000,000,000, 1 layers of 6 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.layers=1000000", "--set: model.layers: must be at most 1000, got 1000000"),
     (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
     (
