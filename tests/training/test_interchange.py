@@ -115,6 +115,10 @@ def test_what_cannot_be_started_from(tmp_path: Path):
         start_from(made(tied=True)[1], file, WORDS)
     with pytest.raises(ConfigError, match=r"model\.init_from: no\.safetensors: missing; give a safetensors file"):
         start_from(source, "no.safetensors", WORDS)
+    with pytest.raises(ConfigError, match=r"out: is a directory; give .*out/model\.safetensors, which is in it$"):
+        start_from(source, str(tmp_path / "out"), WORDS)
+    with pytest.raises(ConfigError, match=r": is a directory; give a safetensors file, such as an export's$"):
+        start_from(source, str(tmp_path), WORDS)
     (tmp_path / "out/vocabulary.json").write_text("{")
     with pytest.raises(ConfigError, match=r"vocabulary\.json: is no vocabulary of an export: Expecting property name"):
         start_from(source, file, WORDS)
