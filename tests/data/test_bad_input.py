@@ -158,6 +158,21 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"recipe": "synthetic", "synthetic": Synthetic(states=100_000)},
         "data.synthetic.states: 100000 hidden states; at most 4096",
     ),
+    "synthetic, too many types": (
+        {},
+        {"recipe": "synthetic", "synthetic": Synthetic(types=999_999_999)},
+        "data.synthetic.types: 999,999,999 types; at most 10,000,000",
+    ),
+    "synthetic, too many branches": (
+        {},
+        {"recipe": "synthetic", "synthetic": Synthetic(types=9_000_000, states=4000, branching=9_000_000)},
+        "data.synthetic.branching: 9,000,000 different types in each of 4,000 states; at most 2,500",
+    ),
+    "synthetic, too many tokens": (
+        {},
+        {"recipe": "synthetic", "synthetic": Synthetic(tokens=99_999_999_999_999)},
+        "data.synthetic.tokens: 99,999,999,999,999 tokens; at most 2,147,483,648",
+    ),
     "synthetic, negative seed": (
         {},
         {"recipe": "synthetic", "synthetic": Synthetic(seed=-1)},

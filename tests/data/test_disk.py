@@ -1,4 +1,4 @@
-"""Locks on files."""
+"""Locks on files, and places that cannot be written."""
 
 import errno
 import os
@@ -33,3 +33,23 @@ def test_where_nothing_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(disk, "fcntl", None)
     assert disk.try_lock(handle) is None
     os.close(handle)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    assert disk.unwritable(tmp_path) is None
+    assert disk.unwritable(tmp_path / "new/deep") is None
+    assert disk.unwritable(tmp_path / "file") == "Not a directory"
+    assert disk.unwritable(tmp_path / "file/new/deep") == "Not a directory"
+    assert disk.unwritable(tmp_path / ("x" * 300)) == "File name too long"
+    asked: list[Path] = []
+
+    def refuse(path: Path, how: int) -> bool:
+        asked.append(path)
+        return False
+
+    monkeypatch.setattr(disk.os, "access", refuse)
+    assert disk.unwritable(tmp_path / "new/deep") == "Permission denied"
+    assert asked == [tmp_path]
+    monkeypatch.setattr(disk.os, "statvfs", lambda path: type("Status", (), {"f_flag": os.ST_RDONLY}))
+    assert disk.unwritable(tmp_path) == "Read-only file system"

@@ -106,6 +106,16 @@ def test_an_edited_manifest(small_store: Store):
     assert "not the manifest of a store" in fails(small_store.directory)
 
 
+def test_a_manifest_without_what_its_readers_need(small_store: Store):
+    """Its checksum is right: whoever wrote it left an entry out."""
+    file, manifest = small_store.directory / "manifest.json", small_store.manifest
+    for entry, said in (("unigram_perplexity", "of valid and test"), ("sources", "of train, valid, test")):
+        whole = getattr(manifest, entry)
+        for part in ({}, {name: value for name, value in whole.items() if name != "valid"}):
+            file.write_text(manifest.model_copy(update={entry: part}).sealed().to_json())
+            assert f"manifest.json: no {entry} {said}; the store is damaged" in fails(small_store.directory)
+
+
 def test_not_a_store(tmp_path: Path, small_store: Store):
     assert "no such store" in fails(tmp_path / "nowhere")
     assert "a file; a store is a directory" in fails(tmp_path / "train.txt")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tpdist.config import Data, Synthetic
 from tpdist.data import prepare
 from tpdist.data.synthetic import MarkovSource, Sampler
+from tpdist.errors import ConfigError
 
 
 def irreducible(source: MarkovSource) -> bool:
@@ -73,6 +74,17 @@ def test_pieces_of_a_sample_follow_each_other():
     whole, _ = Sampler(source, 3).take(3000, np.dtype(np.uint8))
     sampler = Sampler(source, 3)
     assert (np.concatenate([sampler.take(n, np.dtype(np.uint8))[0] for n in (1000, 500, 1500)]) == whole).all()
+
+
+def test_a_sample_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def take(*_: object):
+        raise MemoryError
+
+    monkeypatch.setattr(Sampler, "take", take)
+    with pytest.raises(ConfigError) as caught:
+        prepare(Data(recipe="synthetic"), tmp_path / "store")
+    assert str(caught.value) == ("data.synthetic.tokens: 200,000 tokens of 64 types do not fit into memory; take fewer")
+    assert not list(tmp_path.iterdir())
 
 
 def test_store(tmp_path: Path):

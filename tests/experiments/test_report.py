@@ -75,6 +75,27 @@ def test_a_sweep_stands_for_its_points_and_a_model_that_cannot_be_made_for_its_c
     assert "No module named" in page
 
 
+# by file: what a report says, and a command that goes on with the run; None where nothing is the matter
+DEEP = {
+    "metrics.jsonl": ("has not ended an epoch yet; leave it out", None),
+    "result.json": ("result.json: is damaged; leave the run out, or go on with it to write it anew", None),
+    "models/best.json": (None, "models/best.json: not what tpdist wrote; evaluate --model last, or train an epoch"),
+}
+
+
+@pytest.mark.parametrize("file", DEEP)
+def test_lists_that_nest_too_deep_for_python(
+    file: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    (run / file).write_text("[" * 3000 + "]" * 3000)
+    commands = (["report", str(run), "--out", str(tmp_path / "out.html")], ["train", "--resume", str(run)])
+    for command, said in zip(commands, DEEP[file], strict=True):
+        assert main(command) == (2 if said else 0)
+        assert (said or "") in capsys.readouterr().err
+
+
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no config.yaml, so it is no run directory" in capsys.readouterr().err

@@ -27,6 +27,7 @@ def workshop(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("workshop")
     shutil.copytree(small_corpus, path / "store")
     (path / "c.yaml").write_text(CONFIG)
+    (path / "sweep.yaml").write_text(CONFIG + "sweep: {arms: {a: {set: {method.name: bptt}}}}\n")
     (path / "odd.yaml").write_text(CONFIG + "optimizer: {options: {foo: 1.0}}\n")
     tpdist.train(small(path / "store", run={"epochs": 1}), path / "done")
     interrupted(lambda: tpdist.train(small(path / "store"), path / "begun", stop_at(2)))
@@ -69,8 +70,11 @@ TRAIN = [
         "batching.blocks",
     ),
     (f"train c.yaml {OVER} model.init_from=none", "--set: model.init_from: none: missing; give a safetensors file, such as an export's"),
-    (f"train c.yaml {OVER} run.checkpoint_to=file", "file/new: Not a directory; there is no checkpoint yet: start the run again"),
+    (f"train c.yaml {OVER} run.checkpoint_to=file", "--set: run.checkpoint_to: file: Not a directory; give a directory that can be written"),
     (f"train c.yaml {OVER} model.hidden=1000000000000", "--set: model.hidden: 12 types, embedding 1,000,000,000,000, 1 layers of 1,000,000,000,000 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.hidden=9223372036854775807", "--set: model.hidden: 12 types, embedding 9,223,372,036,854,775,807, 1 layers of 9,223,372,036,854,775,807 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.embedding=1000000000000", "--set: model.embedding: 12 types, embedding 1,000,000,000,000, 1 layers of 6 do not fit into memory; take fewer"),
+    (f"train c.yaml {OVER} model.layers=1000000", "--set: model.layers: must be at most 1000, got 1000000"),
     (f"train c.yaml --address localhost {OVER} run.epochs=1", "--address localhost: must be auto, or host:port such as 10.0.0.5:6379"),
     (f"train c.yaml --address head:x {OVER} run.epochs=1", "--address head:x: must be auto, or host:port such as 10.0.0.5:6379"),
     (
@@ -84,14 +88,16 @@ TRAIN = [
     (f"train c.yaml {OVER} batching.streams=40", "c.yaml:4: batching.blocks: a window of 3 blocks is longer than a stream, which has 2 blocks of 4 steps; use at most 2, fewer streams, or batching.mode: batch"),
     (f"train c.yaml {OVER} batching.blocks=30", "--set: batching.blocks: a window of 30 blocks is longer than a stream, which has 25 blocks of 4 steps; use at most 25, fewer streams, or batching.mode: batch"),
     ("train odd.yaml --run-dir new", "odd.yaml:6: optimizer.options.foo: torch.optim.Adam takes no 'foo'; it takes betas, eps, weight_decay, amsgrad, foreach, maximize, capturable, differentiable, fused, decoupled_weight_decay"),
-    (f"train odd.yaml {OVER} 'optimizer.options={{eps: -1}}'", "--set: optimizer.options: torch.optim.Adam: Invalid epsilon value: -1.0"),
-    (f"train c.yaml {OVER} 'method.h_optimizer.options={{momentum: -1}}'", "--set: method.h_optimizer.options: torch.optim.SGD: Invalid momentum value: -1.0"),
+    (f"train odd.yaml {OVER} 'optimizer.options={{eps: -1}}'", "--set: optimizer.options.eps: torch.optim.Adam: Invalid epsilon value: -1.0"),
+    (f"train c.yaml {OVER} 'method.h_optimizer.options={{momentum: -1}}'", "--set: method.h_optimizer.options.momentum: torch.optim.SGD: Invalid momentum value: -1.0"),
     (f"train c.yaml {OVER} model.cell=no_such:Cell model.allow_cells_from=[no_such]", "--set: model.cell: cannot load 'no_such:Cell': No module named 'no_such'; in the directory of no_such.py: write PYTHONPATH=. before the command"),
     (f"train c.yaml {OVER} model.cell=json:Cell model.allow_cells_from=[json]", "--set: model.cell: cannot load 'json:Cell': module 'json' has no attribute 'Cell'"),
     (f"train c.yaml {OVER} model.cell=json:loads model.allow_cells_from=[json]", "--set: model.cell: 'json:loads' is not a subclass of tpdist.models.Cell"),
     (f"train c.yaml {OVER} method.visit=json:no method.allow_visits_from=[json]", "--set: method.visit: cannot load 'json:no': module 'json' has no attribute 'no'"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=json:decoder objective.allow_penalties_from=[json]", "--set: objective.penalty: 'json:decoder' is not a function"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:sub objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:sub' must return a number for each of the 6 boundaries it is given, a tensor [6]; it returned a tensor [6, 6]"),
+    (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:neg objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:neg' takes (a, /); it must take (target, prediction)"),
+    (f"train c.yaml {OVER} method.visit=operator:sub method.allow_visits_from=[operator]", "--set: method.visit: 'operator:sub' takes (a, b, /); it must take (model, plan, theta, window, begin, boundaries, carried, neighbours)"),
     (f"train c.yaml {OVER} data.recipe=ptb data.store=ptb", "ptb: no such store; run `tpdist data prepare ptb --source DIR --out ptb`, or give data.source in the configuration"),
     (f"train c.yaml {OVER} data.synthetic.seed=4", "store: made with data.synthetic.seed 0, the configuration has 4; set data.synthetic.seed=0 to use it, or give data.store another directory, or delete this one"),
     (f"train c.yaml {OVER} data.store=old_store", "old_store/manifest.json: a store of version 0, this program reads version 1; prepare it again (tpdist data prepare)"),
@@ -144,6 +150,9 @@ READ = [
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
     ("sweep c.yaml --dir ''", "argument --dir: must not be empty; see tpdist sweep --help"),
+    ("sweep sweep.yaml --dir done", "--dir done: is the directory of a run; give another one"),
+    ("sweep sweep.yaml --dir done --dry-run", "--dir done: is the directory of a run; give another one"),
+    ("sweep sweep.yaml --dir file/new --dry-run", "--dir file/new: cannot be written: Not a directory"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),
@@ -172,7 +181,7 @@ def listing(directory: Path) -> dict[str, int]:
     return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
-AT_WORK = ("--address", "/proc/new", "checkpoint_to=file", "operator:sub")  # what only the run itself can find
+AT_WORK = ("--address", "/proc/new", "operator:sub")  # what only the run itself can find
 DRY = [(f"{command} --dry-run", line) for command, line in TRAIN + RESUME if not any(x in command for x in AT_WORK)]
 
 
@@ -193,3 +202,22 @@ def test_one_line(command: str, line: str, workshop: Path, monkeypatch, capsys):
     assert listing(workshop) == before
     assert not (workshop / "new").exists()
     assert not (workshop / "runs").exists()
+
+
+SHUT = [
+    ("train c.yaml --run-dir new", "new: cannot be made: Permission denied"),
+    ("train --resume begun", "begun: cannot be written: Permission denied"),
+    ("data prepare synthetic --out new", "new: cannot be written: Permission denied"),
+    ("sweep sweep.yaml --dir new", "--dir new: cannot be written: Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("command", "line"), SHUT)
+def test_a_dry_run_sees_a_place_that_cannot_be_written(command: str, line: str, workshop: Path, monkeypatch, capsys):
+    """Root may write everywhere, so the system is made to say no."""
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    before = listing(workshop)
+    assert main(shlex.split(f"{command} --dry-run")) == 2
+    assert capsys.readouterr().err == f"tpdist: {line}\n"
+    assert listing(workshop) == before

@@ -57,6 +57,13 @@ def test_evaluate(both: Path, capsys):
     assert moved.loss != plain.loss
 
 
+def test_an_evaluation_shows_how_a_missing_store_is_made(both: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("tpdist.training.progress.PLAIN_EVERY_S", 0)
+    for name, option in (("one", []), ("two", ["--json"])):
+        assert main(["evaluate", str(both / "python"), *option, "--set", f"data.store={tmp_path / name}"]) == 0
+        assert ("sample train: 200/240 tokens" in capsys.readouterr().out) == (not option)
+
+
 def test_an_evaluation_that_blows_up_is_said(both: Path, capsys):
     assert main(["evaluate", str(both / "python"), "--h-steps", "2", "--h-lr", "1e30"]) == 3
     said = capsys.readouterr()

@@ -23,10 +23,23 @@ def sum_of_all(target: Tensor, prediction: Tensor) -> Tensor:
     return half_square(target, prediction).sum()
 
 
+def of_prediction(target: Tensor, prediction: Tensor) -> Tensor:
+    return prediction.square().sum(-1)
+
+
+def of_prediction_again(target: Tensor, prediction: Tensor) -> Tensor:
+    return prediction.square().sum(-1) + 0.0 * target.sum(-1)
+
+
+def of_nothing(target: Tensor, prediction: Tensor) -> Tensor:
+    return torch.ones(len(target), dtype=target.dtype)
+
+
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_penalties_for_test")
     vars(module).update(half_square=half_square, sum_of_all=sum_of_all, number=3)
+    vars(module).update(of_prediction=of_prediction, of_prediction_again=of_prediction_again, of_nothing=of_nothing)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -63,6 +76,15 @@ def test_l2_written_again(own: str, method: dict, starts: str) -> None:
     assert float(wanted["costs"].detach().min()) > 0
     for name, tensor in wanted.items():
         torch.testing.assert_close(got[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("starts", ["tied", "held"])
+def test_a_penalty_that_does_not_read_the_targets(own: str, starts: str) -> None:
+    method = {"name": "pm", "h_steps": 2, "starts": starts}
+    got = train(f"{own}:of_prediction", own, method)
+    for name, tensor in train(f"{own}:of_prediction_again", own, method).items():
+        assert torch.equal(got[name], tensor), name
+    train(f"{own}:of_nothing", own, method)
 
 
 @pytest.mark.parametrize(

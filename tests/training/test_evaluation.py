@@ -201,6 +201,14 @@ def test_dynamic_evaluation_is_a_loop_of_blocks():
     assert found.loss * found.tokens == pytest.approx(total)
 
 
+def test_dynamic_evaluation_passes_over_a_parameter_that_is_not_used():
+    """As an own cell may have one."""
+    model, tokens, steps = make_model(), make_tokens(30), ThetaSteps(2, 0.5)
+    wanted = evaluate_tokens(model, tokens, 4, test_time=steps).loss
+    model.layers[0].register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
+    assert evaluate_tokens(model, tokens, 4, test_time=steps).loss == wanted
+
+
 @pytest.mark.parametrize("steps", [HSteps(2, 0.5, 0.1), ThetaSteps(2, 0.5)])
 def test_test_time_steps_leave_the_parameters_alone(steps: AtTestTime):
     model = make_model()

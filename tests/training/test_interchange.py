@@ -115,6 +115,10 @@ def test_what_cannot_be_started_from(tmp_path: Path):
         start_from(made(tied=True)[1], file, WORDS)
     with pytest.raises(ConfigError, match=r"model\.init_from: no\.safetensors: missing; give a safetensors file"):
         start_from(source, "no.safetensors", WORDS)
+    with pytest.raises(ConfigError, match=r"out: is a directory; give .*out/model\.safetensors, which is in it$"):
+        start_from(source, str(tmp_path / "out"), WORDS)
+    with pytest.raises(ConfigError, match=r": is a directory; give a safetensors file, such as an export's$"):
+        start_from(source, str(tmp_path), WORDS)
     (tmp_path / "out/vocabulary.json").write_text("{")
     with pytest.raises(ConfigError, match=r"vocabulary\.json: is no vocabulary of an export: Expecting property name"):
         start_from(source, file, WORDS)
@@ -176,11 +180,22 @@ def test_a_missing_onnx_says_what_to_install(tmp_path: Path, monkeypatch: pytest
 def test_a_damaged_result_is_left_out_of_the_card(small_corpus: Path, tmp_path: Path):
     run = tmp_path / "run"
     tpdist.train(small(small_corpus), run)
-    for number, damaged in enumerate(("{", "[]", "{}")):
+    for number, damaged in enumerate(("{", "[]", "{}", "[" * 3000 + "]" * 3000)):
         (run / "result.json").write_text(damaged)
         card = (tpdist.export(run, tmp_path / f"out{number}") / "README.md").read_text(encoding="utf-8")
         assert "| validation perplexity | " in card
         assert "test perplexity" not in card
+
+
+@pytest.mark.parametrize("missing", ["epoch", "valid_perplexity"])
+def test_a_model_of_which_a_figure_is_missing(missing: str, small_corpus: Path, tmp_path: Path):
+    file = tmp_path / "run/models/best.json"
+    tpdist.train(small(small_corpus), tmp_path / "run")
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in about.items() if name != missing}))
+    with pytest.raises(RunError, match=r"best\.json: not what tpdist wrote; evaluate --model last, or train an epoch"):
+        tpdist.export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_last_model_and_what_exists_already(small_corpus: Path, tmp_path: Path):

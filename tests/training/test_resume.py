@@ -81,6 +81,14 @@ def test_what_is_changed_is_said_and_noted(small_corpus: Path, tmp_path: Path):
     assert changes(run)[: len(noted)] == noted
 
 
+@pytest.mark.parametrize("line", [b"\xff", b"{}", b"[]", b"3", b"[" * 3000 + b"]" * 3000])
+def test_a_damaged_line_of_changes_is_left_out(line: bytes, tmp_path: Path):
+    whole = {"step": 9, "epoch": 2, "setting": "run.epochs", "was": 1, "now": 2}
+    lines = [line, json.dumps(whole).encode(), json.dumps(whole | {"step": "x"}).encode()]
+    (tmp_path / "changes.jsonl").write_bytes(b"\n".join(lines))
+    assert changes(RunDirectory(tmp_path)) == [whole]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_method_resumes_to_the_same_bits(case: str, small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, **CASES[case])

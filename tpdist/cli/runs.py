@@ -123,17 +123,20 @@ def _evaluate(options: argparse.Namespace) -> None:
         if size is not None:
             sizes[f"{name}_lr"] = size
     from tpdist.launch.trained import evaluate
+    from tpdist.training.progress import DataBar
 
-    result = evaluate(
-        options.run,
-        options.split,
-        h_steps=options.h_steps,
-        theta_steps=options.theta_steps,
-        **sizes,
-        by_position=options.by_position,
-        which=options.model,
-        overrides=options.set,
-    )
+    with DataBar(quiet=options.json) as bar:
+        result = evaluate(
+            options.run,
+            options.split,
+            h_steps=options.h_steps,
+            theta_steps=options.theta_steps,
+            **sizes,
+            by_position=options.by_position,
+            which=options.model,
+            overrides=options.set,
+            data_progress=bar,
+        )
     if options.json:
         figures = {"split": options.split, "perplexity": result.perplexity, **vars(result)}
         print_json({name: value for name, value in figures.items() if value is not None})

@@ -78,7 +78,9 @@ class Model(Part):
         default=None, description="elman and mrnn: the non-linearity; default logistic for elman, tanh for mrnn"
     )
     hidden: PositiveInt = Field(default=200, description="width of a layer's hidden state")
-    layers: PositiveInt = Field(default=1, description="layers, one above the other; all their states are free")
+    layers: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="layers, one above the other; all their states are free"
+    )
     embedding: PositiveInt | None = Field(default=None, description="width of the input embedding; default: hidden")
     tied: bool = Field(default=False, description="the head's matrix is the embedding's")
     init: PositiveFloat | None = Field(

@@ -1,4 +1,4 @@
-"""What data and training ask of a file system: to write through to the disk, to lock a file; how it says it is full."""
+"""What is asked of a file system: to write through to the disk, to lock a file; how it says that it is full or shut."""
 
 import errno
 import os
@@ -10,6 +10,25 @@ except ImportError:  # not on Windows: nothing is locked there
     fcntl = None
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def unwritable(directory: Path) -> str | None:
+    """Why nothing can be written in a directory, which may have to be made, as far as that can be seen untried.
+
+    None where nothing speaks against it.
+    """
+    try:
+        os.stat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        return error.strerror
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    if hasattr(os, "statvfs") and os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        return os.strerror(errno.EROFS)
+    return None if os.access(nearest, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 
 def sync(path: Path) -> None:

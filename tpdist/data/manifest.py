@@ -16,6 +16,8 @@ VOCABULARY_FILE = "vocabulary.json"
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+NO_FILES = ("python-docs", "synthetic")
+"""Recipes that read no files."""
 
 
 def token_file(split: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tpdist.config import Data
 from tpdist.data import recipes
+from tpdist.data.disk import unwritable
 from tpdist.data.manifest import SPLITS, Manifest, SourceEntry, Split, token_file
 from tpdist.data.store import ROWS_PER_BATCH, Store
 from tpdist.data.synthetic import MarkovSource, Sampler, check
@@ -52,7 +53,11 @@ def prepare(data: Data, out: Path | str, progress: Report | None = None) -> Stor
     refuse_existing(out)
     report = progress or (lambda _: None)
     if data.recipe == "synthetic":
-        _prepare_synthetic(data, out, report)
+        try:
+            _prepare_synthetic(data, out, report)
+        except MemoryError as error:
+            what = f"{data.synthetic.tokens:,} tokens of {data.synthetic.types:,} types"
+            raise ConfigError(f"{what} do not fit into memory; take fewer", "data.synthetic.tokens") from error
     else:
         _prepare_text(data, out, report)
     return Store.open(out)
@@ -61,6 +66,8 @@ def prepare(data: Data, out: Path | str, progress: Report | None = None) -> Stor
 def dry_run(data: Data, out: Path | str) -> list[str]:
     """What `prepare` would read and write, a line each, without doing it. Raises as it does, as far as can be seen."""
     refuse_existing(Path(out))
+    if why := unwritable(Path(out).absolute().parent):  # beside it is where it is made
+        raise DataError(f"{out}: cannot be written: {why}")
     if data.recipe == "synthetic":
         _check_synthetic(data)
         made = [f"train: {data.synthetic.tokens:,} tokens, drawn from a source of {data.synthetic.types} types"]

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpdist.config import Data
-from tpdist.data.manifest import SPLITS, SourceEntry, Split
+from tpdist.data.manifest import NO_FILES, SPLITS, SourceEntry, Split
 from tpdist.data.python_docs import python_docs
 from tpdist.data.store import sha256_of
 from tpdist.data.text import FileText, ParquetText, Source, end_of_line, file_size, unreadable
 from tpdist.errors import ConfigError, DataError
 
 FILE_PATTERNS = {"ptb": ("ptb.{}.txt",), "wikitext": ("wiki.{}.tokens", "wiki.{}.raw")}
-NO_FILES = ("python-docs", "synthetic")
 STORES = Path("stores")
 
 

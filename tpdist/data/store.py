@@ -10,7 +10,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tpdist.data.manifest import SPLITS, STORE_FILES, VOCABULARY_FILE, Manifest, Split, read_manifest, token_file
+from tpdist.data.manifest import (
+    MANIFEST_FILE,
+    NO_FILES,
+    SPLITS,
+    STORE_FILES,
+    VOCABULARY_FILE,
+    Manifest,
+    Split,
+    read_manifest,
+    token_file,
+)
 from tpdist.data.vocabulary import EOS, Vocabulary
 from tpdist.errors import DataError, first_line
 
@@ -117,6 +127,10 @@ class Store:
             raise DataError(f"{directory}: the manifest does not list the files {', '.join(STORE_FILES)}")
         if min(manifest.rows_per_batch, manifest.types, *manifest.tokens.values()) < 1:
             raise DataError(f"{directory}: the manifest counts fewer than one row, type or token")
+        if not {"valid", "test"} <= manifest.unigram_perplexity.keys():
+            raise _corrupt(directory / MANIFEST_FILE, "no unigram_perplexity of valid and test")
+        if manifest.recipe not in NO_FILES and not set(SPLITS) <= manifest.sources.keys():
+            raise _corrupt(directory / MANIFEST_FILE, f"no sources of {', '.join(SPLITS)}")
         for name, entry in manifest.files.items():
             path = directory / name
             try:

@@ -21,6 +21,10 @@ from tpdist.errors import ConfigError
 
 MAX_STATES = 4096
 """The stationary law is found by a dense solve."""
+MAX_TYPES = MAX_BRANCHES = 10_000_000
+"""Of names, and of branches of all states together: lists of Python's are made of both."""
+MAX_TOKENS = 1 << 31
+"""A split is drawn into memory: some GB."""
 CHUNK = 1 << 18
 
 
@@ -112,5 +116,15 @@ def check(options: Synthetic) -> None:
         )
     if options.states > MAX_STATES:
         raise ConfigError(f"{options.states} hidden states; at most {MAX_STATES}", "data.synthetic.states")
+    if options.types > MAX_TYPES:
+        raise ConfigError(f"{options.types:,} types; at most {MAX_TYPES:,}", "data.synthetic.types")
+    if options.states * options.branching > MAX_BRANCHES:
+        raise ConfigError(
+            f"{options.branching:,} different types in each of {options.states:,} states; at most "
+            f"{MAX_BRANCHES // options.states:,}",
+            "data.synthetic.branching",
+        )
+    if options.tokens > MAX_TOKENS:
+        raise ConfigError(f"{options.tokens:,} tokens; at most {MAX_TOKENS:,}", "data.synthetic.tokens")
     if options.seed < 0:
         raise ConfigError(f"{options.seed} is negative; a seed is 0 or more", "data.synthetic.seed")

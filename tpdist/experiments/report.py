@@ -129,7 +129,7 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
         if file.is_file():
             try:
                 test = json.loads(file.read_text(encoding="utf-8"))["test_perplexity"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(
             {

@@ -13,6 +13,7 @@ from tpdist import __version__
 from tpdist.config import Data
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
+from tpdist.data.disk import unwritable
 from tpdist.errors import NonFiniteError, RunError, TpdistError
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.precheck import faults
@@ -153,7 +154,9 @@ def dry_run(
     """The points that `sweep` would run, a line each, with what they would fail on. Runs and writes nothing."""
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
     home = _home(path, points, directory)
-    home.refuse_file()
+    home.refuse_unfit()
+    if why := unwritable(home.path):
+        raise RunError(f"--dir {home.path}: cannot be written: {why}")
     home.refuse_another(expand_all(path, overrides) if arms else points)
     _refuse_other_corpora(home, points)
     tuning = section.seeds[: section.tuning_seeds]

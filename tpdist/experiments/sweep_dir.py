@@ -84,16 +84,18 @@ class SweepDirectory:
                     "or move it away"
                 )
 
-    def refuse_file(self) -> None:
-        """Raise RunError where something else than a directory has its name, or no run could be read there."""
+    def refuse_unfit(self) -> None:
+        """Raise RunError where something else than a directory has its name, or a run's has, or no run could be read."""
         refuse_bytes(self.path, "--dir")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--dir {self.path}: is no directory; give another one")
+        if (self.path / "config.yaml").is_file():
+            raise RunError(f"--dir {self.path}: is the directory of a run; give another one")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the directory, and keep other sweeps out of it. Raises RunError where that cannot be."""
-        self.refuse_file()
+        self.refuse_unfit()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -150,7 +152,7 @@ def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return {}
 

@@ -11,15 +11,16 @@ from tpdist.config import Experiment, with_place
 from tpdist.config.checks import check_devices
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
+from tpdist.data.disk import unwritable
 from tpdist.data.prepare import Report
-from tpdist.errors import ConfigError, TpdistError
+from tpdist.errors import ConfigError, RunError, TpdistError
 from tpdist.launch.placement import Node
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.changes import differences, text
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, settings_kept, try_optimizers
-from tpdist.training.depots import depot_for
+from tpdist.training.depots import check_place, depot_for
 from tpdist.training.interchange import start_from
 from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
@@ -72,6 +73,9 @@ def dry_run(
     many = under_ray(config, address)
     with _at_work(config, None, address):
         check_installed(config)
+        if why := unwritable(run.path):
+            raise RunError(f"{run.path}: cannot be {'written' if going_on else 'made'}: {why}")
+        check_place(config, run)
         depot, said = depot_for(config, run), []
         if not going_on:
             refuse_occupied(depot)

@@ -8,6 +8,7 @@ from typing import get_args
 
 from tpdist.config import Experiment, with_place
 from tpdist.data import Split, Store, Vocabulary, open_or_prepare
+from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, NonFiniteError, TpdistError
 from tpdist.models import LanguageModel
 from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
@@ -33,12 +34,15 @@ def evaluate(
     by_position: bool = False,
     which: str = "best",
     overrides: Sequence[str] = (),
+    data_progress: Report | None = None,
 ) -> Evaluation:
     """Perplexity of a run's `best` or `last` model on a split, rolled out exactly.
 
     h_steps: gradient steps of size `h_lr` on past h at test time (Section 4.1). theta_steps: steps of size `theta_lr`
     on θ instead, dynamic evaluation. by_position: perplexity at every position of a block too. overrides: of the run's
-    configuration, such as `data.store=DIR`, for this once. Raises NonFiniteError where the perplexity is not finite.
+    configuration, such as `data.store=DIR`, for this once. data_progress: of a missing store that is made first.
+
+    Raises NonFiniteError where the perplexity is not finite.
     """
     if split not in get_args(Split):
         raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
@@ -50,7 +54,7 @@ def evaluate(
     if h_steps and theta_steps:
         raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
     test_time: AtTestTime | None = None
-    with _loaded(run_dir, which, overrides) as (config, store, model):
+    with _loaded(run_dir, which, overrides, data_progress) as (config, store, model):
         if h_steps:
             test_time = HSteps(h_steps, h_lr, config.objective.weight)
         elif theta_steps:
@@ -131,7 +135,7 @@ def export(
 
 @contextmanager
 def _loaded(
-    run_dir: str | Path, which: str, overrides: Sequence[str]
+    run_dir: str | Path, which: str, overrides: Sequence[str], data_progress: Report | None = None
 ) -> Iterator[tuple[Experiment, Store, LanguageModel]]:
     """A run's model on its device, whose kernels are those that it was trained with."""
     if which not in MODELS:
@@ -140,7 +144,7 @@ def _loaded(
     config = run.load_config(overrides)
     try:
         device = pick_device(config)
-        store = open_or_prepare(config.data)
+        store = open_or_prepare(config.data, data_progress)
         model = run.load_model(config, which, store.manifest).to(device)
     except ConfigError as error:
         raise with_place(error, config) from error

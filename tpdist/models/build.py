@@ -14,7 +14,7 @@ from tpdist.errors import ConfigError
 from tpdist.models.cells import GRU, LSTM, MRNN, Cell, Elman
 from tpdist.models.language_model import LanguageModel
 
-TOO_LARGE = re.compile("allocate memory|overflow")  # how torch says it
+TOO_LARGE = re.compile("allocate memory|overflow", re.IGNORECASE)  # how torch says it
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
@@ -29,11 +29,12 @@ def build_model(model: Model, run: Run, types: int) -> LanguageModel:
         try:
             layers = [build_cell(model, width if i == 0 else model.hidden) for i in range(model.layers)]
             language_model = LanguageModel(types, width, layers, model.tied)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:  # TypeError: a size above 2^63, as a GRU has of its matrices
             if not TOO_LARGE.search(str(error)):
                 raise
             what = f"{types:,} types, embedding {width:,}, {model.layers:,} layers of {model.hidden:,}"
-            raise ConfigError(f"{what} do not fit into memory; take fewer", "model.hidden") from error
+            key = "model.embedding" if width > model.hidden else "model.hidden"
+            raise ConfigError(f"{what} do not fit into memory; take fewer", key) from error
         _draw(language_model, model)
     if run.dtype == "bfloat16":
         language_model.product_dtype = torch.bfloat16

@@ -226,7 +226,8 @@ def target_gradient(
             total = penalty(model, terms, leaf, flat[1][chunk], flat[2][chunk], coupled[chunk])
             if terms.loss_on == "target":
                 total = total + target_loss(model, leaf, label[chunk], coupled[chunk])
-        (gradient[chunk],) = torch.autograd.grad(total, leaf)
+        # an own penalty need not read the targets
+        gradient[chunk] = torch.autograd.grad(total, leaf)[0] if total.requires_grad else 0.0
     return gradient.view(S, places, d)
 
 

@@ -1,13 +1,14 @@
 """Optimisers by `torch.optim` name, for θ and for H."""
 
 import inspect
+import json
 from functools import cache
 from typing import Any
 
 import torch
 
 from tpdist.config import Optimizer
-from tpdist.errors import ConfigError
+from tpdist.errors import ConfigError, first_line
 from tpdist.tprop.plan import HStep
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
@@ -52,7 +53,18 @@ def build_optimizer(
     try:
         return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"torch.optim.{cls.__name__}: {error}", f"{key}.options") from error
+        raise refused(spec, key, error) from error
+
+
+def refused(spec: Optimizer | HStep, key: str, error: Exception) -> ConfigError:
+    """What to say where torch does not take the options: the one that is to blame if there is one, or all."""
+    reason = f"torch.optim.{CLASSES[spec.name].__name__}: {first_line(error)}"
+    given = {name: json.dumps(value) for name, value in spec.options.items()}
+    if len(given) == 1:
+        ((name, value),) = given.items()
+        return ConfigError(reason if value in reason else f"{reason}; got {value}", f"{key}.options.{name}")
+    listed = ", ".join(f"{name}: {value}" for name, value in given.items())
+    return ConfigError(f"{reason}; got {listed}" if given else reason, f"{key}.options")
 
 
 @cache

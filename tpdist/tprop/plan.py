@@ -1,5 +1,6 @@
 """What one visit of a window does: the configuration, resolved for one epoch."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,11 @@ from tpdist.config import DUAL_METHODS, Experiment
 from tpdist.errors import ConfigError
 from tpdist.models import imported
 
+CALLED_WITH = {
+    "objective.penalty": ("target", "prediction"),
+    "method.visit": ("model", "plan", "theta", "window", "begin", "boundaries", "carried", "neighbours"),
+}
+"""By key: how a function of the user's own is called, in this order."""
 BINS = 64  # of residuals by place in the window, at most: a picture shows no more
 
 
@@ -113,12 +119,24 @@ class Plan:
 
 
 def own_function(path: str | None, key: str) -> Callable[..., Any] | None:
-    """The user's function at `package.module:function`; None where the path is that of none."""
+    """The user's function at `package.module:function`; None where the path is that of none.
+
+    Raises ConfigError about `key`, a key of CALLED_WITH, where it cannot be loaded or called.
+    """
     if path is None or ":" not in path:
         return None
     found = imported(path, key)
     if not callable(found):
         raise ConfigError(f"{path!r} is not a function", key)
+    try:
+        signature = inspect.signature(found)
+    except ValueError:
+        return found  # some that are written in C do not tell
+    try:
+        signature.bind(*CALLED_WITH[key])
+    except TypeError as error:
+        wanted = ", ".join(CALLED_WITH[key])
+        raise ConfigError(f"{path!r} takes {signature}; it must take ({wanted})", key) from error
     return found
 
 

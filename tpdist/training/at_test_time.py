@@ -69,8 +69,10 @@ class ThetaSteps:
         parameters = [p for p in model.parameters() if p.requires_grad]
         for _ in range(self.steps):
             outputs, _ = model.unroll(inputs, start)
-            gradients = torch.autograd.grad(model.loss(outputs[:, 0], labels) / len(labels), parameters)
+            cost = model.loss(outputs[:, 0], labels) / len(labels)
+            gradients = torch.autograd.grad(cost, parameters, allow_unused=True)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.sub_(gradient, alpha=self.lr)
+                    if gradient is not None:  # an own cell need not use all that it has
+                        parameter.sub_(gradient, alpha=self.lr)
         return after

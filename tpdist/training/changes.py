@@ -34,17 +34,25 @@ def note_changes(run: RunDirectory, config: Experiment, epoch: int, step: int) -
 
 
 def changes(run: RunDirectory) -> list[Change]:
-    """All that were noted, in their order; none for a run that went on as it was."""
+    """All that were noted, in their order; none for a run that went on as it was. A damaged line is left out."""
     found = []
     with suppress(OSError):
-        for line in _file(run).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
+        for line in _file(run).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                change = json.loads(line)
+                if _is_change(change):
+                    found.append(change)
     return found
 
 
 def text(change: Change) -> str:
     return f"{change['setting']} {json.dumps(change['was'])} -> {json.dumps(change['now'])}"
+
+
+def _is_change(value: Any) -> bool:
+    """Whether those who show changes find in it what they need."""
+    whole = isinstance(value, dict) and {"step", "setting", "was", "now"} <= value.keys()
+    return whole and isinstance(value["step"], int) and isinstance(value["setting"], str)
 
 
 def _file(run: RunDirectory) -> Path:

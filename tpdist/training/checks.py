@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from tpdist.config import Experiment, Optimizer, Run
-from tpdist.errors import ConfigError, first_line
+from tpdist.errors import ConfigError
 from tpdist.tprop import Plan
-from tpdist.tprop.optimizers import build_optimizer
+from tpdist.tprop.optimizers import build_optimizer, refused
 from tpdist.tprop.plan import HStep
 
 
@@ -68,5 +68,4 @@ def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None
         try:
             optimizer.step()
         except Exception as error:
-            reason = first_line(error)
-            raise ConfigError(f"torch.optim.{type(optimizer).__name__}: {reason}", f"{key}.options") from error
+            raise refused(spec, key, error) from error

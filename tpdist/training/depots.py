@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tpdist.config import Experiment
-from tpdist.data.disk import sync
-from tpdist.errors import TpdistError
+from tpdist.data.disk import sync, unwritable
+from tpdist.errors import ConfigError, TpdistError
 from tpdist.training.depot import ASIDE, OWNER, PATTERN, Depot
 from tpdist.training.files import clear_leftovers
 from tpdist.training.object_store import ObjectStore
@@ -88,6 +88,18 @@ def depot_for(config: Experiment, run: RunDirectory) -> Depot:
         return Directory(run.checkpoints)
     name = run.path.resolve().name
     return ObjectStore(f"{to.rstrip('/')}/{name}") if "://" in to else Directory(Path(to) / name)
+
+
+def check_place(config: Experiment, run: RunDirectory) -> None:
+    """Raise ConfigError where `run.checkpoint_to` is a directory that cannot be made or written, as far as is seen."""
+    to = config.run.checkpoint_to
+    if to is not None and "://" not in to and (why := unwritable(Path(to) / run.path.resolve().name)):
+        raise shut(to, why)
+
+
+def shut(to: str, why: str | None) -> ConfigError:
+    """What to say of a `run.checkpoint_to` that cannot be written."""
+    return ConfigError(f"{to}: {why}; give a directory that can be written", "run.checkpoint_to")
 
 
 def forget(config: Experiment, run: RunDirectory) -> None:

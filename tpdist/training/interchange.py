@@ -27,6 +27,7 @@ from tpdist.training.model_card import model_card
 CONFIG, TENSORS, VOCABULARY, CARD, ONNX = (
     "config.json", "model.safetensors", "vocabulary.json", "README.md", "step.onnx"
 )  # fmt: skip
+WITHIN = (TENSORS, "best.safetensors", "models/best.safetensors")  # of an export, of a run's `models/`, of a run
 PLAIN_CELLS = ("gru", "lstm")
 OUTER = {"embedding.weight": "encoder.weight", "weight": "decoder.weight", "bias": "decoder.bias"}
 
@@ -88,6 +89,10 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
     A `vocabulary.json` beside it, as an export has one, must be the corpus's. Raises ConfigError, with the key.
     """
     key = "model.init_from"
+    if Path(file).is_dir():
+        inside = next((name for name in WITHIN if (Path(file) / name).is_file()), None)
+        mend = f"{Path(file) / inside}, which is in it" if inside else "a safetensors file, such as an export's"
+        raise ConfigError(f"{file}: is a directory; give {mend}", key)
     try:
         tensors = {_own_name(name): tensor for name, tensor in load_tensors(Path(file)).items()}
     except RunError as error:

@@ -147,7 +147,7 @@ class RunDirectory:
                 row = json.loads(line)
                 if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
                     found.append(row)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue  # the line that was being written when the run was killed
         return found
 
@@ -194,17 +194,17 @@ class RunDirectory:
             return f"{file}: is of step {saved}, and the best until the checkpoint, of step {step}, is gone"
         return None
 
-    def _about(self, which: str) -> dict[str, Any]:
-        """What `save_model` was told: token types and the corpus's checksum among it."""
+    def _about(self, which: str, needed: Sequence[str] = ("types", "corpus")) -> dict[str, Any]:
+        """What `save_model` was told, with all that its reader has `needed`. Raises RunError where it is not whole."""
         file = self.models / f"{which}.json"
         if not file.is_file():
             way_on = f"; go on with `{self.resume_command}`" if self._may_go_on() else ""
             raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
         try:
             about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            _ = about["types"], about["corpus"]  # what its readers need is there
+            _ = [about[name] for name in needed]
             return about
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             other = "evaluate --model last, or " if which == "best" else ""
             raise RunError(
                 f"{file}: not what tpdist wrote; {other}train an epoch more, which writes it again"
@@ -212,10 +212,11 @@ class RunDirectory:
 
     def figures(self, which: str) -> dict[str, Any]:
         """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""
-        about = json.loads((self.models / f"{which}.json").read_text(encoding="utf-8"))
-        known = {name: about[name] for name in ("epoch", "valid_perplexity")}
+        kept = ("epoch", "valid_perplexity")
+        about = self._about(which, kept)
+        known = {name: about[name] for name in kept}
         if which == "best":
-            with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not what tpdist wrote
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not ours
                 result = json.loads(self.result_file.read_text(encoding="utf-8"))
                 known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known

@@ -14,7 +14,7 @@ from tpdist.tprop import Plan, plan_epoch
 from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
-from tpdist.training.depots import depot_for, forget
+from tpdist.training.depots import depot_for, forget, shut
 from tpdist.training.evaluation import evaluate_tokens, perplexity
 from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
@@ -103,17 +103,24 @@ def run_worker(
 
 
 def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) -> None:
-    """What killed processes left. Raises RunError where another run of this name has its checkpoints."""
-    if not resume:
-        refuse_occupied(depot)
-    elsewhere = config.run.checkpoint_to is not None and (not resume or depot.names())
-    if elsewhere and depot.claim(run.identity()) != run.identity():
-        mend = "leave run.checkpoint_to as it was" if resume else "give --run-dir a new name"
-        raise RunError(
-            f"{depot.where}: is the place of another run of this name; {mend}, or delete {depot.where}/{OWNER} if that "
-            "run is no more"
-        )
-    depot.clear_leftovers()
+    """What killed processes left. Raises RunError where another run of this name has its checkpoints.
+
+    Or ConfigError, where they cannot be written.
+    """
+    to = config.run.checkpoint_to
+    try:
+        if not resume:
+            refuse_occupied(depot)
+        elsewhere = to is not None and (not resume or depot.names())
+        if elsewhere and depot.claim(run.identity()) != run.identity():
+            mend = "leave run.checkpoint_to as it was" if resume else "give --run-dir a new name"
+            raise RunError(
+                f"{depot.where}: is the place of another run of this name; {mend}, or delete {depot.where}/{OWNER} if "
+                "that run is no more"
+            )
+        depot.clear_leftovers()
+    except OSError as error:
+        raise error if to is None else shut(to, error.strerror) from error
 
 
 def refuse_occupied(depot: Depot) -> None:
@@ -128,7 +135,7 @@ def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
         was = json.loads(run.result_file.read_text(encoding="utf-8"))
         tested = was["test_perplexity"] is not None or not trainer.config.run.test
         return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
