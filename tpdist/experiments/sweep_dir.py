@@ -85,7 +85,7 @@ class SweepDirectory:
                 )
 
     def refuse_unfit(self) -> None:
-        """Raise RunError where something else than a directory has its name, or a run's has, or no run could be read."""
+        """Raise RunError where a file or a run has its name, or none could be read there."""
         refuse_bytes(self.path, "--dir")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"--dir {self.path}: is no directory; give another one")
