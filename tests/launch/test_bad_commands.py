@@ -97,7 +97,7 @@ TRAIN = [
     (f"train c.yaml {OVER} method.name=pm objective.penalty=json:decoder objective.allow_penalties_from=[json]", "--set: objective.penalty: 'json:decoder' is not a function"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:sub objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:sub' must return a number for each of the 6 boundaries it is given, a tensor [6]; it returned a tensor [6, 6]"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:neg objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:neg' takes (a, /); it must take (target, prediction)"),
-    (f"train c.yaml {OVER} method.visit=operator:sub method.allow_visits_from=[operator]", "--set: method.visit: 'operator:sub' takes (a, b, /); it must take (model, plan, theta, window, begin, boundaries, carried, neighbours)"),
+    (f"train c.yaml {OVER} method.visit=operator:neg method.allow_visits_from=[operator]", "--set: method.visit: 'operator:neg' takes (a, /); it must take (model, plan, theta, window, begin, boundaries, carried, neighbours)"),
     (f"train c.yaml {OVER} data.recipe=ptb data.store=ptb", "ptb: no such store; run `tpdist data prepare ptb --source DIR --out ptb`, or give data.source in the configuration"),
     (f"train c.yaml {OVER} data.synthetic.seed=4", "store: made with data.synthetic.seed 0, the configuration has 4; set data.synthetic.seed=0 to use it, or give data.store another directory, or delete this one"),
     (f"train c.yaml {OVER} data.store=old_store", "old_store/manifest.json: a store of version 0, this program reads version 1; prepare it again (tpdist data prepare)"),
