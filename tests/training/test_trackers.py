@@ -11,7 +11,8 @@ from small_runs import Listener, interrupted, rows, small, stop_at
 import tpdist
 from tpdist.config import Experiment
 from tpdist.training import tracking
-from tpdist.training.trackers import numbers
+from tpdist.training.run_dir import RunDirectory
+from tpdist.training.trackers import _known, numbers
 
 
 def expected(run: Path) -> dict[tuple[str, int], float]:
@@ -98,3 +99,10 @@ def test_a_server_that_fails_does_not_end_the_run(small_corpus: Path, tmp_path: 
     assert len(rows(tmp_path / "run")) == 11
     told = [line for line in listener.said if "mlflow" in line]
     assert told == ["mlflow takes no more rows (OSError: connection lost); metrics.jsonl does"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": ' + "[" * 5000])
+def test_a_damaged_file_of_trackers_is_said(text: str, tmp_path: Path):
+    (tmp_path / "tracking.json").write_text(text)
+    with pytest.raises(tpdist.RunError, match=r"tracking\.json: is damaged; delete it"):
+        _known(RunDirectory(tmp_path))

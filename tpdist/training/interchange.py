@@ -115,7 +115,7 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
     beside = Path(file).with_name(VOCABULARY)
     try:
         types = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{beside}: is no vocabulary of an export: {first_line(error)}", key) from error
     if types != vocabulary.types:
         raise ConfigError(f"{beside}: is another vocabulary than the corpus's; prepare the corpus as it was then", key)

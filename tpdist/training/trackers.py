@@ -20,7 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tpdist.config import Experiment
-from tpdist.errors import ConfigError, first_line
+from tpdist.errors import ConfigError, RunError, first_line
 from tpdist.training.files import write_json
 from tpdist.training.run_dir import RunDirectory
 
@@ -150,7 +150,11 @@ class Wandb:
 
 def _known(run: RunDirectory) -> dict[str, str]:
     file = run.path / "tracking.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: is damaged; delete it, and trackers take this for a run of its own") from error
+    return known if isinstance(known, dict) else {}
 
 
 def _remember(run: RunDirectory, ids: dict[str, str]) -> None:
