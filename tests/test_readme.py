@@ -87,7 +87,7 @@ def test_the_own_corpus_trains(elsewhere: Path, capsys: pytest.CaptureFixture[st
     monkeypatch.setattr(tpdist, "load_config", lambda path, overrides=(): real(path, _replaced(overrides)))
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     assert " against " in capsys.readouterr().out
-    assert (elsewhere / "stores" / "mine").is_dir()
+    assert (elsewhere / "stores" / "my-types").is_dir()
 
 
 def _replaced(overrides: list[str] | tuple[str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ import requests
 from ray.job_submission import JobStatus
 
 from tpdist.launch import jobs
+from tpdist.launch.dashboard import translated
 
 
 class Client:
@@ -46,3 +47,14 @@ def test_a_cluster_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
     with pytest.raises(jobs.JobError, match=r"has stopped answering: ConnectionError; job a-job may go on without you"):
         asyncio.run(jobs._follow(Client(silent=1_000_000), "a-job", print))  # type: ignore[arg-type]
+
+
+def test_a_port_that_another_ray_holds_is_named():
+    said = "Request failed with status code 500: No available agent to submit job, please try again later.."
+    with (
+        pytest.raises(jobs.JobError, match=r"later; where another Ray .* --dashboard-agent-listen-port"),
+        translated(
+            Client(silent=0)  # type: ignore[arg-type]
+        ),
+    ):
+        raise RuntimeError(said)

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import Parts, assert_same_runs, interrupted, small, stop_at
 
 import tpdist
 from tpdist import ConfigError, DataError, RunError, TpdistError
 from tpdist.cli import main
 from tpdist.config import to_yaml
+from tpdist.launch import trained
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,22 @@ def test_sample(both: Path, capsys):
     options = ["--tokens", "5", "--temperature", "0.7", "--top-k", "3", "--seed", "4", "--model", "last"]
     assert main(["sample", str(run), "--prompt", "w1 w2", *options]) == 0
     assert capsys.readouterr().out == text + "\n"
+
+
+def test_an_export_meets_no_kernels_but_the_users(both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run's are for recurrences alone, and torch's export to ONNX refuses those."""
+    rnn = torch.backends.cudnn.rnn
+    monkeypatch.setattr(rnn, "fp32_precision", "tf32")
+    seen: list[str] = []
+    monkeypatch.setattr(trained, "export_model", lambda *_: seen.append(rnn.fp32_precision))
+    tpdist.export(both / "python", tmp_path / "out", onnx=True)
+    assert seen == ["tf32"]
+
+
+def test_a_run_is_exported_to_onnx(both: Path, tmp_path: Path):
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="needs pip install 'tpdist[onnx]'")
+    assert (tpdist.export(both / "python", tmp_path / "out", onnx=True) / "step.onnx").is_file()
 
 
 def test_the_store_may_have_moved(both: Path, small_corpus: Path, tmp_path: Path):

@@ -72,7 +72,7 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
     Settings that come to the same configuration are one, the first: BPTT, whose λ is 0, tries a list of λ once.
 
     What lies above what: the file, `overrides`, the arm's `set`, the cell, the values of the grid, the seed. An
-    override that no arm would read is refused.
+    override of a key to which every arm gives a value of its own is refused.
     arms: patterns such as `ptb-*`; none: all arms.
     """
     sweep = load_sweep(path, overrides)

@@ -128,9 +128,10 @@ def export(
     Raises RunError where the directory exists, TpdistError where the extra `onnx` is asked for and not installed.
     """
     with _loaded(run_dir, which, overrides) as (config, store, model):
-        run, out = RunDirectory(Path(run_dir)), Path(out)
-        export_model(model.cpu(), store.vocabulary, config, run.figures(which), out, onnx)
-    return out
+        figures, vocabulary = RunDirectory(Path(run_dir)).figures(which), store.vocabulary
+    # behind it: torch's export to ONNX refuses kernels that are set for recurrences alone
+    export_model(model.cpu(), vocabulary, config, figures, Path(out), onnx)
+    return Path(out)
 
 
 @contextmanager
