@@ -1,8 +1,13 @@
-"""What is asked of a file system: to write through to the disk, to lock a file; how it says that it is full or shut."""
+"""What is asked of a file system: to write through to the disk, to lock a file; how it says that it is full or shut.
+
+And JSON from files that may be damaged.
+"""
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -29,6 +34,14 @@ def unwritable(directory: Path) -> str | None:
     if hasattr(os, "statvfs") and os.statvfs(nearest).f_flag & os.ST_RDONLY:
         return os.strerror(errno.EROFS)
     return None if os.access(nearest, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that `text` is. Raises ValueError where it is none, or is nested deeper than Python reads."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def sync(path: Path) -> None:

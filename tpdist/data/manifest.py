@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tpdist.data.disk import parse_json
 from tpdist.errors import DataError, first_line
 
 FORMAT = "tpdist-store"
@@ -87,12 +88,12 @@ def read_manifest(directory: Path) -> Manifest:
             raise DataError(f"{directory}: no such store")
         if not directory.is_dir():
             raise DataError(f"{directory}: a file; a store is a directory")
-        raw = json.loads(path.read_bytes())
+        raw = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{directory}: not a store (no {MANIFEST_FILE}); {again} into another directory") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise DataError(f"{path}: not JSON (truncated or altered); delete {directory} and {again}") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise DataError(f"{path}: not the manifest of a store (format is not {FORMAT!r}); give another directory")

@@ -1,7 +1,6 @@
 """A prepared corpus on disk: token ids in memory-mapped Arrow IPC files, vocabulary, manifest."""
 
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tpdist.data.disk import parse_json
 from tpdist.data.manifest import (
     MANIFEST_FILE,
     NO_FILES,
@@ -187,10 +187,10 @@ def sha256_of(path: Path) -> str:
 
 def _read_vocabulary(path: Path, manifest: Manifest) -> Vocabulary:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         types, counts = content["types"], content["counts"]
         whole = all(isinstance(token, str) for token in types) and all(type(count) is int for count in counts)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         raise _corrupt(path, "not the JSON of a vocabulary") from None
     if not whole or not len(types) == len(counts) == len(set(types)) == manifest.types:
         raise _corrupt(path, f"not a list of {manifest.types:,} different types with their counts")

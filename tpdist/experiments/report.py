@@ -14,6 +14,7 @@ import torch
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
+from tpdist.data.disk import parse_json
 from tpdist.errors import RunError, TpdistError
 from tpdist.experiments.angles import entered_windows, roll
 from tpdist.experiments.figures import Row, figures, read_runs, runs_of, save
@@ -128,8 +129,8 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
         test, file = None, RunDirectory.open(run).result_file
         if file.is_file():
             try:
-                test = json.loads(file.read_text(encoding="utf-8"))["test_perplexity"]
-            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                test = parse_json(file.read_text(encoding="utf-8"))["test_perplexity"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(
             {

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tpdist.data.disk import parse_json
 from tpdist.errors import RunError
 from tpdist.experiments.points import Point
 from tpdist.experiments.results import Row
@@ -152,8 +153,8 @@ def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        return json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        return parse_json(path.read_text(encoding="utf-8"))
     return {}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Experiment
+from tpdist.data.disk import parse_json
 from tpdist.training.files import finite
 from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.trackers import flat
@@ -38,8 +39,8 @@ def changes(run: RunDirectory) -> list[Change]:
     found = []
     with suppress(OSError):
         for line in _file(run).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, RecursionError):
-                change = json.loads(line)
+            with suppress(ValueError):
+                change = parse_json(line)
                 if _is_change(change):
                     found.append(change)
     return found

@@ -5,7 +5,6 @@ An export names a GRU's and an LSTM's parameters as PyTorch's example `word_lang
 `decoder.bias`. Those of other cells keep their own names, `layers.0.<name>`.
 """
 
-import json
 import logging
 import re
 import shutil
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from tpdist.config import Experiment
 from tpdist.data import Vocabulary
+from tpdist.data.disk import parse_json
 from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
@@ -114,8 +114,8 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
             )
     beside = Path(file).with_name(VOCABULARY)
     try:
-        types = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
-    except (OSError, ValueError, RecursionError) as error:
+        types = parse_json(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{beside}: is no vocabulary of an export: {first_line(error)}", key) from error
     if types != vocabulary.types:
         raise ConfigError(f"{beside}: is another vocabulary than the corpus's; prepare the corpus as it was then", key)

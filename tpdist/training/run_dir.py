@@ -17,7 +17,6 @@ RUN/.id                  whose checkpoints lie elsewhere (`run.checkpoint_to`)
 
 import errno
 import itertools
-import json
 import os
 import secrets
 import shlex
@@ -33,6 +32,7 @@ from torch import Tensor
 from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.config.yaml_text import control_character, shown
 from tpdist.data import Manifest, default_store
+from tpdist.data.disk import parse_json
 from tpdist.errors import RunError, TpdistError
 from tpdist.models import LanguageModel, build_model
 from tpdist.training.files import clear_leftovers, load_tensors, save_tensors, write_atomic, write_json, write_text
@@ -144,10 +144,10 @@ class RunDirectory:
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
         for line in lines.splitlines():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
                     found.append(row)
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError):
                 continue  # the line that was being written when the run was killed
         return found
 
@@ -201,10 +201,10 @@ class RunDirectory:
             way_on = f"; go on with `{self.resume_command}`" if self._may_go_on() else ""
             raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
         try:
-            about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            about: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
             _ = [about[name] for name in needed]
             return about
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             other = "evaluate --model last, or " if which == "best" else ""
             raise RunError(
                 f"{file}: not what tpdist wrote; {other}train an epoch more, which writes it again"
@@ -216,8 +216,8 @@ class RunDirectory:
         about = self._about(which, kept)
         known = {name: about[name] for name in kept}
         if which == "best":
-            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not ours
-                result = json.loads(self.result_file.read_text(encoding="utf-8"))
+            with suppress(OSError, ValueError, KeyError, TypeError):  # none, or not ours
+                result = parse_json(self.result_file.read_text(encoding="utf-8"))
                 known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
 

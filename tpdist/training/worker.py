@@ -1,13 +1,12 @@
 """One run on one worker, from a resolved configuration to `result.json`."""
 
-import json
 from contextlib import nullcontext, suppress
 
 import torch
 
 from tpdist.config import Experiment, unread
 from tpdist.data import Store
-from tpdist.data.disk import NO_SPACE
+from tpdist.data.disk import NO_SPACE, parse_json
 from tpdist.errors import Interrupted, OutputError, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.tprop import Plan, plan_epoch
@@ -132,10 +131,10 @@ def refuse_occupied(depot: Depot) -> None:
 def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
     """Whether `result.json` is of all that was trained, and has all that is asked for."""
     try:
-        was = json.loads(run.result_file.read_text(encoding="utf-8"))
+        was = parse_json(run.result_file.read_text(encoding="utf-8"))
         tested = was["test_perplexity"] is not None or not trainer.config.run.test
         return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
