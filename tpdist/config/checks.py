@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tpdist.config import graphs
-from tpdist.config.parts import DUAL_METHODS
+from tpdist.config.parts import DUAL_METHODS, Method
 from tpdist.config.running import Elastic
 from tpdist.config.sweep import conflicts
 from tpdist.errors import ConfigError
@@ -87,8 +87,7 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         yield ConfigError(
             "edge_free moves a start, and starts: held moves none; write starts: tied", "method.edge_free"
         )
-    moves_starts = method.starts == "tied" and (method.h_steps > 0 or method.name == "alm")
-    unmoved = not moves_starts and method.name != "als"
+    unmoved = not (method.starts == "tied" and _moves_targets(method)) and method.name != "als"
     handed_on = config.batching.order == "shuffled" and config.batching.blocks == 1
     if method.first == "persistent" and method.relaxation == 0 and unmoved and not handed_on and not method.visit:
         yield ConfigError(
@@ -108,10 +107,14 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
         )
 
 
+def _moves_targets(method: Method) -> bool:
+    """By H-steps or, as alm, with θ. Methods without H-steps have 0 of them, whatever a file says."""
+    return method.h_steps > 0 or method.name == "alm"
+
+
 def _check_h_step(config: "Experiment") -> Iterator[ConfigError]:
     method, h = config.method, config.method.h_optimizer
-    moves = method.name == "alm" or (method.name in ("pm", "admm") and method.h_steps > 0)
-    if moves and method.visit is None and h.name != "sgd" and h.lr is None:
+    if _moves_targets(method) and method.visit is None and h.name != "sgd" and h.lr is None:
         yield ConfigError(
             f"{h.name} needs one: the default 1/λ is a plain gradient step's; write h_optimizer.name: sgd, or the size "
             "of a step, such as 0.1",

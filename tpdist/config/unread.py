@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from tpdist.config.experiment import Experiment
-from tpdist.config.parts import Method
+from tpdist.config.parts import DUAL_METHODS, Method
 from tpdist.config.presets import PRESETS
 
-MOVE_H, HAVE_DUALS = ("pm", "admm", "alm"), ("admm", "alm")
+MOVE_H = ("pm", *DUAL_METHODS)
 STEP_ON_THETA, COUPLE = ("bptt", *MOVE_H, "costate"), (*MOVE_H, "costate", "als")
 # a part stands for all that is below it; what every method reads is not here
 READ_BY = {
@@ -15,7 +15,7 @@ READ_BY = {
     "method.h_optimizer": MOVE_H,
     "method.bounded": MOVE_H,
     "method.edge_free": (*MOVE_H, "als"),
-    "method.dual": HAVE_DUALS,
+    "method.dual": DUAL_METHODS,
     "method.sweeps": ("costate",),
     "method.keep_costates": ("costate",),
     "objective.penalty": COUPLE,
@@ -59,7 +59,7 @@ def unread(config: Experiment) -> Iterator[str]:
     if meant("objective.kl_weight") and kl_read and (penalty == "l2" or ":" in penalty):
         place = at["objective.kl_weight"]
         yield f"note: {place}: objective.kl_weight changes nothing with objective.penalty: {penalty}"
-    if name in HAVE_DUALS and not config.method.dual.keep and config.method.dual.order == "after":
+    if name in DUAL_METHODS and not config.method.dual.keep and config.method.dual.order == "after":
         yield (
             f"note: duals that are zeroed at every window (method.dual.keep: false) and stepped last (order: after) "
             f"are never read, so {name} goes without; write keep: true, or order: before"
