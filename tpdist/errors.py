@@ -54,6 +54,11 @@ class WorkersDifferError(TpdistError):
 class OutputError(TpdistError):
     """Standard output cannot be written."""
 
+    @classmethod
+    def of(cls, error: OSError) -> "OutputError":
+        """What the system says of it."""
+        return cls(f"standard output: cannot be written: {error.strerror}")
+
 
 class Interrupted(TpdistError):  # noqa: N818 - nothing went wrong
     """The user stopped the run; what was reached is saved."""

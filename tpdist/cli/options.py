@@ -79,7 +79,7 @@ def say(text: str, end: str = "\n", flush: bool = False) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
+        raise OutputError.of(error) from error
 
 
 def print_lines(lines: list[str], options: argparse.Namespace) -> None:

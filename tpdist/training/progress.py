@@ -149,7 +149,7 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
     except OSError as error:
-        raise OutputError(f"standard output: cannot be written: {error.strerror}") from error
+        raise OutputError.of(error) from error
 
 
 def clock(seconds: float) -> str:
