@@ -97,6 +97,24 @@ def test_relaxation_crosses_the_edge_of_a_shuffled_window(sweeps: int) -> None:
         close(h[:, i], case.roll(case.stored[:, place - sweeps], place - sweeps, place))
 
 
+@pytest.mark.parametrize("sweeps", [1, 3])
+def test_relaxation_across_the_edge_rolls_no_block_that_nobody_reads(
+    sweeps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sweep after sweep one block less, and no roll-out of the blocks before the window in turn."""
+    case = Case("shuffled", {"first": "persistent", "relaxation": sweeps, "starts": "tied"})
+    rolled: list[int] = []
+    unroll = case.model.unroll
+
+    def counted(ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        rolled.append(state.shape[0] // S)
+        return unroll(ids, state)
+
+    monkeypatch.setattr(case.model, "unroll", counted)
+    case.first(2, case.with_earlier(2, sweeps))
+    assert rolled == [sweeps + K - 1 - sweep for sweep in range(sweeps)]
+
+
 @pytest.mark.parametrize("first", ["zero", "one-block", "forward"])
 def test_a_shuffled_window_starts_from_its_stored_state_rolled_through_earlier_blocks(first: str) -> None:
     case = Case("shuffled", {"first": first})

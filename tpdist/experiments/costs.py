@@ -128,10 +128,13 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     forward, back = 2 * (into + within), 2 * (within + above)  # back: to the states alone
     full = back + 2 * (into - above) + 2 * (into + within)  # … to the inputs and the weights too
     theta = 3 * head + forward + full
-    # windows in random order reach back: stored states are rolled through the blocks before the window to its edge
+    # windows in random order reach back: stored states are brought through the blocks before the window to its edge
     reach = plan.relaxation / plan.blocks if plan.shuffled and plan.carry else 0.0
-    rolls = {"forward": 1 - 1 / plan.blocks, "one-block": 1, "persistent": plan.relaxation * (1 + reach)}
-    total = (rolls.get(plan.first, 0) + reach) * forward
+    if plan.first == "persistent":  # by the sweeps themselves, each over one block less than the last
+        rolled = plan.relaxation + reach * (plan.relaxation - 1) / 2
+    else:
+        rolled = {"forward": 1 - 1 / plan.blocks, "one-block": 1}.get(plan.first, 0) + reach
+    total = rolled * forward
     again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
     if once:
         passes = plan.h_steps + (1 + again if plan.sweeps else 0)

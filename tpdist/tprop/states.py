@@ -73,7 +73,8 @@ def first_values(
     """
     S, k, d = carried.shape[0], window.blocks, carried.shape[1]
     h = carried.new_zeros(S, k + 1, d)
-    if neighbours.is_first:
+    crosses = plan.first == "persistent" and _reach(plan, window) > 0  # the sweeps bring the window's first state too
+    if neighbours.is_first and not crosses:
         h[:, 0] = edge_state(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
         count = k - 1 if neighbours.is_last else k  # nobody reads the state at the window's end
@@ -95,7 +96,7 @@ def first_values(
             h[:, 0] = from_left
     elif plan.first == "persistent":
         assert boundaries.h is not None
-        own = 1 if neighbours.is_first else 0
+        own = 1 if neighbours.is_first and not crosses else 0
         h[:, own:k] = boundaries.h[:, begin + own : begin + k]
         _relax(model, plan, window, begin, boundaries.h, h, neighbours)
     h[:, k] = 0
@@ -131,28 +132,33 @@ def _relax(
     """`relaxation` sweeps h_i ← ĥ_i, all blocks at once: r sweeps reach r blocks back.
 
     Windows in random order let the reach cross the window's edge: the sweeps then run over the blocks before
-    it too, whose r-th sweep is what `edge_state` rolled out.
+    it too, each over one less of them than the last, and the window's first state needs no roll-out of its own.
     """
-    e = window.earlier.shape[2] if plan.carry else 0
+    e, r = _reach(plan, window), plan.relaxation
     states, inputs = h[:, :-1].clone(), window.inputs
     if e:
-        states[:, 0] = stored[:, begin]
         states = torch.cat([stored[:, begin - e : begin], states], 1)
         inputs = torch.cat([window.earlier, inputs], 2)
     last = 1 if neighbours.is_last else 0  # nobody reads the prediction of the window's last block
     count = states.shape[1] - last
-    for _ in range(plan.relaxation):
+    for sweep in range(r):
+        first = max(0, e - r + sweep)  # nothing that comes later reads what the blocks before this one predict
         if count:
             predictions, arrival = predict_across(
-                model, inputs[:, :, :count], states[:, :count], plan.chunk_blocks, neighbours
+                model, inputs[:, :, first:count], states[:, first:count], plan.chunk_blocks, neighbours
             )
         else:
             predictions, arrival = states[:, :0], neighbours.to_right(states[:, -1])
         from_left = arrival()
-        states[:, 1:] = predictions[:, : states.shape[1] - 1]
+        states[:, first + 1 :] = predictions[:, : states.shape[1] - first - 1]
         if from_left is not None:
             states[:, 0] = from_left
     h[:, :-1] = states[:, e:]
+
+
+def _reach(plan: Plan, window: Window) -> int:
+    """The blocks before the window that its first state is brought through."""
+    return window.earlier.shape[2] if plan.carry else 0
 
 
 def keep(plan: Plan, begin: int, boundaries: Boundaries, start: Tensor, last: Tensor) -> None:
