@@ -1,10 +1,12 @@
-"""Every message in the README's list is one that the program prints."""
+"""Every message in the README's list is one that the program prints, or Ray."""
 
 import re
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from documents import ROOT
@@ -17,7 +19,7 @@ from tpdist.config import to_yaml
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## When it says\n")[1].split("\n## ")[0]
 MESSAGES = re.findall(r"^\| `(.*?)` \|", SECTION, re.MULTILINE)
 OWN = "model.cell=no_such:Cell"
-# what makes it appear, its exit code
+# what makes it appear, its exit code; a file of Ray's that says it
 CAUSES = {
     "exists already and is not overwritten": ("train c.yaml --run-dir done", 2),
     "no such store; run": ("train c.yaml --set data.recipe=ptb data.store=none", 2),
@@ -30,6 +32,9 @@ CAUSES = {
     "cannot load": (f"train c.yaml --set {OWN} model.allow_cells_from=[no_such]", 2),
     "holds another model": ("evaluate done --set model.hidden=7", 2),
     "nothing answers at --address": ("submit c.yaml --address http://127.0.0.1:9", 2),
+    "No available agent to submit job": ("submit c.yaml --address http://head:8265", 2),
+    "Failed to start the dashboard": ("_private/services.py", None),
+    "already occupied. You can use": ("_private/services.py", None),
     "Try a lower optimizer.lr": ("train c.yaml --run-dir new --set optimizer.lr=1e30", 3),
     "is not installed; pip install": ("train c.yaml --run-dir tracked --set run.track=[wandb]", 2),
 }
@@ -45,6 +50,11 @@ def workshop(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+def refuse(**_: object) -> None:
+    """As Ray's client does, with what its dashboard says."""
+    raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again later.")
+
+
 def test_the_list_is_whole():
     assert list(CAUSES) == MESSAGES
 
@@ -52,6 +62,14 @@ def test_the_list_is_whole():
 @pytest.mark.parametrize("message", MESSAGES)
 def test_it_says_so(message: str, workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     command, code = CAUSES[message]
+    if code is None:
+        found = find_spec("ray")
+        assert found is not None
+        assert found.origin is not None
+        assert message in (Path(found.origin).parent / command).read_text(encoding="utf-8")
+        return
+    if "//head:" in command:
+        monkeypatch.setattr("tpdist.launch.jobs.connect", lambda _: SimpleNamespace(submit_job=refuse, get_address=str))
     monkeypatch.chdir(workshop)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where the extra is missing

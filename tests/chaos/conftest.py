@@ -9,6 +9,7 @@ import pytest
 from trials import WORKERS, Chaos, Trial, experiment, run_trial
 
 from tpdist.data import prepare
+from tpdist.launch.auth import token_of_its_own
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 
     directory = tmp_path_factory.mktemp("chaos")
     (directory / "home").mkdir()
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="tp", dir="/tmp") as short:
+    # Ray may still write there at the end
+    short_lived = tempfile.TemporaryDirectory(prefix="tp", dir="/tmp", ignore_cleanup_errors=True)
+    with pytest.MonkeyPatch.context() as patch, short_lived as short, token_of_its_own():
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("TPDIST_CHAOS", str(directory / "home"))

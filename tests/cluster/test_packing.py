@@ -39,6 +39,25 @@ def test_what_git_ignores_stays_at_home(project: Path) -> None:
     assert names == [".gitignore", "cells/own.py", "new.txt", "small.yaml"]
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_where_git_cannot_tell_nothing_travels(project: Path) -> None:
+    """What it ignores may be secret."""
+    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    (project / ".git/index").write_text("torn")
+    with pytest.raises(JobError, match=r"project: git cannot say which of its files travel: .*index"):
+        pack_list(project)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_file_with_conflicts_travels_once(project: Path) -> None:
+    git = ["git", "-C", str(project)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    written = subprocess.run([*git, "hash-object", "-w", "small.yaml"], check=True, capture_output=True, text=True)
+    sides = "".join(f"100644 {written.stdout.strip()} {side}\tsmall.yaml\n" for side in (1, 2, 3))
+    subprocess.run([*git, "update-index", "--index-info"], check=True, input=sides, text=True)
+    assert pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
+
+
 def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
     (project / "corpus.txt").write_bytes(bytes(3 * 2**20))
     with pytest.raises(JobError, match=r"3\.0 MiB would travel .* 2 are allowed; the largest: corpus\.txt 3\.0"):

@@ -114,6 +114,26 @@ def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path, monkeyp
     assert "secret" not in str(found)
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "local", "a..b:6379", "127.0.0.1:99999", "auto"])
+def test_what_names_no_cluster(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the variable or the file of the last `ray start` hold, it is said, and doctor goes on."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_bytes(b"\xff")  # as good as another user's
+    *_, finding = doctor.ray_cluster({"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": address})
+    said = "ray_current_cluster cannot be read" if address == "auto" else f"RAY_ADDRESS names {address}, and nothing"
+    assert finding.state == "note"
+    assert said in finding.found
+
+
+def test_a_token_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Root may read everything, so the system is made to say no."""
+    (tmp_path / "token").touch(mode=0o600)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    found = doctor.ray_cluster({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_TMPDIR": str(tmp_path)})
+    assert states(found) == ["fine", "bad", "fine"]
+
+
 def test_a_token_that_others_can_read(tmp_path: Path):
     file = tmp_path / "token"
     file.write_text("x")
@@ -127,6 +147,9 @@ def test_ports_that_are_taken():
     assert states(doctor.ports(lambda host, port: False)) == ["fine"]
     (finding,) = doctor.ports(lambda host, port: port == 8265)
     assert (finding.state, finding.found) == ("note", "in use: 8265 (the dashboard)")
+    (finding,) = doctor.ports(lambda host, port: port != 8265)  # another run's Ray has an agent, too
+    assert finding.found == "in use: 6379 (the head), 52365 (the agent that jobs need)"
+    assert finding.mend.endswith("ray start --head --port PORT --dashboard-agent-listen-port PORT")
 
 
 def test_a_name_without_an_address(monkeypatch: pytest.MonkeyPatch):

@@ -49,6 +49,13 @@ def test_a_cluster_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch):
         asyncio.run(jobs._follow(Client(silent=1_000_000), "a-job", print))  # type: ignore[arg-type]
 
 
+def test_of_a_traceback_of_the_clusters_the_last_line_is_told():
+    said = "Request failed with status code 500: Traceback (most recent call last):\n  File ...\nTimeoutError: slow\n."
+    client = Client(silent=0)
+    with pytest.raises(jobs.JobError, match=r"refused: TimeoutError: slow$"), translated(client):  # type: ignore[arg-type]
+        raise RuntimeError(said)
+
+
 def test_a_port_that_another_ray_holds_is_named():
     said = "Request failed with status code 500: No available agent to submit job, please try again later.."
     with (

@@ -34,6 +34,33 @@ def test_where_ray_cannot_start_is_said(
 
 
 @pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8265", r"must be auto, or host:port such as .*; the dashboard's is for tpdist submit$"),
+        ("local", r"must be auto, or host:port such as 10\.0\.0\.5:6379$"),  # no Ray is started for it, without a token
+    ],
+)
+def test_what_auto_is_led_to_by_rays_variable(
+    address: str, said: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match=rf"^--address auto: RAY_ADDRESS {address}: {said}"):
+        tpdist.train(small(small_corpus), tmp_path / "run", address="auto")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_last_ray_start_left_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.services, "find_gcs_addresses", list)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    for left in (b"\xff", b"somewhere", b"127.0.0.1:99999"):
+        (tmp_path / "ray/ray_current_cluster").write_bytes(left)
+        with pytest.raises(ClusterError, match="no Ray cluster at --address auto"):
+            cluster._knock("auto")
+
+
+@pytest.mark.parametrize(
     ("gpus", "need", "room"),
     [(2, 0.5, 4), (2, 0.4, 4), (4, 0.75, 4), (1, 0.25, 4), (1.75, 0.25, 7), (0.5, 0.75, 0), (3, 1, 3), (3, 2, 1)],
 )  # fmt: skip

@@ -119,10 +119,13 @@ def _cluster(address: str, reporter: Reporter) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if address != "auto" and not (host and "://" not in host and port.isdigit() and 0 < int(port) < 65536):
-        known = "; the dashboard's is for tpdist submit" if address.startswith("http") else ""
-        raise ClusterError(f"--address {address}: must be auto, or host:port such as 10.0.0.5:6379{known}")
+    where, given = "--address", address
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
+        where, given = "--address auto: RAY_ADDRESS", os.environ["RAY_ADDRESS"]
+    host, _, port = given.rpartition(":")
+    if given != "auto" and not (host and "://" not in host and port.isdecimal() and 0 < int(port) < 65536):
+        known = "; the dashboard's is for tpdist submit" if given.startswith("http") else ""
+        raise ClusterError(f"{where} {given}: must be auto, or host:port such as 10.0.0.5:6379{known}")
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, namespace="tpdist")
@@ -150,14 +153,13 @@ def _knock(address: str) -> None:
 
     Raises ClusterError.
     """
-    found = services.canonicalize_bootstrap_address(address)
-    if found is None:
-        return  # Ray says so at once
-    host, _, port = found.rpartition(":")
+    found = address
     try:
+        found = services.canonicalize_bootstrap_address(address) or address
+        host, _, port = found.rpartition(":")
         knock(host.strip("[]"), int(port), KNOCK_LIMIT_S)
-    except (OSError, ValueError, OverflowError) as error:  # RAY_ADDRESS may hold anything
-        raise _none_at(address if found == address else f"{address} ({found})", error) from error
+    except (OSError, ValueError) as error:  # the file of the last `ray start` may hold anything, or be another user's
+        raise _none_at(address if found == address else f"{address} ({found})", first_line(error)) from error
 
 
 def _none_at(address: str, why: object) -> ClusterError:

@@ -171,6 +171,8 @@ class Controller:
             if any(one.broken for one in self.crew.hosted):
                 return State.RECOVERING
             if self.crew.waits_to_regroup:
+                self._tell_change(ended=True)
+                self.crew.hear_out()
                 self.change = Change([], time.monotonic())
                 return State.PLACING
             self._tell_change()
@@ -188,6 +190,8 @@ class Controller:
             self.crew.hear_out()
             raise own
         self.crew.give_up_the_stuck()
+        if self.crew.leader.fault is None:
+            self.crew.hear_out()
         self.change.lost += self.crew.drop_lost() or ["a connection between workers broke"]
         self.failures.append(time.monotonic())
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)

@@ -97,13 +97,14 @@ def translated(client: JobSubmissionClient, job: str | None = None) -> Iterator[
             raise JobError(
                 f"{job}: the cluster at {client.get_address()} has no such job; see `tpdist jobs`"
             ) from error
-        first = str(error).splitlines()[0].rstrip(".")
-        if "No available agent" in first:
-            first += (
+        lines = str(error).strip(".\n").splitlines()
+        said = lines[-1 if "Traceback" in lines[0] else 0].rstrip(".")
+        if "No available agent" in said:
+            said += (
                 "; where another Ray runs on the head's machine, its port 52365 is taken: start the head with "
                 "--dashboard-agent-listen-port and another one"
             )
-        raise JobError(f"the cluster at {client.get_address()} refused: {first}") from error
+        raise JobError(f"the cluster at {client.get_address()} refused: {said}") from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import torch
 import torch.cuda.nccl
 from packaging.requirements import Requirement
 
+from tpdist.errors import first_line
 from tpdist.launch.auth import token_file
 from tpdist.launch.network import answers
 from tpdist.launch.placement import own_cores
@@ -25,7 +26,11 @@ from tpdist.launch.placement import own_cores
 LEAST_FREE_GIB = 1.0
 LEAST_SHARED_MIB = 512.0
 CONNECT_S = 1.0
-RAY_PORTS = {6379: "the head", 8265: "the dashboard"}
+RAY_PORTS = {  # what each is, and how to start a head without it
+    6379: ("the head", "--port"),
+    8265: ("the dashboard", "--dashboard-port"),
+    52365: ("the agent that jobs need", "--dashboard-agent-listen-port"),
+}
 
 
 @dataclass(frozen=True)
@@ -118,27 +123,29 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
     if token is None and named:
         yield Finding("ray", "bad", f"RAY_AUTH_TOKEN_PATH names {named}, which is no file", "correct it, or unset it")
     file = _token_file(environment)
-    if file is not None and file.stat().st_mode & 0o077:
+    if file is not None and not os.access(file, os.R_OK):
+        yield Finding("ray", "bad", f"you cannot read {file}", "let it belong to you, mode 0600")
+    elif file is not None and file.stat().st_mode & 0o077:
         yield Finding("ray", "note", f"others on this machine can read {file}", f"chmod 600 {file}")
     if mode == "token" and token is None and not named:
         mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
         yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)
     file = Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
-    address = environment.get("RAY_ADDRESS", "")
-    source = "RAY_ADDRESS"
-    if not address and file.is_file():
-        address, source = file.read_text(encoding="utf-8").strip(), str(file)
-    if not address:
-        yield Finding("ray", "fine", "no cluster here; runs start an embedded one, which ends with them")
-        return
-    if address in ("auto", "local") or "://" in address:
-        yield Finding("ray", "fine", f"{source} says {address}")
-        return
+    address, source, mend = environment.get("RAY_ADDRESS", ""), "RAY_ADDRESS", "correct it, or unset it"
+    if address in ("", "auto"):
+        mend = "ray start --head, or leave --address out"
+        try:
+            address, source = file.read_text(encoding="utf-8").strip(), str(file)
+        except FileNotFoundError:
+            yield Finding("ray", "fine", "no cluster here; runs start an embedded one, which ends with them")
+            return
+        except (OSError, ValueError) as error:  # another user's, or not Ray's
+            yield Finding("ray", "note", f"{file} cannot be read: {first_line(error)}", mend)
+            return
     host, _, port = address.rpartition(":")
-    if port.isdigit() and answers(host, int(port), CONNECT_S):
+    if port.isdecimal() and answers(host, int(port), CONNECT_S):
         yield Finding("ray", "fine", f"--address auto joins {address} ({source})")
     else:
-        mend = "correct RAY_ADDRESS" if source == "RAY_ADDRESS" else "ray start --head, or leave --address out"
         yield Finding("ray", "note", f"{source} names {address}, and nothing answers there", mend)
 
 
@@ -153,11 +160,12 @@ def network() -> Iterator[Finding]:
 
 
 def ports(answers: Callable[[str, int], bool]) -> Iterator[Finding]:
-    """Those of `ray start --head`; a run itself takes free ones."""
-    taken = [f"{port} ({use})" for port, use in RAY_PORTS.items() if answers("127.0.0.1", port)]
+    """Those of `ray start --head`; a run itself takes free ones, and an agent's only where it is free."""
+    taken = [port for port in RAY_PORTS if answers("127.0.0.1", port)]
     if taken:
-        mend = "if that is not your Ray: ray start --head --port PORT --dashboard-port PORT"
-        yield Finding("ports", "note", f"in use: {', '.join(taken)}", mend)
+        found = ", ".join(f"{port} ({RAY_PORTS[port][0]})" for port in taken)
+        options = " ".join(f"{RAY_PORTS[port][1]} PORT" for port in taken)
+        yield Finding("ports", "note", f"in use: {found}", f"if that is not your Ray: ray start --head {options}")
     else:
         yield Finding("ports", "fine", f"free: {', '.join(map(str, RAY_PORTS))}")
 

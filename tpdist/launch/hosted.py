@@ -136,8 +136,8 @@ class Hosted:
             self.fault = f"failed: {self.ended.failed}"
 
     def went_on_from(self, limit_s: float = 0.0) -> int | None:
-        """The step before this generation's first update, once there was one. limit_s: for the answer."""
-        if self._step is None:
+        """The step before this generation's first update, once there was one. limit_s: for an answer as of now."""
+        if self._step is None or limit_s:
             self._step = self.actor.went_on_from.remote()
         try:
             step = ray.get(self._step, timeout=limit_s)

@@ -5,7 +5,10 @@ import socket
 
 def knock(host: str, port: int, limit_s: float) -> None:
     """Connect and leave again. Raises OSError where that does not come about within `limit_s`."""
-    socket.create_connection((host, port), limit_s).close()
+    try:
+        socket.create_connection((host, port), limit_s).close()
+    except (ValueError, OverflowError) as error:  # a name or a port that none can have
+        raise OSError(error) from error
 
 
 def answers(host: str, port: int, limit_s: float) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data import default_store, missing_source
-from tpdist.errors import ConfigError, TpdistError
+from tpdist.errors import ConfigError, TpdistError, first_line
 from tpdist.launch.entrypoint import SHARED
 
 # the head keeps the zip in its memory
@@ -32,12 +32,14 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
     names = _git_files(root)
     candidates = _walk(root) if names is None else (Path(name) for name in names)
     files = sorted(
-        path
-        for path in candidates
-        if not _stays(path)
-        and (root / path).is_file()
-        and path.suffix != ".pyc"
-        and not any(part.startswith(OF_A_JOB) for part in path.parts)
+        {  # git names a file with conflicts more than once
+            path
+            for path in candidates
+            if not _stays(path)
+            and (root / path).is_file()
+            and path.suffix != ".pyc"
+            and not any(part.startswith(OF_A_JOB) for part in path.parts)
+        }
     )
     sizes = {path: (root / path).stat().st_size for path in files}
     total = sum(sizes.values()) / 2**20
@@ -102,15 +104,24 @@ def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
 
 
 def _git_files(root: Path) -> list[str] | None:
-    """What git tracks or would track under `root`; None where there is no git."""
+    """What git tracks or would track under `root`; None where there is no git.
+
+    Raises JobError where git cannot tell: what it ignores may be secret, or large.
+    """
     try:
         listed = subprocess.run(
             ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
             capture_output=True,
             check=True,
+            env={**os.environ, "LC_ALL": "C"},
         )
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:
         return None
+    except subprocess.CalledProcessError as error:
+        if b"not a git repository (or any" in error.stderr:
+            return None
+        why = first_line(os.fsdecode(error.stderr))
+        raise JobError(f"{root}: git cannot say which of its files travel: {why}; mend that first") from error
     return [name for name in os.fsdecode(listed.stdout).split("\0") if name]
 
 
