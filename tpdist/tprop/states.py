@@ -134,10 +134,9 @@ def _relax(
     it too, whose r-th sweep is what `edge_state` rolled out.
     """
     e = window.earlier.shape[2] if plan.carry else 0
-    states, inputs = h[:, :-1].clone(), window.inputs
+    states, inputs = h[:, :-1], window.inputs
     if e:
-        states[:, 0] = stored[:, begin]
-        states = torch.cat([stored[:, begin - e : begin], states], 1)
+        states = torch.cat([stored[:, begin - e : begin + 1], states[:, 1:]], 1)
         inputs = torch.cat([window.earlier, inputs], 2)
     last = 1 if neighbours.is_last else 0  # nobody reads the prediction of the window's last block
     count = states.shape[1] - last
@@ -152,7 +151,8 @@ def _relax(
         states[:, 1:] = predictions[:, : states.shape[1] - 1]
         if from_left is not None:
             states[:, 0] = from_left
-    h[:, :-1] = states[:, e:]
+    if e:
+        h[:, :-1] = states[:, e:]
 
 
 def keep(plan: Plan, begin: int, boundaries: Boundaries, start: Tensor, last: Tensor) -> None:
