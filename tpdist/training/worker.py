@@ -46,7 +46,7 @@ def run_worker(
     first update leaves no directory behind, unless a controller hosts it, which mends runs: it gives `recoveries`, how
     many there were, and lets the worker announce itself once.
 
-    Raises, beside what `Trainer` does, RunError where the disk or a GPU's memory is full, or another process trains in
+    Raises, beside what `Trainer` does, RunError where the disk or the memory is full, or another process trains in
     the directory.
     """
     workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
@@ -142,9 +142,10 @@ def _explained(error: BaseException, depot: Depot | None, run: RunDirectory) -> 
     """What to tell the user in the place of `error`, with the way on; None where it speaks for itself."""
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}")
-    if isinstance(error, torch.OutOfMemoryError):
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if on_cpu or isinstance(error, torch.OutOfMemoryError):
         return RunError(
-            f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
+            f"{first_line(error).rstrip('.')}. Write a smaller batching.chunk_tokens, or in a new run fewer "
             f"batching.streams; {_how_to_go_on(depot, run)}"
         )
     if isinstance(error, OutputError):
