@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Listener, Parts, assert_same_runs, control_c, interrupted, rows, small, stop_at, tensors
+from small_runs import (
+    Listener,
+    Parts,
+    assert_same_runs,
+    control_c,
+    during_evaluation,
+    interrupted,
+    rows,
+    small,
+    stop_at,
+    tensors,
+)
 
 import tpdist
 from tpdist import RunError
 from tpdist.data import Store
 from tpdist.experiments.report import report
-from tpdist.training import epoch_end
 from tpdist.training.changes import changes
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
@@ -120,18 +130,6 @@ def test_sigterm_is_as_good_as_control_c(small_corpus: Path, tmp_path: Path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C in the middle of the evaluation number `number`, from 1."""
-    evaluate, calls = epoch_end.evaluate_tokens, iter(range(1, 99))
-
-    def evaluated(*arguments: Any, tick: Any, **options: Any) -> Any:
-        if next(calls) == number:
-            control_c()
-        return evaluate(*arguments, tick=tick, **options)
-
-    monkeypatch.setattr(epoch_end, "evaluate_tokens", evaluated)
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_interruption_of_the_evaluation(number: int, small_corpus: Path, tmp_path: Path, monkeypatch):
     config = small(small_corpus, run={"checkpoint_every": 9})
@@ -145,13 +143,10 @@ def test_an_interruption_of_the_evaluation(number: int, small_corpus: Path, tmp_
 
 
 def test_an_interruption_of_the_test_evaluation(small_corpus: Path, tmp_path: Path, monkeypatch):
-    from tpdist.training import worker
-
     config, run = small(small_corpus), tmp_path / "run"
     tpdist.train(config, tmp_path / "whole")
-    evaluate = worker.evaluate_tokens
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "evaluate_tokens", lambda *a, **o: (control_c(), evaluate(*a, **o))[1])
+        during_evaluation(patch, 3)
         message = interrupted(lambda: tpdist.train(config, run))
     assert message == f"stopped before the result was written. Continue with: tpdist train --resume {run}"
     assert not (run / "result.json").exists()
