@@ -91,6 +91,20 @@ def test_what_is_changed_is_said_and_noted(small_corpus: Path, tmp_path: Path):
     assert changes(run)[: len(noted)] == noted
 
 
+def test_what_is_edited_in_the_runs_file_is_noted_too(small_corpus: Path, tmp_path: Path):
+    run, listener = RunDirectory(tmp_path / "run"), Listener()
+    tpdist.train(small(small_corpus, run={"epochs": 1}), run.path)
+    text = run.config_file.read_text()
+    run.config_file.write_text(text.replace("epochs: 1\n", "epochs: 2\n"))
+    tpdist.resume(run.path, ["optimizer.lr=0.01"], listener)
+    assert "changed from here on: optimizer.lr 0.02 -> 0.01, run.epochs 1 -> 2" in listener.said
+    noted = changes(run)
+    assert [change["setting"] for change in noted] == ["optimizer.lr", "run.epochs"]
+    (run.path / ".config.yaml").unlink()  # a run of an older version, or copied without hidden files
+    tpdist.resume(run.path, ["run.epochs=3"])
+    assert [change["setting"] for change in changes(run)[2:]] == ["run.epochs"]
+
+
 @pytest.mark.parametrize("line", [b"\xff", b"{}", b"[]", b"3", b"[" * 3000 + b"]" * 3000])
 def test_a_damaged_line_of_changes_is_left_out(line: bytes, tmp_path: Path):
     whole = {"step": 9, "epoch": 2, "setting": "run.epochs", "was": 1, "now": 2}
