@@ -92,11 +92,11 @@ def test_what_a_visit_with_tensors_of_its_own_holds(most: int, method: dict[str,
         visit(model, plan, theta, window, 0, boundaries, model.zero_state(1), Alone())
 
     once()  # what stays from the first one on is there
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+    profile: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profile:
         once()
-    found = profile.kineto_results
-    assert found is not None
-    memory = sorted((e.start_ns(), e.nbytes()) for e in found.events() if e.name() == "[memory]")
+    events = profile.kineto_results.events()
+    memory = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = list(itertools.accumulate(size for _, size in memory))
     tensor = (K + 1) * hidden * 8
     assert most - 2 < max(held) / tensor < most
