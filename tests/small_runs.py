@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from tpdist import Interrupted
 from tpdist.config import Experiment
+from tpdist.training import epoch_end
 from tpdist.training.depots import Directory
 from tpdist.training.progress import Silent, Status
 
@@ -66,6 +68,18 @@ def control_c() -> None:
 def stop_at(*steps: int) -> Listener:
     """Ctrl-C after these updates."""
     return Listener(dict.fromkeys(steps, control_c))
+
+
+def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C in the middle of the evaluation number `number`, from 1; the test split's is the last."""
+    evaluate, calls = epoch_end.evaluate_tokens, iter(range(1, 99))
+
+    def evaluated(*arguments: Any, tick: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            control_c()
+        return evaluate(*arguments, tick=tick, **options)
+
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", evaluated)
 
 
 def interrupted(work: Callable[[], object]) -> str:

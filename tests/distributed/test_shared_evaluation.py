@@ -65,15 +65,17 @@ def prepared(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("what", ["nothing", "cannot"])
 def test_the_figure_is_that_of_one_worker(what: str, prepared: tuple[str, str]):
-    """Shared by all, or by the leader alone where a worker cannot have its part."""
+    """Shared by all, or by the leader alone where a worker cannot have its part: of validation, then of the test."""
     ended = run_ranks(_train, 3, *prepared, 1, what)
     assert [how for how, _ in ended] == ["finished"] * 3
     shares = [found for _, found in ended]
-    assert all(len(found) == 1 for found in shares)
-    assert [found[0] is None for found in shares] == [False, what == "cannot", False]
-    assert all(found[0] is None or found[0] > 0 for found in shares)
+    for split in (0, 1):
+        assert [found[split] is None for found in shares] == [False, what == "cannot", False]
+    assert all(len(found) == 2 and all(loss is None or loss > 0 for loss in found) for found in shares)
     row = next(row for row in map(json.loads, (Path(prepared[1]) / "metrics.jsonl").open()) if row["kind"] == "epoch")
     assert row["valid_loss"] == pytest.approx(tpdist.evaluate(prepared[1]).loss, rel=1e-10)
+    result = json.loads((Path(prepared[1]) / "result.json").read_text())
+    assert result["test_perplexity"] == pytest.approx(tpdist.evaluate(prepared[1], "test").perplexity, rel=1e-10)
 
 
 @pytest.mark.parametrize(("rank", "steps"), [(2, STEPS), (0, 10_000)], ids=["with pieces", "without"])

@@ -1,6 +1,7 @@
 """A visit in place, against `visit` with tensors of its own. `test_workers.py` holds it to one worker's on many."""
 
 import importlib
+import itertools
 from typing import Any
 
 import pytest
@@ -63,3 +64,39 @@ def test_it_leaves_what_a_visit_leaves(
     assert len(ours) == len(plain)
     for got, wanted in zip(ours, plain, strict=True):
         torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("most", "method"),
+    [
+        (5, {"name": "costate", "sweeps": 3}),
+        (12, {"name": "alm", "theta_steps": 2}),
+        (11, {"name": "admm", "h_steps": 2}),
+        (4, {"name": "bptt"}),
+    ],
+)
+def test_what_a_visit_with_tensors_of_its_own_holds(most: int, method: dict[str, Any]) -> None:
+    """At most, in tensors over all boundaries, beside what is kept from visit to visit."""
+    K, hidden = 2000, 16
+    config = experiment(
+        model={"cell": "gru", "hidden": hidden},
+        objective={"block": B, "weight": 0.0 if method["name"] == "bptt" else 0.6},
+        method={"first": "persistent", "relaxation": 1, **method},
+        batching={"mode": "batch", "streams": 1, "chunk_tokens": B * 20},
+    )
+    window, plan = windows_of(make_stream(1, K * B, TYPES), B, K)[0], plan_epoch(config, 1, K)
+    model = build_model(config.model, config.run, TYPES)
+    theta, boundaries = Theta(model, config.optimizer), Boundaries.for_plan(plan, 1, K, model)
+
+    def once() -> None:
+        visit(model, plan, theta, window, 0, boundaries, model.zero_state(1), Alone())
+
+    once()  # what stays from the first one on is there
+    profile: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profile:
+        once()
+    events = profile.kineto_results.events()
+    memory = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    held = list(itertools.accumulate(size for _, size in memory))
+    tensor = (K + 1) * hidden * 8
+    assert most - 2 < max(held) / tensor < most

@@ -157,6 +157,24 @@ def test_skip_puts_back_what_was_changed_in_place(
         assert same, what
 
 
+def test_a_checkpoint_that_was_due_before_a_skipped_update_is_written_once(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, saved, save = list[int](), list[int](), Trainer.save_checkpoint
+    norm, factors = torch.nn.utils.get_total_norm, iter([1, 1, 1, math.nan, *9 * [1]])
+
+    def due(trainer: Trainer) -> bool:
+        asked.append(trainer.state.step + 1)
+        return asked[-1] == 3
+
+    monkeypatch.setattr(Trainer, "checkpoint_due", due)
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda self: (saved.append(self.state.step), save(self)))
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda gradients: norm(gradients) * next(factors))
+    tpdist.train(small(small_corpus, run={"on_non_finite": "skip", "epochs": 1}), tmp_path / "run")
+    assert asked == [1, 2, 3, 5, 6, 7, 8, 9]
+    assert saved == [3, 9]
+
+
 def test_skipping_ends(small_corpus: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda _: torch.tensor(math.nan))
     said = Listener()

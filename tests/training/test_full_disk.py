@@ -15,6 +15,7 @@ import tpdist
 from tpdist import RunError
 from tpdist.cli import main
 from tpdist.config import to_yaml
+from tpdist.errors import first_line
 from tpdist.training import files, run_dir, tracking, trainer
 from tpdist.training.files import save_tensors
 
@@ -86,12 +87,26 @@ def test_metrics(small_corpus: Path, tmp_path: Path, monkeypatch):
     assert_same_runs(tmp_path / "whole", run)
 
 
-def test_a_full_memory(small_corpus: Path, tmp_path: Path, monkeypatch):
+def no_memory_on_a_cpu() -> RuntimeError:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**15)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"), "CUDA out"),
+        (no_memory_on_a_cpu(), "[enforce fail"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_a_full_memory(error: RuntimeError, said: str, small_corpus: Path, tmp_path: Path, monkeypatch):
     run, count = tmp_path / "run", trainer.count_update
 
     def full(self: trainer.Trainer, *arguments: Any) -> None:
         if self.state.step == 12:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+            raise error
         count(self, *arguments)
 
     tpdist.train(small(small_corpus), tmp_path / "whole")
@@ -99,9 +114,10 @@ def test_a_full_memory(small_corpus: Path, tmp_path: Path, monkeypatch):
         patch.setattr(trainer, "count_update", full)
         with pytest.raises(RunError) as raised:
             tpdist.train(small(small_corpus), run)
+    assert str(raised.value).startswith(said)
     assert str(raised.value) == (
-        "CUDA out of memory. Tried to allocate 2.00 GiB. Write a smaller batching.chunk_tokens, or in a new run "
-        "fewer batching.streams; the checkpoint step-00000009-epoch is whole. "
+        f"{first_line(error).rstrip('.')}. Write a smaller batching.chunk_tokens, or in a new run fewer "
+        "batching.streams; the checkpoint step-00000009-epoch is whole. "
         f"Continue with: tpdist train --resume {run}"
     )
     tpdist.resume(run)

@@ -48,7 +48,10 @@ def run_card(directory: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_plain_pytorch_computes_the_same(model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config, ours = made(**model)
+    (tmp_path / ".out.tmp").mkdir()
+    (tmp_path / ".out.tmp/step.onnx").write_text("of an export that was killed")
     export_model(ours, WORDS, config, {"epoch": 1}, tmp_path / "out")
+    assert not (tmp_path / "out/step.onnx").exists()
     theirs = run_card(tmp_path / "out", monkeypatch)["model"]
     tokens = torch.randint(len(WORDS), (11, 3), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

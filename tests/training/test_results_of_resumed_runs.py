@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import Listener, control_c, figures, interrupted, small
+from small_runs import Listener, during_evaluation, figures, interrupted, small
 
 import tpdist
-from tpdist.training import epoch_end, worker
+from tpdist.training import epoch_end
 from tpdist.training.evaluation import Evaluation
 from tpdist.training.run_dir import RunDirectory
 
@@ -18,9 +18,8 @@ def test_a_result_of_fewer_epochs_is_written_anew(small_corpus: Path, tmp_path: 
     run = tmp_path / "run"
     tpdist.train(small(small_corpus, run={"epochs": 1, "test": False}), run)
     assert figures(run)["test_perplexity"] is None
-    evaluate = worker.evaluate_tokens
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "evaluate_tokens", lambda *a, **o: (control_c(), evaluate(*a, **o))[1])
+        during_evaluation(patch, 2)
         interrupted(lambda: tpdist.resume(run, ["run.epochs=2", "run.test=true"]))
     result = tpdist.resume(run)
     assert (figures(run)["epochs"], figures(run)["test_perplexity"]) == (2, result.test_perplexity)

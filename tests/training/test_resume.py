@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Listener, Parts, assert_same_runs, control_c, interrupted, rows, small, stop_at, tensors
+from small_runs import (
+    Listener,
+    Parts,
+    assert_same_runs,
+    control_c,
+    during_evaluation,
+    interrupted,
+    rows,
+    small,
+    stop_at,
+    tensors,
+)
 
 import tpdist
 from tpdist import RunError
 from tpdist.data import Store
 from tpdist.experiments.report import report
-from tpdist.training import epoch_end
 from tpdist.training.changes import changes
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
@@ -81,6 +91,20 @@ def test_what_is_changed_is_said_and_noted(small_corpus: Path, tmp_path: Path):
     assert changes(run)[: len(noted)] == noted
 
 
+def test_what_is_edited_in_the_runs_file_is_noted_too(small_corpus: Path, tmp_path: Path):
+    run, listener = RunDirectory(tmp_path / "run"), Listener()
+    tpdist.train(small(small_corpus, run={"epochs": 1}), run.path)
+    text = run.config_file.read_text()
+    run.config_file.write_text(text.replace("epochs: 1\n", "epochs: 2\n"))
+    tpdist.resume(run.path, ["optimizer.lr=0.01"], listener)
+    assert "changed from here on: optimizer.lr 0.02 -> 0.01, run.epochs 1 -> 2" in listener.said
+    noted = changes(run)
+    assert [change["setting"] for change in noted] == ["optimizer.lr", "run.epochs"]
+    (run.path / ".config.yaml").unlink()  # a run of an older version, or copied without hidden files
+    tpdist.resume(run.path, ["run.epochs=3"])
+    assert [change["setting"] for change in changes(run)[2:]] == ["run.epochs"]
+
+
 @pytest.mark.parametrize("line", [b"\xff", b"{}", b"[]", b"3", b"[" * 3000 + b"]" * 3000])
 def test_a_damaged_line_of_changes_is_left_out(line: bytes, tmp_path: Path):
     whole = {"step": 9, "epoch": 2, "setting": "run.epochs", "was": 1, "now": 2}
@@ -120,18 +144,6 @@ def test_sigterm_is_as_good_as_control_c(small_corpus: Path, tmp_path: Path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def during_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C in the middle of the evaluation number `number`, from 1."""
-    evaluate, calls = epoch_end.evaluate_tokens, iter(range(1, 99))
-
-    def evaluated(*arguments: Any, tick: Any, **options: Any) -> Any:
-        if next(calls) == number:
-            control_c()
-        return evaluate(*arguments, tick=tick, **options)
-
-    monkeypatch.setattr(epoch_end, "evaluate_tokens", evaluated)
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_interruption_of_the_evaluation(number: int, small_corpus: Path, tmp_path: Path, monkeypatch):
     config = small(small_corpus, run={"checkpoint_every": 9})
@@ -145,13 +157,10 @@ def test_an_interruption_of_the_evaluation(number: int, small_corpus: Path, tmp_
 
 
 def test_an_interruption_of_the_test_evaluation(small_corpus: Path, tmp_path: Path, monkeypatch):
-    from tpdist.training import worker
-
     config, run = small(small_corpus), tmp_path / "run"
     tpdist.train(config, tmp_path / "whole")
-    evaluate = worker.evaluate_tokens
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "evaluate_tokens", lambda *a, **o: (control_c(), evaluate(*a, **o))[1])
+        during_evaluation(patch, 3)
         message = interrupted(lambda: tpdist.train(config, run))
     assert message == f"stopped before the result was written. Continue with: tpdist train --resume {run}"
     assert not (run / "result.json").exists()

@@ -28,6 +28,7 @@ def test_the_files_of_a_run(small_corpus: Path, tmp_path: Path):
     found = [re.sub(r"tfevents\.\d+\.", "tfevents.TIME.", name) for name in found]
     checkpoints = [f"checkpoints/step-000000{n}-epoch" for n in ("09", "18")]
     assert found == [
+        ".config.yaml",
         ".lock",
         *[f"{name}/{file}" for name in checkpoints for file in FILES],
         "config.yaml",

@@ -76,9 +76,9 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best_model(
 
 
 def with_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
-    """Validation losses of the epochs to come."""
+    """Validation losses of the epochs to come; behind them the test split's."""
     left = iter(losses)
-    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(left), 20))
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(left, 0.0), 20))
 
 
 def test_early_stopping(small_corpus: Path, tmp_path: Path, monkeypatch):

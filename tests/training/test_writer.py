@@ -70,7 +70,7 @@ def test_the_best_epochs_checkpoint_is_kept(small_corpus: Path, tmp_path: Path, 
     from tpdist.training.evaluation import Evaluation
 
     losses = iter([2.0, 1.0, 1.5, 1.6, 1.7])
-    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses), 20))
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses, 0.0), 20))
     run = tmp_path / "run"
     config = small(small_corpus, run={"epochs": 5, "keep_last": 1, "keep_best": True})
     interrupted(lambda: tpdist.train(config, run, stop_at(28)))

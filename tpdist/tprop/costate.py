@@ -29,25 +29,26 @@ def costate_sweeps(
     plan: Plan,
     window: Window,
     start: Tensor,
-    costate: Tensor,
+    kept: Tensor | None,
     neighbours: Neighbours,
     rolled: RollOut | None = None,
-) -> Tensor:
-    """`plan.sweeps` sweeps over the boundaries of one window. start [S, k, d], costate [S, k+1, d] -> [S, k+1, d].
+) -> Tensor | None:
+    """`plan.sweeps` sweeps over the boundaries of one window: start [S, k, d] -> [S, k+1, d]; None for no constraint.
 
-    The cross entropy's part of a sweep does not change from sweep to sweep: the head is passed once.
+    kept: [S, k, d], what the last visit left; None begins with 0. The cross entropy's part of a sweep does not change
+    from sweep to sweep: the head is passed once.
     """
-    if plan.sweeps == 0 or not window.constrained:
-        return costate
-    if plan.keep_costates:
-        costate = _with_right_edge(costate[:, :-1], neighbours.to_left(costate[:, 0]))
+    if not window.constrained:
+        return None
     with frozen(model) if rolled is None else nullcontext():
         own = _loss_gradient(model, plan, window, start, rolled)
-        for index in range(plan.sweeps):
-            if index == 0 and not plan.keep_costates:  # the costate is 0
-                costate = _with_right_edge(own, neighbours.to_left(own[:, 0]))
-            else:
-                costate = sweep(model, window, start, costate, own, plan.chunk_blocks, neighbours, rolled)
+        # from 0 the first sweep gives the cross entropy's part
+        first, sweeps = (own, plan.sweeps - 1) if kept is None else (kept, plan.sweeps)
+        edge = neighbours.to_left(first[:, 0])
+        costate = torch.cat([first, torch.zeros_like(first[:, :1])], 1)
+        _take_right_edge(costate, edge)
+        for _ in range(sweeps):
+            sweep(model, window, start, costate, own, plan.chunk_blocks, neighbours, rolled)
     return costate
 
 
@@ -57,23 +58,29 @@ def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tens
     Where the loss sits on targets (Eq. 8), a boundary's own token counts too: a costate is what the loss from its
     boundary on says of the state there.
     """
-    target = torch.cat([start, torch.zeros_like(start[:, :1])], 1)
-    nothing = torch.zeros_like(target)
+    S, k, d = start.shape
+    nothing = start.new_zeros(()).expand(S, k + 1, d)
     loss = plan.loss_alone
+    target = nothing if loss.loss_on == "prediction" else torch.cat([start, nothing[:, :1]], 1)
     if rolled is not None:
         own = rolled.loss_gradient.view(start.shape)
     else:
-        own = blocks_pass(model, loss, window, start, target, nothing, plan.chunk_blocks, to_start=True).start_gradient
-        assert own is not None
+        own = torch.empty_like(start)
+
+        def take(part: Part, _: Tensor, gradient: Tensor | None) -> None:
+            assert gradient is not None
+            part.put(own, gradient)
+
+        blocks_pass(model, loss, window, start, target, nothing, plan.chunk_blocks, to_start=True, each=take)
     if loss.loss_on == "prediction":
         return own
     return own + target_gradient(model, loss, window, target, nothing, nothing, plan.chunk_blocks)[:, :-1]
 
 
-def _with_right_edge(costate: Tensor, arrival: Arrival) -> Tensor:
-    """Costates of boundaries 0..k-1 [S, k, d], and the right neighbour's first, else 0: [S, k+1, d]."""
+def _take_right_edge(costate: Tensor, arrival: Arrival) -> None:
+    """Boundary k of costate [S, k+1, d]: the right neighbour's first, else 0."""
     edge = arrival()
-    return torch.cat([costate, (torch.zeros_like(costate[:, 0]) if edge is None else edge)[:, None]], 1)
+    costate[:, -1] = 0 if edge is None else edge
 
 
 def sweep(
@@ -88,26 +95,27 @@ def sweep(
 ) -> Tensor:
     """δ_i ← own_i + J_iᵀ δ_{i+1} for every block, J_i = ∂ĥ_{i+1}/∂h_i; the recurrence alone.
 
-    start, own [S, k, d], costate [S, k+1, d] -> [S, k+1, d]. Boundary 0's is under way to the left while those of the
-    other blocks are computed.
+    start, own [S, k, d]; costate [S, k+1, d] is changed, and returned. Boundary 0's is under way to the left while
+    those of the other blocks are computed.
     """
     S, k, d = start.shape
-    right = costate * window.coupled[..., None]
     if rolled is not None:
-        swept = own + rolled.pull_back(right[:, 1:].reshape(-1, d)).view(start.shape)
-        return _with_right_edge(swept, neighbours.to_left(swept[:, 0]))
-    swept = torch.empty_like(own)
+        right = (costate * window.coupled[..., None])[:, 1:].reshape(-1, d)
+        costate[:, :-1] = own + rolled.pull_back(right).view(start.shape)
+        _take_right_edge(costate, neighbours.to_left(costate[:, 0]))
+        return costate
     first, others = cut(S, k, chunk_blocks, None if neighbours.is_first else "first")
 
     def pull_back(parts: list[Part]) -> None:
-        for part in parts:
+        for part in parts:  # from left to right: what one has changed no other reads
             leaf = part.of(start).detach().requires_grad_()
             with torch.enable_grad():
                 prediction = model.unroll(part.tokens(window.inputs), leaf)[1]
-            product = torch.autograd.grad(prediction, leaf, part.right(right))[0]
-            part.put(swept, part.of(own) + product)
+            right = part.right(costate) * part.right(window.coupled)[:, None]
+            part.put(costate[:, :-1], part.of(own) + torch.autograd.grad(prediction, leaf, right)[0])
 
     pull_back(first)
-    arrival = neighbours.to_left(swept[:, 0])
+    arrival = neighbours.to_left(costate[:, 0])
     pull_back(others)
-    return _with_right_edge(swept, arrival)
+    _take_right_edge(costate, arrival)
+    return costate

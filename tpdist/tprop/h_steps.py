@@ -56,6 +56,7 @@ class Targets:
             gradient = clip_rows(gradient, self._spec.clip)
             self._free.grad = gradient.where(self._movable, 0)
             self._optimizer.step()
+            self._free.grad = None
             moved = self._free.tanh() if self._spec.bounded else self._free
             self.h = moved.where(self._movable, self.h)
 
@@ -91,10 +92,10 @@ def h_step(
     neighbours: Neighbours,
     rolled: RollOut | None,
     arrive: Callable[[], None],
-) -> Pass:
+) -> Tensor:
     """Minimise Eq. 7 with respect to H by one step. start [S, k, d], dual [S, k+1, d]; moves `targets`.
 
-    arrive: fills boundary k of the targets and of `dual`.
+    arrive: fills boundary k of the targets and of `dual`. -> ĥ [S, k, d] before it.
     """
     with frozen(model) if rolled is None else nullcontext():
         result = blocks_pass(
@@ -102,7 +103,7 @@ def h_step(
             neighbours=neighbours, arrive=arrive,
         )  # fmt: skip
         targets.step(h_gradient(model, plan, window, targets.h, dual, result))
-    return result
+    return result.predictions
 
 
 def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
@@ -135,7 +136,9 @@ def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor,
 
 def dual_ascent(plan: Plan, step: DualStep, residual: Tensor, coupled: Tensor) -> Tensor:
     """α λ r, by which a dual step moves u: residual h - ĥ [..., d] with a fresh ĥ, coupled [...] -> [..., d]."""
-    return step.lr * clip_rows(plan.terms.weight * residual * coupled[..., None], step.clip)
+    gradient = plan.terms.weight * residual
+    gradient *= coupled[..., None]
+    return clip_rows(gradient, step.clip).mul_(step.lr)
 
 
 def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:

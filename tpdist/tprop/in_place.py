@@ -1,6 +1,6 @@
 """A visit of a window that is all that a worker owns, in place and a part at a time: `pm` and `admm` in batch mode.
 
-`visit` makes some 14 tensors over all boundaries, which is nothing where windows are short. Here a part's states,
+`visit` makes some 10 tensors over all boundaries, which is nothing where windows are short. Here a part's states,
 moments and duals are changed where they are kept as soon as nobody reads the old ones. What is made over all boundaries
 is one tensor: with starts held the targets (`in_place_held.py`), with starts tied, here, the first predictions, for the
 dual residual.

@@ -213,7 +213,11 @@ def target_gradient(
     """
     S, places, d = target.shape
     if terms.penalty == "l2" and terms.loss_on == "prediction":
-        return terms.weight * (target - prediction + dual) * window.coupled[..., None]
+        gradient = target - prediction
+        gradient += dual
+        gradient *= terms.weight
+        gradient *= window.coupled[..., None]
+        return gradient
     # The token that a boundary's state predicts is the first input of the block it starts. Boundary k is
     # another worker's or a closing target, which carries no loss.
     label = torch.cat([window.inputs[0], window.labels.new_full((S, 1), IGNORED)], 1).reshape(-1)

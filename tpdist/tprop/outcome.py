@@ -51,9 +51,9 @@ def squared_residuals(
     else:
         own = h.shape[1] if neighbours.is_last else h.shape[1] - 1
         residual, weight = (h - fresh)[:, :own], window.coupled[:, :own]
-    return by_place(plan, residual.square().sum(-1) * weight, window.offset + (fresh is None))
+    return by_place(plan, residual.square_().sum(-1) * weight, window.offset + (fresh is None))
 
 
 def squared_change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
     """λ² Σ ‖Δĥ‖²."""
-    return plan.terms.weight**2 * ((after - before).square().sum(-1) * window.coupled[:, 1:]).sum()
+    return plan.terms.weight**2 * ((after - before).square_().sum(-1) * window.coupled[:, 1:]).sum()

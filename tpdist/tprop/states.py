@@ -135,7 +135,7 @@ def _relax(
     it too, each over one less of them than the last, and the window's first state needs no roll-out of its own.
     """
     e, r = _reach(plan, window), plan.relaxation
-    states, inputs = h[:, :-1].clone(), window.inputs
+    states, inputs = h[:, :-1], window.inputs
     if e:
         states = torch.cat([stored[:, begin - e : begin], states], 1)
         inputs = torch.cat([window.earlier, inputs], 2)
@@ -153,7 +153,8 @@ def _relax(
         states[:, first + 1 :] = predictions[:, : states.shape[1] - first - 1]
         if from_left is not None:
             states[:, 0] = from_left
-    h[:, :-1] = states[:, e:]
+    if e:
+        h[:, :-1] = states[:, e:]
 
 
 def _reach(plan: Plan, window: Window) -> int:

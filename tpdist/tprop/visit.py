@@ -49,21 +49,22 @@ def visit(
     k, held = window.blocks, plan.held
     values = h = first_values(model, plan, window, begin, boundaries, carried, neighbours)
     closing = plan.closing and neighbours.is_last
-    dual = _kept(boundaries.u, h, begin, closing)
+    has_duals = plan.keep_duals or plan.dual is not None
+    dual = _kept(boundaries.u, h, begin, closing) if has_duals else h.new_zeros(()).expand_as(h)
     start = h[:, :k]
     moving = plan.moves_targets and window.movable_at_all
     rolled = _roll_out_once(model, plan, window, start, moving)
-    costate = _kept(boundaries.costate, h, begin, False)
-    costate = costate_sweeps(model, plan, window, start, costate, neighbours, rolled) if plan.sweeps else None
+    kept = None if boundaries.costate is None else boundaries.costate[:, begin : begin + k]
+    costate = costate_sweeps(model, plan, window, start, kept, neighbours, rolled) if plan.sweeps else None
     targets = Targets(plan.h, h, window.movable, boundaries, begin, closing) if moving else None
-    first: Pass | None = None
+    first: Tensor | None = None  # ĥ of the first pass
     result: Pass | None = None
 
     if targets is not None:
         for _ in range(plan.h_steps):
             arrive = ask_right(plan, window, targets.h, dual, neighbours)
-            result = h_step(model, plan, window, start, targets, dual, neighbours, rolled, arrive)
-            first = first or result
+            predictions = h_step(model, plan, window, start, targets, dual, neighbours, rolled, arrive)
+            first = predictions if first is None else first
             start = start if held else targets.h[:, :k]
         h = targets.h
 
@@ -81,7 +82,7 @@ def visit(
             model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, joint, to_theta=True, rolled=rolled,
             neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
-        first, read, rolled = first or result, h, None
+        first, read, rolled = result.predictions if first is None else first, h, None
         states = {"first": values, "start": start, "target": h, "dual": dual}
         states |= {} if costate is None else {"costate": costate}
         if joint:
@@ -110,7 +111,7 @@ def visit(
         loss=result.loss,
         penalty=result.penalty,
         residuals=squared_residuals(plan, window, read if fresh is None else h, result.predictions, fresh, neighbours),
-        dual=squared_change(plan, window, first.predictions, result.predictions if fresh is None else fresh[:, 1:]),
+        dual=squared_change(plan, window, first, result.predictions if fresh is None else fresh[:, 1:]),
         carry=neighbours.around(result.predictions[:, -1].clone()),
         states=states,
     )
@@ -148,4 +149,5 @@ def _step_duals(
     """
     predictions, from_left = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours)
     at = at_boundaries(predictions, from_left())
+    del predictions
     return dual + dual_ascent(plan, step, h - at, window.coupled), at

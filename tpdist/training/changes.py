@@ -15,8 +15,11 @@ Change = dict[str, Any]
 
 
 def differences(run: RunDirectory, config: Experiment, epoch: int, step: int) -> list[Change]:
-    """What `config` has otherwise than the run's file, to hold from `step` on: keys `setting`, `was`, `now`."""
-    before = dict(flat(run.load_config().model_dump(mode="json")))
+    """What `config` has otherwise than the run had, to hold from `step` on: keys `setting`, `was`, `now`.
+
+    Whether it was set for this once or edited in the run's file.
+    """
+    before = dict(flat(run.written_config().model_dump(mode="json")))
     now = dict(flat(with_absolute_paths(config, Path.cwd()).model_dump(mode="json")))
     return [
         {"step": step, "epoch": epoch, "setting": key, "was": before.get(key), "now": now.get(key)}

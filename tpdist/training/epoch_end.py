@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from tpdist.data import Split, Tokens
+from tpdist.models import LanguageModel
 from tpdist.training.blow_up import stop_non_finite
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, perplexity, share_of_loss
+from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, share_of_loss
 from tpdist.training.figures import metrics_row, own_work
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
@@ -18,19 +19,18 @@ if TYPE_CHECKING:
     from tpdist.training.trainer import Trainer
 
 
-def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evaluation:
+def evaluate_split(trainer: "Trainer", model: LanguageModel, split: Split, stop: StopSignal) -> Evaluation:
     """By all workers, each a run of its pieces; by the leader alone where the model forgets too slowly for that.
 
-    Raises Interrupted, NonFiniteError.
+    model: the same on all of them. Raises Interrupted.
     """
 
     def tick() -> None:
         if stop.received:
             raise _StopEvaluationError
 
-    model, tokens, workers = trainer.model, trainer.store.tokens(split), trainer.workers
-    block = trainer.config.objective.block
-    loss = None if workers.count == 1 else _shared(trainer, tokens, block, tick)
+    tokens, workers, block = trainer.store.tokens(split), trainer.workers, trainer.config.objective.block
+    loss = None if workers.count == 1 else _shared(trainer, model, tokens, block, tick)
     if loss is None:
         loss = -1.0
         if workers.leads:
@@ -38,15 +38,14 @@ def evaluate_split(trainer: "Trainer", split: Split, stop: StopSignal) -> Evalua
                 loss = evaluate_tokens(model, tokens, block, tick=tick).loss
         loss = workers.from_leader(loss)
         trainer.leave_if(loss < 0)
-    if not math.isfinite(perplexity(loss)):
-        where = f"after step {trainer.state.step} (epoch {trainer.state.epoch})"
-        stop_non_finite(trainer, f"{where}: the {split} loss is {loss:.4g} nats a token")
     return Evaluation(loss, len(tokens) - 1)
 
 
-def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], None]) -> float | None:
+def _shared(
+    trainer: "Trainer", model: LanguageModel, tokens: Tokens, block: int, tick: Callable[[], None]
+) -> float | None:
     """Mean loss in nats; None where a worker cannot have its part without the others'."""
-    model, workers = trainer.model, trainer.workers
+    workers = trainer.workers
     try:
         share = share_of_loss(model, tokens, block, workers.rank, workers.count, tick)
         tick()  # a worker without pieces has not looked yet
@@ -61,8 +60,14 @@ def _shared(trainer: "Trainer", tokens: Tokens, block: int, tick: Callable[[], N
 
 
 def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) -> None:
-    """Log, keep the best model, decay the learning rate, say so where patience is out, hand states on."""
+    """Log, keep the best model, decay the learning rate, say so where patience is out, hand states on.
+
+    Raises NonFiniteError.
+    """
     state, decay, patience = trainer.state, trainer.config.optimizer.decay, trainer.config.run.patience
+    if not math.isfinite(valid.perplexity):
+        where = f"after step {state.step} (epoch {state.epoch})"
+        stop_non_finite(trainer, f"{where}: the valid loss is {valid.loss:.4g} nats a token")
     row = metrics_row(trainer, "epoch")
     better = state.best is None or valid.loss < state.best
     if better:

@@ -60,7 +60,8 @@ def export_model(
         about["activation"] = config.model.activation
     directory = out.with_name(f".{out.name}.tmp")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)  # what a killed export left would come along
+        directory.mkdir(parents=True)
         dump_json(directory / CONFIG, about)
         save_tensors(to_plain(model), directory / TENSORS)
         dump_json(directory / VOCABULARY, vocabulary.types)

@@ -11,6 +11,7 @@ RUN/models/last.*        those of the last epoch
 RUN/result.json          the figures of the finished run
 RUN/logs/                what each of several workers said
 RUN/profile/             a timeline of a few updates of every worker (`run.profile`)
+RUN/.config.yaml         config.yaml as the program wrote it, to know what is edited by hand
 RUN/.lock                held by the process that trains
 RUN/.id                  whose checkpoints lie elsewhere (`run.checkpoint_to`)
 """
@@ -45,6 +46,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.config_file = path / "config.yaml"
+        self.written_file = path / ".config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
         self.tensorboard = path / "tensorboard"
@@ -154,9 +156,17 @@ class RunDirectory:
     def load_config(self, overrides: Sequence[str] = ()) -> Experiment:
         return load_config(self.config_file, overrides)
 
+    def written_config(self) -> Experiment:
+        """config.yaml as it was before anybody edited it; as it is where that is not known."""
+        with suppress(TpdistError):
+            return load_config(self.written_file)
+        return self.load_config()
+
     def save_config(self, config: Experiment) -> None:
         """config.yaml, with absolute paths: the run can then be used from any directory."""
-        write_text(self.config_file, to_yaml(with_absolute_paths(config, Path.cwd())))
+        text = to_yaml(with_absolute_paths(config, Path.cwd()))
+        for file in (self.written_file, self.config_file):
+            write_text(file, text)
 
     def discard(self) -> None:
         """Remove the directory of a run that never took a step."""

@@ -148,7 +148,7 @@ class Trainer:
                     raise Regroup
                 self._begin_epoch()
                 self._train_epoch(tracker)
-                end_epoch(self, evaluate_split(self, "valid", stop), tracker)
+                end_epoch(self, evaluate_split(self, self.model, "valid", stop), tracker)
                 self._next_epoch()
             self.writer.wait()
         finally:
@@ -251,4 +251,4 @@ class Trainer:
         name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")
         best = f"step-{state.best_step:08d}-epoch" if self.config.run.keep_best else None
         self.writer.write(name, packed, best)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.due = time.monotonic(), False  # an update that is left out agrees on nothing

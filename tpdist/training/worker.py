@@ -14,7 +14,8 @@ from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget, shut
-from tpdist.training.evaluation import evaluate_tokens, perplexity
+from tpdist.training.epoch_end import evaluate_split
+from tpdist.training.evaluation import perplexity
 from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
@@ -46,7 +47,7 @@ def run_worker(
     first update leaves no directory behind, unless a controller hosts it, which mends runs: it gives `recoveries`, how
     many there were, and lets the worker announce itself once.
 
-    Raises, beside what `Trainer` does, RunError where the disk or a GPU's memory is full, or another process trains in
+    Raises, beside what `Trainer` does, RunError where the disk or the memory is full, or another process trains in
     the directory.
     """
     workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
@@ -81,10 +82,11 @@ def run_worker(
                     what = "do" if nothing_left else "train"
                     reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
             trainer.fit(stop)
+            test = _test(trainer, stop) if config.run.test else None
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
-            result = _result(trainer, traffic, stop, recoveries)
+            result = _result(trainer, test, traffic, recoveries)
             if not nothing_left:
                 write_json(run.result_file, result.to_json())
         except BaseException as error:
@@ -142,9 +144,10 @@ def _explained(error: BaseException, depot: Depot | None, run: RunDirectory) -> 
     """What to tell the user in the place of `error`, with the way on; None where it speaks for itself."""
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"stopped at once; {_how_to_go_on(depot, run)}")
-    if isinstance(error, torch.OutOfMemoryError):
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if on_cpu or isinstance(error, torch.OutOfMemoryError):
         return RunError(
-            f"{first_line(error)} Write a smaller batching.chunk_tokens, or in a new run fewer "
+            f"{first_line(error).rstrip('.')}. Write a smaller batching.chunk_tokens, or in a new run fewer "
             f"batching.streams; {_how_to_go_on(depot, run)}"
         )
     if isinstance(error, OutputError):
@@ -170,19 +173,26 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _result(trainer: Trainer, traffic: Traffic, stop: StopSignal, recoveries: int | None) -> Result:
-    """The figures of the run, with the best model's perplexity on the test split."""
+def _test(trainer: Trainer, stop: StopSignal) -> float:
+    """The best model's perplexity on the test split. All workers call it at once. Raises Interrupted."""
+    run, workers = trainer.run, trainer.workers
+    # the leader's: another machine may see the directory as it was
+    best = run.load_model(trainer.config, "best", trainer.store.manifest) if workers.leads else trainer.model.copied()
+    best.to(trainer.device)
+    with torch.no_grad():
+        for parameter in best.parameters():
+            workers.sum(parameter if workers.leads else parameter.zero_())
+    try:
+        return evaluate_split(trainer, best, "test", stop).perplexity
+    except Interrupted as error:
+        way_on = f"Continue with: {run.resume_command}"
+        raise Interrupted(f"stopped before the result was written. {way_on}") from error
 
-    def tick() -> None:
-        if stop.received:
-            raise Interrupted(f"stopped before the result was written. Continue with: {run.resume_command}")
 
+def _result(trainer: Trainer, test: float | None, traffic: Traffic, recoveries: int | None) -> Result:
+    """The figures of the run. test: the best model's perplexity on the test split, if it was asked for."""
     config, store, run, state = trainer.config, trainer.store, trainer.run, trainer.state
     assert state.best is not None  # an epoch has ended
-    test = None
-    if config.run.test:
-        best = run.load_model(config, "best", store.manifest).to(trainer.device)
-        test = evaluate_tokens(best, store.tokens("test"), config.objective.block, tick=tick).perplexity
     return Result(
         run=str(run.path),
         method=config.method.name,
