@@ -24,7 +24,8 @@ THETA_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "na
 SLOWEST_STATES = 2  # of optimisers not named here
 NUMBER = 4  # bytes of a float32
 TOKEN = 2 * 8  # bytes of an input's and a label's id
-TEMPORARIES = 14  # tensors of a visit's size over all boundaries that live at once, where it is not in place
+# tensors over all boundaries of a visit that live at once, beside what is kept, where it is not in place
+TEMPORARIES = {"bptt": 4, "costate": 5, "pm": 10, "admm": 10, "alm": 12}
 KEPT = 8  # numbers of width H that a step's graph keeps, and as many in the backward pass
 
 
@@ -207,7 +208,7 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
     rows = min(chunk, rows_at_once("cpu" if device.kind == "cpu" else "cuda", shape.types))
-    temporaries = TEMPORARIES
+    temporaries = TEMPORARIES[config.method.name]
     if plan.in_place and share.updates == 1 and share.tokens > chunk:
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
     found: dict[str, float] = {
