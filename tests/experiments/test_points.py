@@ -90,6 +90,14 @@ def test_a_change_that_no_point_would_read_is_refused(tmp_path: Path, change: st
         expand(write(tmp_path, TEXT), [change])
 
 
+def test_a_change_of_what_every_arm_gives_with_the_section_around_it_is_refused(tmp_path: Path):
+    arms = "{a: {set: {method.h_optimizer: {name: adagrad, lr: 0.1}}}, b: {grid: {method.h_optimizer: [{lr: 0.2}]}}}"
+    file = write(tmp_path, f"sweep: {{arms: {arms}}}")
+    with pytest.raises(ConfigError, match=r"--set: method.h_optimizer.lr: the sweep of .*a.yaml gives it a value of"):
+        expand(file, ["method.h_optimizer.lr=0.5"])
+    assert expand(file, ["method.h_optimizer.name=sgd"])[1].config.method.h_optimizer.name == "sgd"  # b has it
+
+
 def test_a_change_that_the_asked_arms_would_not_read_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"batching\.streams"):
         expand(write(tmp_path, TEXT), ["batching.streams=6"], ["bptt"])

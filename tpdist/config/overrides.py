@@ -88,6 +88,9 @@ def lay_over(tree: Tree, override: Override) -> None:
     field = field_at([*sections, last])
     if field is not None and part_of(field) and isinstance(value, dict) and isinstance(old, dict):
         value = merge(old, value)
+    else:  # what was below it is gone
+        below = (f"{override.key}.", f"{override.key}[")
+        tree.places = {key: place for key, place in tree.places.items() if not key.startswith(below)}
     data[last] = value
     for key, place in override.tree.places.items():
         tree.places[key] = place
