@@ -423,9 +423,7 @@ def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):
     open_or_prepare(expand(file)[0].config.data)
     lines = module.dry_run(file, too_long, tmp_path / "out")
     assert "would fail: --set: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
-    with pytest.raises(
-        ConfigError, match="^--set: batching.blocks: a window of 500 blocks"
-    ):  # not one of its settings could run
+    with pytest.raises(ConfigError, match=r"^--set: batching\.blocks: a window of 500 blocks"):  # no setting could run
         sweep(file, [*too_long, "sweep.arms={bptt: {set: {method.name: bptt}}}"], tmp_path / "out", None, Silent())
     assert not (tmp_path / "out" / "failed").exists()
     if not torch.cuda.is_available():
