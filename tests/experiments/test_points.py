@@ -23,7 +23,7 @@ sweep:
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "a.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -120,6 +120,11 @@ def test_settings_that_are_one_configuration_are_one_point(tmp_path: Path):
     ]  # fmt: skip
 
 
+def test_letters_of_every_alphabet_can_be_tried(tmp_path: Path):
+    points = expand(write(tmp_path, "sweep: {grid: {data.store: [stores/λ, stores/😀]}}"))
+    assert [point.config.data.store for point in points] == ["stores/λ", "stores/😀"]
+
+
 def test_every_pattern_has_to_be_like_an_arm(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no arm is like typo\*; there are bptt, ours"):
         expand(write(tmp_path, TEXT), arms=["ours", "typo*"])
@@ -141,6 +146,8 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
         ("sweep: {grid: {'model.hidden, model.layers': [3]}}", "must be lists of 2 values, one for each key; got 3"),
         ("sweep: {grid: {model.hiden: [3]}}", "a.yaml:1: sweep.grid.model.hiden: unknown key; did you mean"),
         ("sweep: {grid: {run.seed: [3]}}", "sweep.grid.run.seed: cannot be tried; sweep.seeds holds the seeds"),
+        ("sweep: {grid: {run.test: [true]}}", "sweep.grid.run.test: cannot be tried; tpdist sweep --test evaluates what"),
+        ("sweep: {arms: {a: {set: null}}}", "sweep.arms.a.set: must be a mapping of keys to values, got null"),
         ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
         ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),
         ("sweep: {arms: {a: 3}}", "sweep.arms.a: takes keys of its own (set, grid), got 3"),

@@ -114,7 +114,8 @@ def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str,
     for tried in settings(sweep, arm):
         above = {**arm.set, **tried, "run.test": False, "sweep": None}
         kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
-        own = [Setting(f"{key}={json.dumps(value)}", f"{path}: sweep: {name}") for key, value in above.items()]
+        place = f"{path}: sweep: {name}"
+        own = [Setting(f"{key}={json.dumps(value, ensure_ascii=False)}", place) for key, value in above.items()]
         config = load_config(path, [*kept, *own])
         if config.cluster.limits[1] > 1:
             raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")
