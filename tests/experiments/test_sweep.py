@@ -183,6 +183,16 @@ def known(points: list[Point], *perplexities: float | None) -> list[Known]:
     return list(zip(points, rows, strict=False))
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"steps": 3}'])
+def test_a_point_whose_result_is_damaged_is_not_done(text: str, file: Path, tmp_path: Path):
+    """Its run goes on from its last checkpoint, which writes the result anew."""
+    home, point = SweepDirectory(tmp_path / "out"), expand(file)[0]
+    _done(home, point, 7.0)
+    assert home.row(point)["state"] == "done"
+    (home.run(point) / "result.json").write_text(text)
+    assert home.row(point)["state"] == "waiting"
+
+
 def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path):
     points = expand(file)  # those of bptt first
     all_four = known(points, 9.0, 5.0, 6.0, 7.0)  # lr 0.001: 7; lr 0.05: 6.5; a setting that has not been run is out
