@@ -146,7 +146,7 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
         ("sweep: {grid: {'model.hidden, model.layers': [3]}}", "must be lists of 2 values, one for each key; got 3"),
         ("sweep: {grid: {model.hiden: [3]}}", "a.yaml:1: sweep.grid.model.hiden: unknown key; did you mean"),
         ("sweep: {grid: {run.seed: [3]}}", "sweep.grid.run.seed: cannot be tried; sweep.seeds holds the seeds"),
-        ("sweep: {grid: {run.test: [true]}}", "sweep.grid.run.test: cannot be tried; tpdist sweep --test evaluates what"),
+        ("sweep: {grid: {run.test: [true]}}", "sweep.grid.run.test: cannot be tried; tpdist sweep --test"),
         ("sweep: {arms: {a: {set: null}}}", "sweep.arms.a.set: must be a mapping of keys to values, got null"),
         ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
         ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),
