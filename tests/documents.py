@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"A file\s+`(\w+)\.py`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"A file\s+`(\w+\.(?:py|yaml))`:\n\n```(?:python|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -34,7 +34,7 @@ def anchors(file: Path) -> set[str]:
 
 
 def files(document: str) -> dict[str, str]:
-    """The modules that the document shows, such as `my_cells`, by name."""
+    """The files that the document shows, such as `my_cells.py`, by name."""
     return dict(FILE.findall((ROOT / document).read_text(encoding="utf-8")))
 
 

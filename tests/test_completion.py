@@ -55,6 +55,6 @@ def test_every_setting_is_offered():
     from tpdist.cli.completion import settings
 
     keys = settings("")
-    assert {"model.hidden=", "method.dual.lr=", "run.seed="} <= set(keys)
+    assert {"model.hidden=", "method.dual.lr=", "run.seed=", "cluster.workers=", "cluster.workers.min="} <= set(keys)
     assert {key.rstrip("=") for key in keys} < set(all_keys())
     assert not {"model=", "method.dual="} & set(keys)

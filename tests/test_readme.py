@@ -31,12 +31,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("document", "words"), EVERY_COMMAND, ids=lambda value: str(value)[:60])
-def test_commands_parse_and_their_settings_exist(document: str, words: list[str]):
+def test_commands_parse_and_their_settings_exist(document: str, words: list[str], tmp_path: Path):
     options = build_parser().parse_args(words)
     config = getattr(options, "config", None)
-    if config is not None:
-        assert (ROOT / config).is_file(), f"{document}: {config}"
-    load_config(None if config is None else ROOT / config, getattr(options, "set", []))
+    file = None if config is None else ROOT / config
+    if config in files(document):
+        file = tmp_path / config
+        file.write_text(files(document)[config], encoding="utf-8")
+    assert file is None or file.is_file(), f"{document}: {config}"
+    load_config(file, getattr(options, "set", []))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -63,10 +66,10 @@ def test_the_python_example_runs(elsewhere: Path, capsys: pytest.CaptureFixture[
     assert (elsewhere / "runs" / "first" / "result.json").is_file()
 
 
-@pytest.mark.parametrize("module", sorted(files("README.md")))
+@pytest.mark.parametrize("module", sorted(name[:-3] for name in files("README.md") if name.endswith(".py")))
 def test_own_code_trains(module: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch):
     """The file as it stands, and the command below it on a smaller model."""
-    code = files("README.md")[module]
+    code = files("README.md")[f"{module}.py"]
     assert len(code.splitlines()) < 30
     (elsewhere / f"{module}.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(str(elsewhere))

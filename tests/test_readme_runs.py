@@ -50,7 +50,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a clone has, the corpora and files that the README speaks of, and small settings beneath all others."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for name, code in files("README.md").items():
-        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+        (tmp_path / name).write_text(code, encoding="utf-8")
     (tmp_path / "DIR").mkdir()
     for split in ("train", "valid", "test"):
         for name in (f"DIR/ptb.{split}.txt", f"DIR/wiki.{split}.tokens", f"{split[0]}.txt"):

@@ -348,6 +348,13 @@ BAD_OVERRIDES = [
         ["data.synthetic=null"],
         ["--set: data.synthetic: takes keys of its own (types, states, branching, tokens, seed), got nothing"],
     ),
+    (
+        ["method={h_steps: 2, dual: , h_optimizer: null}"],
+        [
+            "--set: method.dual: takes keys of its own (lr, clip, start_epoch, keep, order), got nothing",
+            "--set: method.h_optimizer: takes keys of its own (name, lr, clip, options), got nothing",
+        ],
+    ),
     (["objective.lambda=0.9"], ["--set: objective.lambda: unknown key; λ is objective.weight"]),
     (
         ["optimizer.options={momentum:0.9}"],

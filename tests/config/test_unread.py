@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tpdist.config import load_config, to_yaml, unread
+from tpdist.config import load_config, to_yaml, unread, unread_by_all
 
 FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0.5}\n"
 LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}"
@@ -67,3 +67,13 @@ def test_what_a_file_of_all_settings_says_is_not_meant(tmp_path: Path):
     path.write_text(to_yaml(load_config(None, ["method.name=costate", "method.first=persistent"])))
     assert list(unread(load_config(path))) == []
     assert len(list(unread(load_config(path, ["method.h_steps=2"])))) == 1
+
+
+def test_what_no_point_of_a_sweep_reads_is_said_once(tmp_path: Path):
+    path = tmp_path / "a.yaml"
+    path.write_text(FILE)
+    changes = ["method.sweeps=3", "method.starts=tied"]
+    points = [load_config(path, [*changes, f"method.name={name}"]) for name in ("bptt", "pm", "bptt")]
+    assert list(unread_by_all(points)) == [
+        "note: --set: method.sweeps changes nothing with method.name: bptt or method.name: pm; read by costate"
+    ]

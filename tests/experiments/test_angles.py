@@ -9,6 +9,7 @@ import pytest
 from small_runs import small
 
 import tpdist
+from tpdist.errors import TpdistError
 from tpdist.experiments.angles import angles, main
 
 
@@ -57,3 +58,21 @@ def test_the_program_looks_at_the_chosen_runs_and_keeps_its_commands(
     assert list(kept["cosines"]) == ["B = 4, λ = 1", "B = 4, λ = 0.5"]
     assert all(len(values) == 1 for column in kept["cosines"].values() for values in column.values())
     assert kept["command"].count("python -m tpdist.experiments.angles") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--weight 0", "--weight: must be a finite number above 0, got 0.0"),
+        ("--windows 0", "--windows: must be at least 1, got 0"),
+        ("--json taken.json", "taken.json: is not what this program writes; give --json another name"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(
+    options: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.json").write_text("[]")
+    monkeypatch.setattr("sys.argv", ["angles", "nowhere", *options.split()])
+    with pytest.raises(TpdistError, match=said):
+        main()

@@ -23,7 +23,7 @@ sweep:
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "a.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -90,6 +90,14 @@ def test_a_change_that_no_point_would_read_is_refused(tmp_path: Path, change: st
         expand(write(tmp_path, TEXT), [change])
 
 
+def test_a_change_of_what_every_arm_gives_with_the_section_around_it_is_refused(tmp_path: Path):
+    arms = "{a: {set: {method.h_optimizer: {name: adagrad, lr: 0.1}}}, b: {grid: {method.h_optimizer: [{lr: 0.2}]}}}"
+    file = write(tmp_path, f"sweep: {{arms: {arms}}}")
+    with pytest.raises(ConfigError, match=r"--set: method.h_optimizer.lr: the sweep of .*a.yaml gives it a value of"):
+        expand(file, ["method.h_optimizer.lr=0.5"])
+    assert expand(file, ["method.h_optimizer.name=sgd"])[1].config.method.h_optimizer.name == "sgd"  # b has it
+
+
 def test_a_change_that_the_asked_arms_would_not_read_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"batching\.streams"):
         expand(write(tmp_path, TEXT), ["batching.streams=6"], ["bptt"])
@@ -110,6 +118,11 @@ def test_settings_that_are_one_configuration_are_one_point(tmp_path: Path):
         ("bptt", 0.1, 0), ("bptt", 0.1, 1),  # whose λ is 0
         ("admm", 0.1, 0), ("admm", 0.1, 1), ("admm", 1.0, 0), ("admm", 1.0, 1),
     ]  # fmt: skip
+
+
+def test_letters_of_every_alphabet_can_be_tried(tmp_path: Path):
+    points = expand(write(tmp_path, "sweep: {grid: {data.store: [stores/λ, stores/😀]}}"))
+    assert [point.config.data.store for point in points] == ["stores/λ", "stores/😀"]
 
 
 def test_every_pattern_has_to_be_like_an_arm(tmp_path: Path):
@@ -133,6 +146,8 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
         ("sweep: {grid: {'model.hidden, model.layers': [3]}}", "must be lists of 2 values, one for each key; got 3"),
         ("sweep: {grid: {model.hiden: [3]}}", "a.yaml:1: sweep.grid.model.hiden: unknown key; did you mean"),
         ("sweep: {grid: {run.seed: [3]}}", "sweep.grid.run.seed: cannot be tried; sweep.seeds holds the seeds"),
+        ("sweep: {grid: {run.test: [true]}}", "sweep.grid.run.test: cannot be tried; tpdist sweep --test"),
+        ("sweep: {arms: {a: {set: null}}}", "sweep.arms.a.set: must be a mapping of keys to values, got null"),
         ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
         ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),
         ("sweep: {arms: {a: 3}}", "sweep.arms.a: takes keys of its own (set, grid), got 3"),

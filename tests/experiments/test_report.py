@@ -6,13 +6,21 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_runs import small
 
 import tpdist
 from tpdist.cli import main
 from tpdist.errors import RunError
+from tpdist.experiments.figures import read_runs, runs_of
 from tpdist.experiments.report import reach, report
+
+SCHEMA = pa.schema(
+    {"point": pa.string(), "arm": pa.string(), "seed": pa.int64(), "set.optimizer.lr": pa.float64(),
+     "set.batching.streams": pa.int64()}
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +79,12 @@ def test_a_sweep_stands_for_its_points_and_a_model_that_cannot_be_made_for_its_c
     report([str(tmp_path / "sweep")], tmp_path / "out.html")
     page = (tmp_path / "out.html").read_text()
     assert "<h1>one, two</h1>" in page
+    rows = [{"point": "two", "arm": "ours", "seed": 0, "set.optimizer.lr": 0.1}, {"point": "one", "arm": "bptt"}]
+    rows[1] |= {"seed": 3, "set.batching.streams": 2}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "sweep" / "results.parquet")
+    names = ["ours  lr=0.1  seed 0", "bptt  streams=2  seed 3"]
+    assert list(read_runs(runs_of([str(tmp_path / "sweep")]))) == names
+    assert list(read_runs([str(points / "one"), str(runs[0])])) == [names[1], "bptt"]
     assert "Not in the reach of the gradient: two: " in page
     assert "No module named" in page
 

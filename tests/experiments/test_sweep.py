@@ -76,6 +76,27 @@ def test_where_a_sweep_goes(file: Path):
     assert module.dry_run(file, [], "out")[-2].startswith("out: ")
 
 
+def test_what_no_arm_reads_is_said_once_before_anything_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    heard, note = Heard(), "note: --set: method.sweeps changes nothing with method.name: bptt; read by costate"
+    monkeypatch.setattr(module, "run_tasks", lambda *_: None)
+    sweep(file, ["method.sweeps=3"], tmp_path / "out", None, heard)
+    assert [line for line in heard.said if line.startswith("note: ")] == [note] == heard.said[:1]
+    lines = module.dry_run(file, ["method.sweeps=3"], tmp_path / "new")
+    assert [line for line in lines if line.startswith("note: ")] == [note] == lines[:1]
+
+
+def test_a_dry_run_knows_which_seeds_follow(file: Path, tmp_path: Path):
+    home, points = SweepDirectory(tmp_path / "out"), [point for point in expand(file) if point.arm == "bptt"]
+    for point, perplexity in zip(points, (7.0, None, 8.0), strict=False):
+        if perplexity:
+            _done(home, point, perplexity)
+    ended = f"{home.path}: 1 points to run, 2 done, 0 failed"
+    lines = module.dry_run(file, [], home.path, ["bptt"])
+    assert (lines[0], lines[-1]) == ("bptt  lr=0.001  seed 1", ended)
+
+
 def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     home, heard = SweepDirectory(tmp_path / "out"), Heard()
     points = {(p.arm, p.config.optimizer.lr, p.seed): p for p in expand(file)}
@@ -162,6 +183,16 @@ def known(points: list[Point], *perplexities: float | None) -> list[Known]:
     return list(zip(points, rows, strict=False))
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"steps": 3}'])
+def test_a_point_whose_result_is_damaged_is_not_done(text: str, file: Path, tmp_path: Path):
+    """Its run goes on from its last checkpoint, which writes the result anew."""
+    home, point = SweepDirectory(tmp_path / "out"), expand(file)[0]
+    _done(home, point, 7.0)
+    assert home.row(point)["state"] == "done"
+    (home.run(point) / "result.json").write_text(text)
+    assert home.row(point)["state"] == "waiting"
+
+
 def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path):
     points = expand(file)  # those of bptt first
     all_four = known(points, 9.0, 5.0, 6.0, 7.0)  # lr 0.001: 7; lr 0.05: 6.5; a setting that has not been run is out
@@ -238,7 +269,7 @@ def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, monkeyp
             home.run(point).rename(home.path / "points" / moved[point.name].name)
     rows = sweep(file, changes, home.path, None, Silent(), arms=["bptt"])
     assert [row["state"] for row in rows] == ["done"] * 3
-    assert module.dry_run(file, changes, home.path, ["bptt"])[0].endswith("0 points to run, 2 done, 0 failed")
+    assert module.dry_run(file, changes, home.path, ["bptt"]) == [f"{home.path}: 0 points to run, 3 done, 0 failed"]
 
 
 def test_a_blow_up_on_the_test_split_is_kept_and_stops_nothing(
@@ -270,7 +301,7 @@ def test_a_sweep_of_failures_alone_has_failed(file: Path, tmp_path: Path, capsys
     assert main(["sweep", str(file), "--dir", str(home.path), "--quiet"]) == 1
     why = f"all {len(points)} points failed; --retry runs them again: too few tokens"
     assert capsys.readouterr().err == f"tpdist: {home.path}: {why}\n"
-    assert module.dry_run(file, [], home.path)[-2].endswith(f"{len(points)} failed; --retry runs them again")
+    assert module.dry_run(file, [], home.path)[-1].endswith(f"{len(points)} failed; --retry runs them again")
     assert module.dry_run(file, [], home.path, retry=True)[-2].endswith(
         f"{len(points)} points to run, 0 done, 0 failed"
     )
@@ -391,18 +422,23 @@ def test_a_point_made_on_a_gpu_is_tested_without(file: Path, tmp_path: Path, mon
 def test_what_will_fail_is_seen_beforehand(file: Path, tmp_path: Path):
     lines = module.dry_run(file, [], tmp_path / "out")
     assert [line.split()[0] for line in lines[:4]] == ["bptt", "bptt", "broken", "broken"]
-    assert ["would fail: optimizer.options" in line for line in lines[:4]] == [False, False, True, True]
+    assert ["would fail: " in line and ": optimizer.options" in line for line in lines[:4]] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     too_long = ["batching.blocks=500"]
     assert not any("would fail: batching" in line for line in module.dry_run(file, too_long, tmp_path / "out"))
     open_or_prepare(expand(file)[0].config.data)
     lines = module.dry_run(file, too_long, tmp_path / "out")
-    assert "would fail: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
-    with pytest.raises(ConfigError, match="a window of 500 blocks"):  # not one of its settings could run
+    assert "would fail: --set: batching.blocks: a window of 500 blocks is longer than a stream" in lines[0]
+    with pytest.raises(ConfigError, match=r"^--set: batching\.blocks: a window of 500 blocks"):  # no setting could run
         sweep(file, [*too_long, "sweep.arms={bptt: {set: {method.name: bptt}}}"], tmp_path / "out", None, Silent())
     assert not (tmp_path / "out" / "failed").exists()
     if not torch.cuda.is_available():
         lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out")
-        assert all("would fail: run.device: torch sees no CUDA device" in line for line in lines[:4])
+        assert all("would fail: --set: run.device: torch sees no CUDA device" in line for line in lines[:4])
         lines = module.dry_run(file, ["run.device=cuda"], tmp_path / "out", address="10.0.0.1:6379")
         assert "would fail" not in lines[0]
 

@@ -133,7 +133,9 @@ READ = [
     ("evaluate done --h-steps -1", "--h-steps: must be at least 0, got -1"),
     ("evaluate done --h-steps 1 --h-lr 0", "--h-lr: must be above 0, got 0.0"),
     ("evaluate done --theta-steps -1", "--theta-steps: must be at least 0, got -1"),
-    ("evaluate done --theta-steps 1 --theta-lr inf", "--theta-lr: must be above 0, got inf"),
+    ("evaluate done --theta-steps 1 --theta-lr inf", "argument --theta-lr: must be a finite number, got inf; see tpdist evaluate --help"),
+    ("evaluate done --h-steps 1 --h-lr nan", "argument --h-lr: must be a finite number, got nan; see tpdist evaluate --help"),
+    ("evaluate done --h-steps 1 --h-lr big", "argument --h-lr: invalid number value: 'big'; see tpdist evaluate --help"),
     (
         "evaluate done --h-steps 1 --theta-steps 2",
         "--theta-steps: got 2 beside 1 --h-steps; give one of them",
@@ -146,6 +148,7 @@ READ = [
     ("sample done --tokens 0", "--tokens: must be at least 1, got 0"),
     ("sample done --tokens -5", "--tokens: must be at least 1, got -5"),
     ("sample done --temperature -1", "--temperature: must be a number of at least 0, got -1.0"),
+    ("sample done --temperature inf", "argument --temperature: must be a finite number, got inf; see tpdist sample --help"),
     ("sample done --top-k 0", "--top-k: must be at least 1, got 0"),
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),

@@ -24,7 +24,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 def settings(prefix: str, **_kwargs: object) -> list[str]:
     """What may follow `--set`: `method.h_st` -> `method.h_steps=`; `method.name=` -> each method."""
-    from tpdist.config.keys import all_keys, field_at, part_of
+    from tpdist.config.keys import all_keys, field_at, takes_value
 
     key, equals, _ = prefix.partition("=")
     if equals:
@@ -32,7 +32,7 @@ def settings(prefix: str, **_kwargs: object) -> list[str]:
         choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
         return [f"{key}={choice}" for choice in choices]
     fields = {key: field_at(key.split(".")) for key in all_keys()}
-    return [f"{key}=" for key, field in fields.items() if field and not part_of(field)]
+    return [f"{key}=" for key, field in fields.items() if field and takes_value(field)]
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -13,6 +13,7 @@ from tpdist.cli.options import (
     add_quiet,
     add_set,
     name,
+    number,
     print_json,
     print_lines,
     say,
@@ -99,15 +100,15 @@ def add(commands: Any) -> None:
     plan.add_argument("--gpu", metavar="NAME", help="a100, h100 or h200; default: this machine, measured")
     plan.add_argument("--link", default="400Gb", metavar="RATE", help="bits a second between workers; default 400Gb")
     plan.add_argument(
-        "--latency-us", type=float, default=10.0, metavar="US", help="latency of a message in microseconds; default 10"
+        "--latency-us", type=number, default=10.0, metavar="US", help="latency of a message in microseconds; default 10"
     )
-    plan.add_argument("--tokens", type=float, metavar="N", help="training tokens; default: those of the store")
+    plan.add_argument("--tokens", type=number, metavar="N", help="training tokens; default: those of the store")
     plan.add_argument("--types", type=int, metavar="N", help="token types; default: those of the store")
     plan.add_argument(
-        "--share", type=float, default=0.4, help="share of the GPU's peak rate that is reached; default 0.4"
+        "--share", type=number, default=0.4, help="share of the GPU's peak rate that is reached; default 0.4"
     )
-    plan.add_argument("--mtbf-hours", type=float, default=50_000, metavar="H", help="between two failures of a worker")
-    plan.add_argument("--price", type=float, metavar="PRICE", help="of an hour of one worker")
+    plan.add_argument("--mtbf-hours", type=number, default=50_000, metavar="H", help="between two failures of a worker")
+    plan.add_argument("--price", type=number, metavar="PRICE", help="of an hour of one worker")
     plan.add_argument(
         "--validate", action="store_true", help="forecast against measurement on this machine, and no more"
     )

@@ -1,6 +1,7 @@
 """Options that many commands take, and what lies above what."""
 
 import argparse
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -59,6 +60,14 @@ def name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def number(text: str) -> float:
+    """The type of an argument that is a number; infinity and not-a-number are none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return value
 
 
 def add_quiet(parser: argparse.ArgumentParser, json: str) -> None:

@@ -12,6 +12,7 @@ from tpdist.cli.options import (
     add_quiet,
     add_run,
     add_set,
+    number,
     print_json,
     print_lines,
     say,
@@ -42,11 +43,11 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--h-steps", type=int, default=0, metavar="N", help="steps on past h at test time (Section 4.1)"
     )
-    evaluate.add_argument("--h-lr", type=float, metavar="LR", help="step size; default 0.1")
+    evaluate.add_argument("--h-lr", type=number, metavar="LR", help="step size; default 0.1")
     evaluate.add_argument(
         "--theta-steps", type=int, default=0, metavar="N", help="steps on θ at test time instead: dynamic evaluation"
     )
-    evaluate.add_argument("--theta-lr", type=float, metavar="LR", help="step size; default 0.1")
+    evaluate.add_argument("--theta-lr", type=number, metavar="LR", help="step size; default 0.1")
     evaluate.add_argument("--by-position", action="store_true", help="perplexity at every position of a block too")
     add_model(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
@@ -58,7 +59,7 @@ def add(commands: Any) -> None:
     sample.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with")
     sample.add_argument("--tokens", type=int, default=100, metavar="N", help="tokens to add; default 100")
     sample.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest type; default 1"
+        "--temperature", type=number, default=1.0, metavar="T", help="0 takes the likeliest type; default 1"
     )
     sample.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest types")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws; default 0")

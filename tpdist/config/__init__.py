@@ -2,12 +2,12 @@
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.graphs import records_updates
-from tpdist.config.loader import load_config, with_place
+from tpdist.config.loader import keeps, load_config, with_place
 from tpdist.config.parts import DUAL_METHODS, Data, Decay, Model, Optimizer, Synthetic
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Sweep
-from tpdist.config.unread import unread
+from tpdist.config.unread import unread, unread_by_all
 
 __all__ = [
     "DUAL_METHODS",
@@ -22,9 +22,11 @@ __all__ = [
     "Sweep",
     "Synthetic",
     "json_schema",
+    "keeps",
     "load_config",
     "records_updates",
     "to_yaml",
     "unread",
+    "unread_by_all",
     "with_place",
 ]

@@ -97,6 +97,8 @@ def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
                 wrong = why_unknown([shown(step) for step in name.split(".")])
                 if name.split(".")[0] == "sweep" or name == "run.seed":
                     wrong = "cannot be tried; sweep.seeds holds the seeds"
+                if name == "run.test":
+                    wrong = "cannot be tried; tpdist sweep --test evaluates what was chosen"
                 said += [(key, wrong)] if wrong else []
     return said
 
@@ -188,7 +190,8 @@ def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any,
     if field is None:  # an entry of `options`
         field = field_at(names[:-1])
         got += f"; {NO_SPACE}" if _glued(names[-1], value) else ""
-        return f"must be a number, true or false, or a list of two numbers, got {got}" if field else f"got {got}"
+        option = "a number, true or false, or a list of two numbers"
+        return f"must be {option if field else 'a mapping of keys to values'}, got {got}"
     return f"must be {describe(field.annotation)}, got {got}"
 
 

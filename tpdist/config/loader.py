@@ -56,6 +56,13 @@ def locate(config: Experiment, key: str) -> str | None:
     return str(place) if place is not None else None
 
 
+def keeps(config: Experiment, key: str, place: str) -> bool:
+    """Whether a value at `key` or below it is the one that was written at `place`, with nothing laid over it."""
+    at = {name: str(own) for name, own in config._places.at.items() if f"{name}.".startswith(f"{key}.")}
+    sections = {name.rpartition(".")[0] for name in at}
+    return any(own == place for name, own in at.items() if name not in sections)
+
+
 def with_place(error: ConfigError, config: Experiment) -> ConfigError:
     """`error` with `file:line:` in front, where its key and its place are known; otherwise as it is."""
     place = locate(config, error.key) if error.key else None

@@ -1,10 +1,11 @@
 """`--set key=value`: reading the values and laying them over what the file says."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, takes_value, why_unknown
+from tpdist.config.parts import Part
 from tpdist.config.presets import merge
 from tpdist.config.yaml_text import Origin, Problem, Tree, control_character, read, shown
 from tpdist.errors import OVERRIDE
@@ -47,16 +48,27 @@ def _read_value(path: list[str], value: str, place: Origin) -> Tree:
     if field is None or not is_text(field) or value.startswith(("'", '"')):
         tree = read(value, lambda line: place, key)
         tree.places[key] = place
-        inner = part_of(field) if field is not None and not takes_null(field) and not takes_value(field) else None
-        if inner and tree.data is None and not tree.problems:  # would drop what the file says of the section
+        for section, inner in _empty_sections(path, tree.data) if not tree.problems else ():
             names = ", ".join(inner.model_fields)
-            tree.problems.append(Problem(place, key, f"takes keys of its own ({names}), got nothing"))
+            tree.problems.append(Problem(place, section, f"takes keys of its own ({names}), got nothing"))
         return tree
     # text needs no quotes here: the shell has taken them off already, and run.name=001 can mean only one thing
     wrong = control_character(value)
     problems = [Problem(place, key, wrong)] if wrong else []
     data = None if takes_null(field) and value in ("null", "~") else value
     return Tree(data=data, places={key: place}, problems=problems)
+
+
+def _empty_sections(path: Sequence[str], data: Any) -> Iterator[tuple[str, type[Part]]]:
+    """Sections at `path` or below it that stand for nothing: they would drop what the file says of them."""
+    field = field_at(path)
+    inner = part_of(field) if field is not None else None
+    if field is None or inner is None:
+        return
+    if data is None and not takes_null(field) and not takes_value(field):
+        yield ".".join(path), inner
+    for name, value in data.items() if isinstance(data, dict) else ():
+        yield from _empty_sections([*path, name], value)
 
 
 def lay_over(tree: Tree, override: Override) -> None:
@@ -76,6 +88,9 @@ def lay_over(tree: Tree, override: Override) -> None:
     field = field_at([*sections, last])
     if field is not None and part_of(field) and isinstance(value, dict) and isinstance(old, dict):
         value = merge(old, value)
+    else:  # what was below it is gone
+        below = (f"{override.key}.", f"{override.key}[")
+        tree.places = {key: place for key, place in tree.places.items() if not key.startswith(below)}
     data[last] = value
     for key, place in override.tree.places.items():
         tree.places[key] = place

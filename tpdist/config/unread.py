@@ -1,6 +1,6 @@
 """Settings that somebody wrote and the method does not read: a run says so, for they change nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.parts import DUAL_METHODS, Method
@@ -32,6 +32,27 @@ def unread(config: Experiment) -> Iterator[str]:
 
     The latter is a run's own, or what `tpdist config show` prints.
     """
+    yield from unread_by_all([config])
+    method = config.method
+    zeroed = not method.dual.keep and method.dual.order == "after"
+    if method.name in DUAL_METHODS and method.visit is None and zeroed:
+        yield (
+            f"note: duals that are zeroed at every window (method.dual.keep: false) and stepped last (order: after) "
+            f"are never read, so {method.name} goes without; write keep: true, or order: before"
+        )
+
+
+def unread_by_all(configs: Sequence[Experiment]) -> Iterator[str]:
+    """A line for each setting that none of `configs`, the points of a sweep, reads."""
+    found = [dict(_unread(config)) for config in configs]
+    for key, (_, readers) in found[0].items():
+        if all(key in one for one in found):
+            beside = " or ".join(dict.fromkeys(one[key][0] for one in found))
+            yield f"note: {configs[0]._places.at[key]}: {key} changes nothing with {beside}{readers}"
+
+
+def _unread(config: Experiment) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The keys that are not read, each with the setting beside which it is not, and what reads it."""
     at, name, first = config._places.at, config.method.name, config.method.first
     switched = ":" not in at.get("method.name", ":")
     everything = all(f"method.{field}" in at for field in Method.model_fields)
@@ -49,18 +70,10 @@ def unread(config: Experiment) -> Iterator[str]:
         for key in () if name in methods else at:
             below = key == setting or key.startswith(f"{setting}.")
             if below and key not in sections and "[" not in key and meant(key):  # [: a value's place in its list
-                yield f"note: {at[key]}: {key} changes nothing with method.name: {name}; read by {', '.join(methods)}"
+                yield key, (f"method.name: {name}", f"; read by {', '.join(methods)}")
     if meant("method.relaxation") and first != "persistent" and config.batching.order != "shuffled":
-        yield (
-            f"note: {at['method.relaxation']}: method.relaxation changes nothing with method.first: {first}; read with "
-            "persistent, or with batching.order: shuffled"
-        )
+        readers = "; read with persistent, or with batching.order: shuffled"
+        yield "method.relaxation", (f"method.first: {first}", readers)
     penalty, kl_read = config.objective.penalty, name in READ_BY["objective.kl_weight"]
     if meant("objective.kl_weight") and kl_read and (penalty == "l2" or ":" in penalty):
-        place = at["objective.kl_weight"]
-        yield f"note: {place}: objective.kl_weight changes nothing with objective.penalty: {penalty}"
-    if name in DUAL_METHODS and not config.method.dual.keep and config.method.dual.order == "after":
-        yield (
-            f"note: duals that are zeroed at every window (method.dual.keep: false) and stepped last (order: after) "
-            f"are never read, so {name} goes without; write keep: true, or order: before"
-        )
+        yield "objective.kl_weight", (f"objective.penalty: {penalty}", "")

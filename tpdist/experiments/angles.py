@@ -7,6 +7,7 @@ H-steps do to the gradient, with starts tied (the paper) and held (README, "The 
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
+from tpdist.data.disk import parse_json
+from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file
 from tpdist.experiments.results import versions
 from tpdist.experiments.testtime import chosen_runs
@@ -111,6 +114,17 @@ def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
     return load_config(directory.config_file, list({text.partition("=")[0]: text for text in changes}.values()))
 
 
+def _kept(file: Path | None) -> dict[str, Any]:
+    """What a file holds that other columns have been written to. Raises TpdistError where it is another's."""
+    if file is None or not file.exists():
+        return {"cosines": {}}
+    try:
+        kept = parse_json(file.read_text(encoding="utf-8"))
+        return kept | {"cosines": dict(kept["cosines"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TpdistError(f"{file}: is not what this program writes; give --json another name") from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.angles", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-b20")
@@ -124,6 +138,11 @@ def main() -> None:
         "--json", type=json_file, metavar="FILE", help="write the means of every run here, a column beside others"
     )
     options = parser.parse_args()
+    if not 0 < options.weight < math.inf:
+        raise TpdistError(f"--weight: must be a finite number above 0, got {options.weight}")
+    if options.windows < 1:
+        raise TpdistError(f"--windows: must be at least 1, got {options.windows}")
+    kept = _kept(options.json)
     means: dict[str, list[float]] = {}
     home = Path(options.sweep)
     runs = [home / "points" / row["point"] for row in chosen_runs(home, [options.arm])[options.arm]]
@@ -134,14 +153,12 @@ def main() -> None:
         print(f"{name:<40} " + "  ".join(f"{value:.4f}" for value in values))
     if options.json:
         block = _config(RunDirectory.open(runs[0]), options.set).objective.block
-        file = options.json
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"cosines": {}}
         kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
         kept |= {"windows": options.windows, "versions": versions()}
         before = [str(kept["command"])] if "command" in kept else []
         own = shlex.join(["python", "-m", "tpdist.experiments.angles", *sys.argv[1:]])
         kept["command"] = "; ".join(before if own in "".join(before) else [*before, own])
-        file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from tpdist.errors import RunError
 from tpdist.experiments.results import Row
 from tpdist.experiments.svg import bars, chart, heat, standalone
+from tpdist.experiments.table import described
 from tpdist.training.files import write_text
 from tpdist.training.run_dir import RunDirectory
 
@@ -49,7 +50,7 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
     for run, rows in epochs.items():
         cells = [(row["epoch"], row.get("residuals", [])) for row in rows]
         if any(value is not None and value > ROUNDING for _, column in cells for value in column):
-            name = "residuals" if len(epochs) == 1 else f"residuals-{run.replace('/', '-')}"
+            name = "residuals" if len(epochs) == 1 else f"residuals-{'-'.join(run.replace('/', '-').split())}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
     for name, (title, key) in WORKERS.items():
         last = {run: list(enumerate(rows[-1].get(key, []))) for run, rows in epochs.items()}
@@ -58,7 +59,7 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
 
 
 def runs_of(paths: Sequence[str]) -> list[str]:
-    """The runs at `paths`; a sweep's directory stands for those of its points that are done."""
+    """The runs at `paths`; a sweep's directory stands for those of its points that are done, in its table's order."""
     found: list[str] = []
     for path in paths:
         points = Path(path) / "points"
@@ -68,17 +69,23 @@ def runs_of(paths: Sequence[str]) -> list[str]:
         done = sorted(str(file.parent) for file in points.glob("*/result.json"))
         if not done:
             raise RunError(f"{path}: none of the sweep's points is done")
-        found += done
+        order = {point: number for number, point in enumerate(described(Path(path)))}
+        found += sorted(done, key=lambda run: order.get(Path(run).name, len(order)))
     return found
 
 
 def read_runs(runs: Sequence[str]) -> dict[str, list[Row]]:
-    """Epoch rows by the run's name: the last part of its path, or all of it where that is not enough."""
+    """Epoch rows by the run's name: the last part of its path, or all of it where that is not enough.
+
+    A sweep's point is called what the sweep calls it, by arm, settings and seed.
+    """
     twice = next((run for run in runs if runs.count(run) > 1), None)
     if twice is not None:
         raise RunError(f"{twice}: is given twice; give every run once")
     opened = [RunDirectory.open(run) for run in runs]
-    short = [run.path.resolve().name for run in opened]
+    paths = [run.path.resolve() for run in opened]
+    points = {home: described(home) for home in {path.parent.parent for path in paths if path.parent.name == "points"}}
+    short = [points.get(path.parent.parent, {}).get(path.name, path.name) for path in paths]
     names = [name if short.count(name) == 1 else str(run) for name, run in zip(short, runs, strict=True)]
     return {name: _epochs(run) for name, run in zip(names, opened, strict=True)}
 

@@ -4,14 +4,13 @@ Compute is measured on this machine (`calibration.py`), or follows from a named 
 reached; the rest is `costs.py` and `failures.py`.
 """
 
-import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tpdist.config import Experiment
 from tpdist.data import Store, default_store
-from tpdist.errors import TpdistError
+from tpdist.errors import ConfigError, TpdistError
 from tpdist.experiments import costs, failures
 from tpdist.experiments.calibration import calibrate
 from tpdist.experiments.costs import Device, Link, Shape, Share
@@ -39,6 +38,7 @@ GPU_FIXED_S = 1e-3  # launches of an update; an assumption
 SAVE_BYTES_PER_S = 1e9  # to the file system, each worker its own file; an assumption
 RECOVER_S = 7.0  # from a worker's death to training again
 TRILLION = 1e12
+MOST_TYPES = 2**31  # whose ids a store holds
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def plan(
     config: Experiment, tokens: int, types: int, gpu: str | None, link: Link, assumed: Assumed, say: Say
 ) -> dict[str, Any]:
     """Print the forecast of `config` on `cluster.workers` workers; what `--json` writes."""
+    if config.method.visit is not None:
+        raise ConfigError("plan knows the built-in visits alone; write null for the forecast of one", "method.visit")
     share = costs.share_of(config, tokens)
     visit_plan = plan_epoch(config, 1, share.blocks)
     shape = costs.shape_of(config, types)
@@ -119,16 +121,16 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
             raise TpdistError(f"{error}; prepare it first, or give --tokens and --types") from error
         tokens = manifest.tokens["train"] if tokens is None else tokens
         types = manifest.types if types is None else types
-    _need("--tokens", tokens, 2 <= tokens < math.inf, "a finite number of at least 2")
-    _need("--types", types, types >= 2, "at least 2")
+    _need("--tokens", tokens, tokens >= 2, "at least 2")
+    _need("--types", types, 2 <= types <= MOST_TYPES, f"at least 2 and at most {MOST_TYPES:,}")
     return int(tokens), types
 
 
 def assumed_of(share: float, mtbf_hours: float, price: float | None) -> Assumed:
     """What the options say. Raises TpdistError for what no machine is."""
     _need("--share", share, 0 < share <= 1, "above 0 and at most 1")
-    _need("--mtbf-hours", mtbf_hours, 0 < mtbf_hours < math.inf, "a finite number above 0")
-    _need("--price", price or 0.0, 0 <= (price or 0.0) < math.inf, "a finite number of 0 or more")
+    _need("--mtbf-hours", mtbf_hours, mtbf_hours > 0, "above 0")
+    _need("--price", price or 0.0, (price or 0.0) >= 0, "0 or more")
     return Assumed(share=share, mtbf_hours=mtbf_hours, price=price)
 
 
@@ -137,13 +139,13 @@ def link_of(text: str, latency_us: float) -> Link:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([GM])b", text)
     if match is None or float(match[1]) == 0:
         raise TpdistError(f"--link: must be bits a second such as 400Gb or 100Mb; got {text!r}")
-    _need("--latency-us", latency_us, 0 <= latency_us < math.inf, "a finite number of 0 or more")
+    _need("--latency-us", latency_us, latency_us >= 0, "0 or more")
     return Link(latency_us / 1e6, float(match[1]) * {"G": 1e9, "M": 1e6}[match[2]] / 8)
 
 
 def _need(option: str, value: float, fits: bool, wanted: str) -> None:
     if not fits:
-        raise TpdistError(f"{option}: must be {wanted}; got {value:g}")
+        raise TpdistError(f"{option}: must be {wanted}; got {value}")
 
 
 def _print(found: dict[str, Any], config: Experiment, share: Share, device: Device, say: Say) -> None:

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tpdist.config import Arm, Experiment, Sweep, load_config
-from tpdist.errors import ConfigError, Setting, of_variable
+from tpdist.config import Arm, Experiment, Sweep, keeps, load_config
+from tpdist.errors import OVERRIDE, ConfigError, Setting, of_variable
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
@@ -81,25 +81,23 @@ def expand(path: str | Path, overrides: Sequence[str] = (), arms: Sequence[str] 
         if not any(fnmatch(name, pattern) for name in every):
             raise ConfigError(f"{path}: no arm is like {pattern}; there are {', '.join(every)}")
     chosen = {name: arm for name, arm in every.items() if not arms or any(fnmatch(name, each) for each in arms)}
-    _refuse_unread(path, overrides, sweep, list(chosen.values()))
-    return [point for name, arm in chosen.items() for point in _points(path, overrides, sweep, name, arm)]
+    points = [point for name, arm in chosen.items() for point in _points(path, overrides, sweep, name, arm)]
+    _refuse_unread(path, overrides, points)
+    return points
 
 
-def _refuse_unread(path: str | Path, overrides: Sequence[str], sweep: Sweep, arms: Sequence[Arm]) -> None:
-    """Raise ConfigError for an override that no point would read. What lies in the environment is for every command."""
-    overrides = [text for text in overrides if not of_variable(text)]
+def _refuse_unread(path: str | Path, overrides: Sequence[str], points: Sequence[Point]) -> None:
+    """Raise ConfigError for an override that no point has. What lies in the environment is for every command."""
     others = {"run.seed": "the seeds of a sweep are sweep.seeds", "run.test": "a sweep tests what it chooses: --test"}
-    for key in (text.partition("=")[0].strip() for text in overrides):
+    for text in overrides:
+        key, place = text.partition("=")[0].strip(), getattr(text, "written_in", OVERRIDE)
+        if of_variable(text) or _part(text) == "sweep":
+            continue
         if key in others:
-            raise ConfigError(f"{others[key]}; give that", f"--set: {key}")
-        if all(key in _own_keys(sweep, arm) for arm in arms):
+            raise ConfigError(f"{others[key]}; give that", f"{place}: {key}")
+        if not any(keeps(point.config, key, place) for point in points):
             where = f"the sweep of {path} gives it a value of its own in every arm; change it there"
-            raise ConfigError(where, f"--set: {key}")
-
-
-def _own_keys(sweep: Sweep, arm: Arm) -> set[str]:
-    tried = (key.strip() for written in {**sweep.grid, **arm.grid} for key in written.split(","))
-    return {*arm.set, *tried}
+            raise ConfigError(where, f"{place}: {key}")
 
 
 def expand_all(path: str | Path, overrides: Sequence[str]) -> list[Point]:
@@ -116,7 +114,8 @@ def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str,
     for tried in settings(sweep, arm):
         above = {**arm.set, **tried, "run.test": False, "sweep": None}
         kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
-        own = [Setting(f"{key}={json.dumps(value)}", f"{path}: sweep: {name}") for key, value in above.items()]
+        place = f"{path}: sweep: {name}"
+        own = [Setting(f"{key}={json.dumps(value, ensure_ascii=False)}", place) for key, value in above.items()]
         config = load_config(path, [*kept, *own])
         if config.cluster.limits[1] > 1:
             raise ConfigError("a point of a sweep runs on one worker; write 1", "cluster.workers")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tpdist.config import with_place
 from tpdist.data import Tokens, is_missing, open_or_prepare
 from tpdist.errors import ConfigError
 from tpdist.experiments.points import Point
@@ -32,5 +33,5 @@ def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigE
             if (tokens := corpora[corpus]) is not None:
                 Batches(config, tokens, place, cpu, torch.float32)
         except ConfigError as error:
-            found[setting] = error
+            found[setting] = with_place(error, config)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist import __version__
-from tpdist.config import Data
+from tpdist.config import Data, unread_by_all
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
 from tpdist.data.disk import unwritable
@@ -57,6 +57,8 @@ def sweep(
     """
     until = math.inf if limit_s is None else time.monotonic() + limit_s
     points, section = expand(path, overrides, arms), load_sweep(path, overrides)
+    for line in unread_by_all([point.config for point in points]):
+        reporter.say(line)
     everything = expand_all(path, overrides) if arms else points
     home = _home(path, points, directory)
     with home.held():
@@ -163,16 +165,15 @@ def dry_run(
     known = home.known(points)
     if retry:
         known = [(point, row | {"state": "waiting"} if row["state"] == "failed" else row) for point, row in known]
-    rows = [row for point, row in known if point.seed in tuning]
-    count = {state: sum(row["state"] == state for row in rows) for state in ("waiting", "done", "failed")}
-    to_come = {row["point"]: row for row in rows if row["state"] == "waiting"}
-    to_run = [point for point in points if point.name in to_come]
+    rows = {row["point"]: row for _, row in wanted(known, tuning)}
+    count = {state: sum(row["state"] == state for row in rows.values()) for state in ("waiting", "done", "failed")}
+    to_run = waiting(known, tuning)
     wrong = faults(to_run, address is None)
-    lines = []
+    lines = [*unread_by_all([point.config for point in points])]
     for point in to_run:
         fault = wrong.get(point.setting)
-        lines.append(describe(to_come[point.name]) + (f"  would fail: {fault}" if fault else ""))
-    for data in _corpora(waiting(known, tuning)):
+        lines.append(describe(rows[point.name]) + (f"  would fail: {fault}" if fault else ""))
+    for data in _corpora(to_run):
         if is_missing(data):
             lines += ["a store is missing and would be prepared first:", *dry_run_of_store(data, default_store(data))]
         else:
@@ -181,7 +182,8 @@ def dry_run(
         f"{home.path}: {count['waiting']} points to run, {count['done']} done, {count['failed']} failed"
         + (f"; {AGAIN}" if count["failed"] else "")
     )
-    if more := len(section.seeds) - len(tuning):
+    more = len(section.seeds) - len(tuning)
+    if more and open_arms(known, tuning):
         lines.append(f"then the best of every arm with {more} more seed{'s' if more > 1 else ''}")
     return lines
 

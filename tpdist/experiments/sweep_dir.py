@@ -51,7 +51,7 @@ class SweepDirectory:
 
     def row(self, point: Point) -> Row:
         """What is known of a point. state: waiting, done, failed. Test figures are there for chosen points alone."""
-        result = _read(self.run(point) / "result.json")
+        result = _read(self.run(point) / "result.json", "valid_perplexity", "tokens_per_second", "seconds")
         failed = _read(self.failure(point))
         row: Row = {"point": point.name, "arm": point.arm, "seed": point.seed}
         row["state"] = "done" if result else "failed" if failed else "waiting"
@@ -152,9 +152,12 @@ def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
     return [row for point, row in rows if row["chosen"] or point.seed in tuning or row["state"] == "done"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *needed: str) -> dict[str, Any]:
+    """What a file of ours holds; nothing where it is not there, or damaged."""
     with suppress(OSError, ValueError):
-        return parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found.keys() >= set(needed):
+            return found
     return {}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
@@ -82,6 +84,14 @@ def describe(row: Row) -> str:
     """`ours  lr=0.003  seed 1`."""
     values = [f"{key.split('.')[-1]}={value}" for key, value in tried(row).items()]
     return "  ".join([row["arm"], *values, f"seed {row['seed']}"])
+
+
+def described(sweep: Path) -> dict[str, str]:
+    """What a sweep's table calls its points, by the names of their directories; nothing where it has none."""
+    with suppress(pa.ArrowException, OSError, KeyError):
+        rows = pq.read_table(sweep / "results.parquet").to_pylist()  # where an arm has no such key, None
+        return {row["point"]: describe({key: value for key, value in row.items() if value is not None}) for row in rows}
+    return {}
 
 
 def last_rows(run: Path) -> tuple[Row, Row]:
