@@ -35,7 +35,7 @@ COMMANDS = [
         ],
     ),
     (["sample"], ["RUN", "--prompt", "--tokens N", "--temperature", "--top-k K", "--seed", "--model", "--set"]),
-    (["bench"], ["step", "head", "batch", "overlap", "checkpoint", "evaluation", "scaling", "timeparallel"]),
+    (["bench"], ["step", "arms", "head", "batch", "overlap", "checkpoint", "evaluation", "scaling", "timeparallel"]),
     (["bench", "step"], ["--device", "--json FILE"]),
     (["data"], ["prepare", "verify"]),
     (["data", "prepare"], ["--out DIR", "--source PATH", "--train FILE", "--level", "--max-types N", "--min-count N"]),

@@ -38,6 +38,7 @@ from tpdist.models.cells import CUDNN_STEPS  # noqa: E402
 
 SMALL: dict[str, dict[str, Any]] = {  # sizes for a machine without a GPU
     "step": {"types": 1_000, "hidden": 50, "rounds": 2},
+    "arms": {"types": 1_000, "hidden": 50, "rounds": 2},
     "head": {"types": 1_000, "hidden": 50, "many": 2_000, "rounds": 2},
     "batch": {"types": 1_000, "hidden": 50, "tokens": 4_000, "grown": (20_000, 200_000), "rounds": 2},
     "evaluation": {"types": 1_000, "hidden": 50, "tokens": 8_193, "rounds": 2},

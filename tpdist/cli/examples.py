@@ -30,6 +30,7 @@ EXAMPLES = {
     "tpdist stop": ["tpdist stop JOB --address http://127.0.0.1:8265"],
     "tpdist bench": ["tpdist bench scaling --workers 1,2"],
     "tpdist bench step": ["tpdist bench step --json step.json"],
+    "tpdist bench arms": ["tpdist bench arms", "tpdist bench arms --device cuda"],
     "tpdist bench head": ["tpdist bench head", "tpdist bench head --device cuda"],
     "tpdist bench batch": ["tpdist bench batch --json batch.json"],
     "tpdist bench overlap": ["tpdist bench overlap"],

@@ -9,7 +9,7 @@ import torch
 from tpdist.cli import main
 from tpdist.config import Experiment
 from tpdist.experiments import measure
-from tpdist.experiments.bench import BENCHES, batch, checkpoint, evaluation, head, step, timeparallel
+from tpdist.experiments.bench import BENCHES, arms, batch, checkpoint, evaluation, head, step, timeparallel
 from tpdist.experiments.plain import CLIP, LR, PlainLoop, random_tokens
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
@@ -64,7 +64,7 @@ def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
 
 
 @pytest.mark.parametrize(
-    "bench", ["step", "head", pytest.param("batch", marks=pytest.mark.slow), "evaluation", "timeparallel"]
+    "bench", ["step", "arms", "head", pytest.param("batch", marks=pytest.mark.slow), "evaluation", "timeparallel"]
 )
 def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
     said: list[str] = []
@@ -72,6 +72,10 @@ def test_they_run_and_name_their_ratios(bench: str, tmp_path: Path) -> None:
         "step": (
             lambda: step.bench(said.append, types=30, hidden=8, rounds=1),
             {"bptt_over_plain", "admm_over_plain", "floor_over_plain"},
+        ),
+        "arms": (
+            lambda: arms.bench(said.append, types=30, hidden=8, rounds=1),
+            {"window_over_bptt", "ours_over_bptt", "blocks_over_bptt"},
         ),
         "head": (
             lambda: head.bench(said.append, types=50, hidden=8, many=2_000, rounds=1),

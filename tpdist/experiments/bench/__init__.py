@@ -5,6 +5,7 @@ This file loads none of them.
 
 BENCHES = {
     "step": "an update against that of a plain loop of nn.GRU, nn.Linear, cross_entropy",
+    "arms": "an update of every arm of the contests against one of truncated BPTT",
     "head": "the output head against linear + cross_entropy, time and memory",
     "batch": "batch mode against the machine's own matrix products; how its memory grows",
     "overlap": "the share of a step that 2 workers wait for each other",

@@ -56,33 +56,33 @@ def updater(
     streams: int,
     blocks: int,
     steps: int = STEPS,
-    first: str | None = None,
+    order: str = "sequential",
     say: Say | None = None,
 ) -> Callable[[], None]:
-    """One visit of the same window of random tokens at every call, its state carried on.
+    """One visit of the same window of random tokens at every call, its state carried on or, if shuffled, stored.
 
     say: for updates as CUDA graphs; it is told if they cannot be recorded.
     """
-    if first is not None:
-        method = {**method, "first": first}
     config = Experiment.model_validate(
         {
             "model": {"hidden": hidden},
             "objective": {"block": steps},
             "method": method,
-            "batching": {"streams": streams, "blocks": blocks},
+            "batching": {"streams": streams, "blocks": blocks, "order": order},
         }
     )
     model = build_model(config.model, config.run, types).to(device)
     plan, theta = plan_epoch(config, 1, blocks), Theta(model, config.optimizer, capturable=say is not None)
     one_visit = visit if say is None else Captured(CudaGraphs(model.bias.device), say)
-    boundaries = Boundaries.for_plan(plan, streams, blocks, model)
-    inputs, labels = random_tokens(types, 2, steps, streams, blocks, device=device)
-    window = make_window(inputs, labels, torch.float32, tokens=inputs.numel(), opens=False)
+    reach = config.method.relaxation if plan.shuffled else 0  # blocks before the window
+    boundaries = Boundaries.for_plan(plan, streams, reach + blocks, model)
+    inputs, labels = random_tokens(types, 2, steps, streams, reach + blocks, device=device)
+    earlier, inputs, labels = inputs[:, :, :reach], inputs[:, :, reach:], labels[:, :, reach:]
+    window = make_window(inputs, labels, torch.float32, tokens=inputs.numel(), opens=False, earlier=earlier)
     state = [model.zero_state(streams)]
 
     def update() -> None:
-        state[0] = one_visit(model, plan, theta, window, 0, boundaries, state[0], Alone()).carry
+        state[0] = one_visit(model, plan, theta, window, reach, boundaries, state[0], Alone()).carry
 
     return update
 
