@@ -99,7 +99,7 @@ def outcomes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     where = tmp_path_factory.mktemp("runs")
     own = tmp_path_factory.mktemp("own")
     for name, code in files("README.md").items():
-        (own / f"{name}.py").write_text(code, encoding="utf-8")
+        (own / name).write_text(code, encoding="utf-8")
     sys.path.append(str(own))  # which new processes take over
     cases: dict[tuple[Any, str], Case] = {}
     for mesh, name in ALL:

@@ -102,6 +102,7 @@ CONTESTS = {  # a row of the first table of RESULTS.md, and what it is of
     "Penn Treebank, 500,000 tokens": "ptb_small_ratio",
     "… by AdamW, 8 epochs": "ptb_small_adamw_ratio",
     "all of Penn Treebank": "ptb_ratio",
+    "… eight epochs of AdamW": "ptb_8epochs_ratio",
     "… by Adam, rates that fall after": "ptb_adam_ratio",
     "… by Adam, rates that fall in set": "ptb_annealed_ratio",
     "… GRU 400": "ptb_hidden400_ratio",

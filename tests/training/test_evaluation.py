@@ -279,12 +279,12 @@ def test_kernels_are_those_of_the_run_and_then_as_they_were(small_corpus: Path, 
         return evaluate_tokens(*arguments, **options)
 
     monkeypatch.setattr("tpdist.launch.trained.evaluate_tokens", evaluated)
-    monkeypatch.setattr("tpdist.training.worker.evaluate_tokens", evaluated)
+    monkeypatch.setattr("tpdist.training.epoch_end.evaluate_tokens", evaluated)
     tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
     assert precisions() == was
     tpdist.evaluate(tmp_path / "run")
     assert precisions() == was
-    assert during == [("ieee", "ieee")] * 2
+    assert during == [("ieee", "ieee")] * 3  # validation and test of the run, and the command's
     assert torch.get_float32_matmul_precision() == "highest"  # raises where a setting was left behind
 
 
