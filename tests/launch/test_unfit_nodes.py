@@ -1,5 +1,9 @@
-"""A node on which no worker can start is passed over, whatever else the run does; the rest of Ray is played here."""
+"""A node on which no worker can start is passed over, and one whose room is taken waited for no longer.
 
+Ray is played here.
+"""
+
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +21,14 @@ from tpdist.training.signals import StopSignal
 
 
 class Played:
-    """A worker that runs, or on a node called `bad` one that does not start."""
+    """A worker that runs; on a node called `bad` it does not start, on one called `taken` it does not get its room."""
 
     def __init__(self, node: Node):
         self.node, self.fault, self.unfit = node, None, False
-        self.process: str | None = None if node.id == "bad" else "running"
+        self.process: str | None = None if node.id in ("bad", "taken") else "running"
+        self.placed = node.id != "taken"
         self.placing, self.running, self.working, self.status = None, None, False, None
+        self.generations = 2
 
     def __str__(self) -> str:
         return self.node.address
@@ -34,7 +40,8 @@ class Played:
     def settle(self) -> None: ...
 
     def has_started(self, too_late: bool) -> None:
-        self.fault, self.unfit = "did not start: No module named 'tpdist'", True  # type: ignore[assignment]
+        if self.placed:
+            self.fault, self.unfit = "did not start: No module named 'tpdist'", True  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -87,3 +94,37 @@ def test_a_run_that_cannot_ends_after_as_many_failures_as_are_mended(monkeypatch
     with pytest.raises(WorkerFailedError, match=r"did not start.*3 failures within .* cluster\.max_restarts is 2"):
         made._place()
     assert len(tried) == 4  # the first time was none of the run's failures
+
+
+@pytest.fixture
+def rival(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called: from now on a room that was seen is taken by another run before Ray has placed a worker there."""
+    looks: list[int] = []
+
+    def free_nodes(answering: bool = False) -> list[Node]:
+        looks.append(1)
+        return [Node("taken", "10.0.0.2", 1.0 if len(looks) == 1 else 0.0, 0.0)]
+
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    return lambda: monkeypatch.setattr(module, "free_nodes", free_nodes)
+
+
+def test_a_room_that_is_taken_is_nobodys_failure(
+    monkeypatch: pytest.MonkeyPatch, tried: list[str], rival: Callable[[], None]
+):
+    made = controller(monkeypatch, [], (1, 2))
+    rival()
+    assert made._place() is module.State.JOINING
+    assert (tried, len(made.crew), made.failures, made.unfit) == (["taken"], 1, [], set())
+    assert made.change is not None
+    assert made.change.text(made.crew, 3).startswith("the room for more was taken: 0 new, 1 kept, 1 worker went on")
+
+
+def test_before_the_first_generation_all_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, tried: list[str], rival: Callable[[], None]
+):
+    made = controller(monkeypatch, [], (2,))
+    made.generation, made.change = 0, None
+    rival()
+    assert made._place() is module.State.CONNECTED
+    assert (tried, len(made.crew)) == (["taken"], 0)

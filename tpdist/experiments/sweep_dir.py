@@ -81,8 +81,8 @@ class SweepDirectory:
                 return  # it follows from the points, and is made anew
             if known and not {point.name for point in points} & set(known):
                 raise RunError(
-                    f"{self.path}: holds another sweep, {len(known)} points of other settings; give --dir a new name, "
-                    "or move it away"
+                    f"{self.path}: holds another sweep, {len(known)} points of other settings; move it away, or give "
+                    "`tpdist sweep` a new name by --dir"
                 )
 
     def refuse_unfit(self) -> None:

@@ -1,12 +1,13 @@
 """A run on many workers, from the driver's side: a state machine.
 
-    CONNECTED → PLACING → JOINING → TRAINING → FINISHED
+    CONNECTED ⇄ PLACING → JOINING → TRAINING → FINISHED
                    ↑ ↑                 │ │
                    │ └── RECOVERING ←──┘ │ a worker is lost
                    └─────────────────────┘ the cluster has room for more, and an epoch has ended
 
-and from every state to FAILED. A state has one method, which does its work and returns the next state. The survivors of
-a failure keep their process: they leave the old group, and join the next generation beside those that are new.
+back to CONNECTED where another run took the room before the first generation had it, and from every state to FAILED.
+A state has one method, which does its work and returns the next state. The survivors of a failure keep their process:
+they leave the old group, and join the next generation beside those that are new.
 """
 
 import enum
@@ -25,7 +26,7 @@ from tpdist.launch.cluster import ClusterError, free_nodes, open_meeting, wait_f
 from tpdist.launch.crew import Change, Crew, WorkerFailedError
 from tpdist.launch.hosted import Hosted
 from tpdist.launch.placement import Node, assign, room
-from tpdist.launch.policy import Action, Decision, Limits, Situation, decide
+from tpdist.launch.policy import SETTLE_S, Action, Decision, Limits, Situation, decide
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
@@ -116,7 +117,11 @@ class Controller:
             missing = decision.workers - len(self.crew)
             new = [Hosted.on(node, self.cluster) for node in assign(nodes, missing, *self._needs)] if missing else []
             self.crew.add(new)
-            self._start(new)
+            if not self._start():
+                if self.generation:
+                    continue
+                self.crew.keep(0)  # what it holds may be what the other waits for
+                return State.CONNECTED
             if all(one.fault is None for one in self.crew.hosted):
                 self.wanted = len(self.crew)
                 return State.JOINING
@@ -142,14 +147,28 @@ class Controller:
         enough = len(self.crew) + room(fit, *self._needs) >= self.sizes[0]
         return fit if enough else nodes
 
-    def _start(self, new: list[Hosted]) -> None:
-        """Until the actors run; those that do not within the limit are lost."""
-        deadline = time.monotonic() + START_LIMIT_S
-        while waiting := [one for one in new if one.process is None and one.fault is None]:
+    def _start(self) -> bool:
+        """Until the new actors run; those that do not within the limit are lost.
+
+        -> False where the room of some was taken before they had it: those are let go, and it is nobody's failure.
+        """
+        began = time.monotonic()
+        while waiting := [one for one in self.crew.hosted if one.process is None and one.fault is None]:
             self._leave_if_stopped()
             self.crew.look([one.placing for one in waiting])
+            passed = time.monotonic() - began
             for one in waiting:
-                one.has_started(time.monotonic() > deadline)
+                one.has_started(passed > START_LIMIT_S)
+            if passed > SETTLE_S and (roomless := self._roomless()):
+                self.crew.let_go(roomless)
+                return False
+        return True
+
+    def _roomless(self) -> list[Hosted]:
+        """Workers that Ray has not placed, on nodes that have no room left."""
+        places = {node.id: node.room(*self._needs) for node in free_nodes()}
+        starting = [one for one in self.crew.hosted if one.process is None and one.fault is None]
+        return [one for one in starting if not places.get(one.node.id) and not one.placed]
 
     def _join(self) -> State:
         """A new generation: all workers meet and train."""

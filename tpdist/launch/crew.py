@@ -60,9 +60,13 @@ class Crew:
 
     def keep(self, count: int) -> None:
         """End those beyond the first `count`."""
-        for surplus in self.hosted[count:]:
-            surplus.release()
-        self.hosted = self.hosted[:count]
+        self.let_go(self.hosted[count:])
+
+    def let_go(self, some: Sequence[Hosted]) -> None:
+        """End them; the others are the crew."""
+        for one in some:
+            one.release()
+        self.hosted = [one for one in self.hosted if one not in some]
 
     def add(self, new: Sequence[Hosted]) -> None:
         """Ranks follow the nodes, so that neighbours in time are near each other."""
@@ -151,10 +155,7 @@ class Crew:
     def drop_lost(self) -> list[str]:
         """Let go of workers with a fault; what happened to each."""
         lost = [f"worker {rank} ({one}) {one.fault}" for rank, one in enumerate(self.hosted) if one.fault is not None]
-        for one in self.hosted:
-            if one.fault is not None:
-                one.release()
-        self.hosted = [one for one in self.hosted if one.fault is None]
+        self.let_go([one for one in self.hosted if one.fault is not None])
         return lost
 
     def release(self) -> None:
@@ -174,7 +175,8 @@ class Change:
         """One line. step: the one from which the crew went on, if it had any left to take."""
         workers, new = len(crew), sum(one.generations == 1 for one in crew.hosted)
         seconds = time.monotonic() - self.since
-        what = "; ".join(self.lost) if self.lost else "the cluster has room for more"
+        room = "the cluster has room for more" if new else "the room for more was taken"
+        what = "; ".join(self.lost) if self.lost else room
         on = "went on" if step is None else f"went on from step {step}"
         who = f"{workers} worker{'s' if workers > 1 else ''}"
         return f"{what}: {new} new, {workers - new} kept, {who} {on} after {seconds:.1f} s"

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
@@ -18,7 +23,7 @@ WORDS_LIMIT_S = 5.0
 Answer = tuple[Status | None, list[str]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Hosted:
     """process: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
     that it raised. status: the latest. fault: why it must be replaced. unfit: one like it would not
@@ -76,6 +81,11 @@ class Hosted:
         self.ended = self.own = self.status = self._step = None
         self.generations += 1
         self.running = self.actor.train.remote(job, rank, rendezvous)
+
+    @property
+    def placed(self) -> bool:
+        """It has its room. Until then another may take it, whose turn comes first."""
+        return placement_group_table(self.group)["state"] == "CREATED"
 
     def has_started(self, too_late: bool) -> None:
         """Take in whether the actor runs. too_late: or else it is lost.
