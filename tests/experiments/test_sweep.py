@@ -330,7 +330,7 @@ def test_another_sweep_does_not_take_the_directory(file: Path, tmp_path: Path):
         lambda: sweep(file, ["model.hidden=5"], home.path, None, Silent()),
         lambda: module.dry_run(file, ["model.hidden=5"], home.path),
     ):
-        with pytest.raises(RunError, match="out: holds another sweep, 8 points of other settings; give --dir"):
+        with pytest.raises(RunError, match="out: holds another sweep, 8 points of other settings; move it away"):
             go()
     assert (home.path / "results.parquet").read_bytes() == before
     module.dry_run(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
