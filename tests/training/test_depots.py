@@ -46,6 +46,17 @@ def test_a_run_is_resumed_from_there(to: str, small_corpus: Path, tmp_path: Path
     assert figures(tmp_path / "whole") == figures(run)
 
 
+def test_the_newest_is_the_one_with_the_most_updates(to: str, tmp_path: Path):
+    kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
+    names = ["step-99999999-epoch", "step-100000000", "step-100000000-epoch"]
+    for token, name in enumerate(reversed(names)):
+        kept.begin(name, token)
+        (kept.stage(name, token) / "manifest.json").write_text("{}")
+        kept.publish(name, token, "manifest.json")
+        kept.finish(name, token, [])
+    assert kept.names() == names
+
+
 def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path: Path):
     """What a worker that was cut off leaves after the stage was made anew."""
     kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpdist.errors import ConfigError, RunError, first_line
-from tpdist.training.depot import ASIDE, MANIFEST, OWNER, PATTERN, RECEIPT
+from tpdist.training.depot import ASIDE, MANIFEST, OWNER, PATTERN, RECEIPT, oldest_first
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -126,7 +126,7 @@ class ObjectStore:
         paths = [Path(info.path) for info in self._filesystem.get_file_info(below)]
         found = {path if path.match(PATTERN) else path.parent for path in paths}
         found = {path for path in found if path.match(PATTERN)}
-        return sorted(path.name for path in found if (path / MANIFEST in paths) == complete)
+        return oldest_first(path.name for path in found if (path / MANIFEST in paths) == complete)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
