@@ -26,7 +26,7 @@ def pack_list(root: Path, say: Callable[[str], None] = print, limit_mib: float =
     """The files that travel, relative to `root`: those that git does not ignore, without runs, stores and environments.
 
     say: told of links to directories, which stay. Raises JobError where there are more than `limit_mib`, naming the
-    largest.
+    largest, and for a name that a zip cannot hold.
     """
     if not root.is_dir():
         raise JobError(f"{root}: no such directory")
@@ -45,6 +45,9 @@ def pack_list(root: Path, say: Callable[[str], None] = print, limit_mib: float =
             and not any(part.startswith(OF_A_JOB) for part in path.parts)
         }
     )
+    for path in files:
+        if str(path).encode("utf-8", "replace") != os.fsencode(path):  # names in a zip are UTF-8
+            raise JobError(f"{first_line(path)}: its name is not UTF-8; rename it, or name it in .gitignore")
     sizes = {path: (root / path).stat().st_size for path in files}
     total = sum(sizes.values()) / 2**20
     if total > limit_mib:
