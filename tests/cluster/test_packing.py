@@ -113,9 +113,7 @@ def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
 
 def test_a_name_that_is_not_utf_8_is_refused(project: Path) -> None:
     (project / os.fsdecode(b"caf\xe9.txt")).touch()
-    with pytest.raises(
-        JobError, match=r"^caf\\udce9\.txt: its name is not UTF-8; rename it, or name it in"
-    ):
+    with pytest.raises(JobError, match=r"^caf\\udce9\.txt: its name is not UTF-8; rename it, or name it in"):
         pack_list(project)
 
 
