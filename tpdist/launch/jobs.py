@@ -103,7 +103,8 @@ def submit(
         raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
     root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
     if resume:
-        name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root, say)
+        # a directory may be called "run #2"; the job's name is part of URLs
+        name, files = re.sub(r"[^\w.-]+", "-", TIME_OF_A_JOB.sub("", Path(resume).name)), pack_list(root, say)
         work, arguments = _Submission(None, name, _lifted(overrides), files), ["--resume", resume]
     else:
         work = _new(Path(str(config_path)), overrides, root, say)
