@@ -17,6 +17,8 @@
 #SBATCH --output=tpdist-%j.log
 # five minutes before the end of the time the run is told to save everything and to end
 #SBATCH --signal=B:TERM@300
+# no second try: after the loss of a node Slurm would begin a new run, from its beginning
+#SBATCH --no-requeue
 ##SBATCH --partition=FILL_IN
 ##SBATCH --account=FILL_IN
 #
@@ -49,6 +51,7 @@ clean() {
 }
 trap clean EXIT
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$private/token"
+unset RAY_AUTH_TOKEN # yours, which Ray would take before the file
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
 umask 022
 # Ray's sockets need a short path on a local disk
@@ -72,6 +75,15 @@ source "$here/docker/common.sh"
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" mkdir -p "$RAY_TMPDIR"
 TPDIST_NODE_IP=$address srun --overlap --nodes=1 --ntasks=1 "${cpus[@]}" --nodelist="$head" "$here/docker/head.sh" &
 steps+=("$!")
+# Its own node's port opens last. Before, Ray turns other nodes and drivers away after some 45 s, in which a slow file
+# system may not have read all of the head's dashboard.
+until answers "$address" "$TPDIST_NODE_PORTS"; do
+  kill -0 "${steps[0]}" 2>/dev/null || {
+    echo "the head ended; what it said is above" >&2
+    exit 2
+  }
+  sleep 1
+done
 for name in "${nodes[@]:1}"; do
   srun --overlap --nodes=1 --ntasks=1 "${cpus[@]}" --nodelist="$name" \
     bash -c "mkdir -p '$RAY_TMPDIR' && exec '$here/docker/worker.sh'" &
@@ -80,11 +92,4 @@ done
 
 # The driver must run on a node of the cluster: here on the first, where Slurm runs this script, and not under `srun`,
 # which would answer SIGTERM by ending it at once. It waits (cluster.wait_s) until the other nodes have joined.
-until answers "$address" "$TPDIST_GCS_PORT"; do
-  kill -0 "${steps[0]}" 2>/dev/null || {
-    echo "the head ended; what it said is above" >&2
-    exit 2
-  }
-  sleep 1
-done
 run_training tpdist train "$@" --address "$address:$TPDIST_GCS_PORT"

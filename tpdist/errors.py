@@ -28,6 +28,17 @@ class ConfigError(TpdistError, ValueError):
         self.key = key
 
 
+class ArgumentError(TpdistError):
+    """An argument of a function that cannot be used: `name` in Python, `--name` or `--option` at the command line."""
+
+    def __init__(self, name: str, wrong: str, option: str | None = None):
+        super().__init__(name, wrong, option)
+        self.at_command_line = f"--{option or name.replace('_', '-')}: {wrong}"
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
 class DataError(TpdistError):
     """A text file or a store that cannot be read. The message may quote what stands there: it stays one line."""
 

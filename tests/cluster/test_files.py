@@ -70,6 +70,13 @@ def test_the_launchers_merge_keys_reach_every_machine() -> None:
         assert set(types["head"]["node_config"]) == set(types["worker"]["node_config"])
 
 
+def test_the_disks_of_gcp_are_of_a_type_that_its_newer_machines_take() -> None:
+    config = load(CLUSTER / "gcp.yaml")
+    (disk,) = config["available_node_types"]["worker"]["node_config"]["disks"]
+    zone = config["provider"]["availability_zone"]
+    assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+
+
 # KubeRay
 
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -475,6 +482,13 @@ def test_a_stopped_job_has_as_long_to_save_everywhere() -> None:
         assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_LIMIT_S)
         assert environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == str(STOP_LIMIT_S)
         assert pod["terminationGracePeriodSeconds"] > STOP_LIMIT_S
+
+
+def test_nobody_begins_a_run_anew() -> None:
+    """What was cut off goes on by hand, from its checkpoint."""
+    assert "\n#SBATCH --no-requeue\n" in (CLUSTER / "slurm.sh").read_text(encoding="utf-8")
+    assert {service["restart"] for service in compose()["services"].values()} == {"no"}
+    assert rayjob()["spec"]["backoffLimit"] == 0
 
 
 def test_versions_are_the_same_everywhere_and_those_that_the_project_allows() -> None:

@@ -89,6 +89,8 @@ def test_a_jobs_run_goes_on(project: Path) -> None:
     assert '--set data.store="$TPDIST_SHARED"/stores/x run.checkpoint_to=null;' in call
     _, call = dry_run(project, None, resume="runs/mine")
     assert 'run="$TPDIST_SHARED"/runs/mine;' in call
+    named = jobs.submit(None, (), None, project, resume="/nfs/run #2?", dry_run=True, say=lambda _: None)
+    assert (named.run, named.job[:7]) == ("/nfs/run #2?", "run-2--")  # it is part of URLs
     with pytest.raises(jobs.JobError, match="give a configuration file"):
         dry_run(project, None, resume="")
     with pytest.raises(jobs.JobError, match="and not both"):

@@ -331,7 +331,8 @@ def test_slurm_sh_starts_a_head_workers_and_the_training(tmp_path: Path) -> None
             "scontrol": "#!/bin/sh\nprintf 'n1\\nn2\\nn3\\n'\n",
             "tpdist": f"{python}import ray, sys, time\nray.init(sys.argv[-1], logging_level='ERROR')\n"
             "while sum(n['Alive'] for n in ray.nodes()) < 3: time.sleep(0.5)\n"
-            "print('TRAINED', *sys.argv[1:], ray.cluster_resources()['CPU'], flush=True)\n",
+            "print('TRAINED', *sys.argv[1:], ray.cluster_resources()['CPU'], flush=True)\n"
+            "import os\nprint('the token is', os.environ.get('RAY_AUTH_TOKEN', 'its own'), flush=True)\n",
         }
         for name, text in scripts.items():
             (binaries / name).write_text(text)
@@ -342,11 +343,12 @@ def test_slurm_sh_starts_a_head_workers_and_the_training(tmp_path: Path) -> None
             "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "RAY_TMPDIR": str(network.disk / "r"),
             "TPDIST_ENV": str(tmp_path / "env"), "SLURM_STAND_IN": str(tmp_path / "slurm"),
             "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "n[1-3]",
-            "SLURM_CPUS_PER_TASK": "1",
+            "SLURM_CPUS_PER_TASK": "1", "RAY_AUTH_TOKEN": "the user's", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "200",
         }  # fmt: skip
         done = network["n1"].run(["cluster/slurm.sh", "a.yaml", "--set", "cluster.workers=3"], environment, 300, ROOT)
         address = f"{network['n1'].address}:{GCS_PORT}"
     assert done.returncode == 0, done.stdout
     assert f"TRAINED train a.yaml --set cluster.workers=3 --address {address} 3.0" in done.stdout
+    assert "the token is its own\n" in done.stdout
     assert not list(ROOT.glob(".tpdist-42-*"))
     assert [host for host, command in steps if command == "rm"] == ["n1", "n2", "n3"]  # what Ray left in /tmp

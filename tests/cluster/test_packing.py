@@ -10,6 +10,8 @@ import pytest
 
 from tpdist.launch.packing import JobError, pack_list, write_package
 
+NEEDS_GIT = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
 
 def test_runs_stores_and_environments_stay_at_home(project: Path) -> None:
     (project / ".tpdist-77-abcdef").mkdir()
@@ -26,7 +28,7 @@ def test_packages_may_be_called_as_runs_are(project: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@NEEDS_GIT
 def test_what_git_ignores_stays_at_home(project: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(project)], check=True)
     (project / ".gitignore").write_text("*.big\n")
@@ -39,7 +41,7 @@ def test_what_git_ignores_stays_at_home(project: Path) -> None:
     assert names == [".gitignore", "cells/own.py", "new.txt", "small.yaml"]
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@NEEDS_GIT
 def test_where_git_cannot_tell_nothing_travels(project: Path) -> None:
     """What it ignores may be secret."""
     subprocess.run(["git", "init", "--quiet", str(project)], check=True)
@@ -48,7 +50,7 @@ def test_where_git_cannot_tell_nothing_travels(project: Path) -> None:
         pack_list(project)
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@NEEDS_GIT
 def test_a_file_with_conflicts_travels_once(project: Path) -> None:
     git = ["git", "-C", str(project)]
     subprocess.run([*git, "init", "--quiet"], check=True)
@@ -58,10 +60,61 @@ def test_a_file_with_conflicts_travels_once(project: Path) -> None:
     assert pack_list(project) == [Path("cells/own.py"), Path("small.yaml")]
 
 
+@NEEDS_GIT
+def test_submodules_and_repositories_within_travel_without_what_they_ignore(project: Path, tmp_path: Path) -> None:
+    git = ["git", "-c", "protocol.file.allow=always", "-c", "user.name=a", "-c", "user.email=a@b"]
+
+    def repository(root: Path) -> None:
+        root.mkdir(exist_ok=True)
+        for name, text in {".gitignore": "*.secret\n", "code.py": "", "a.secret": "x"}.items():
+            (root / name).write_text(text)
+        subprocess.run([*git, "init", "--quiet", str(root)], check=True)
+        subprocess.run([*git, "-C", str(root), "add", "."], check=True)
+        subprocess.run([*git, "-C", str(root), "commit", "--quiet", "-m", "x"], check=True)
+
+    for name in ("inner", "library"):
+        repository(tmp_path / name)
+    for below, name in (("library", "inner"), ("project", "library"), ("project", "unfetched")):
+        root, source = tmp_path / below, "inner" if name == "inner" else "library"
+        subprocess.run([*git, "init", "--quiet", str(root)], check=True)
+        add = [*git, "-C", str(root), "submodule", "--quiet", "add", str(tmp_path / source), f"lib/{name}"]
+        subprocess.run(add, check=True)
+        subprocess.run([*git, "-C", str(root), "commit", "--quiet", "-m", name], check=True)
+    subprocess.run([*git, "-C", str(project), "submodule", "--quiet", "update", "--init", "--recursive", "lib/library"])
+    subprocess.run([*git, "-C", str(project), "submodule", "--quiet", "deinit", "-f", "lib/unfetched"], check=True)
+    repository(project / "cloned")
+    (project / "lib/library/new.py").write_text("not added yet")
+    assert [path.as_posix() for path in pack_list(project)] == [
+        ".gitmodules", "cells/own.py", "cloned/.gitignore", "cloned/code.py", "lib/library/.gitignore",
+        "lib/library/.gitmodules", "lib/library/code.py", "lib/library/lib/inner/.gitignore",
+        "lib/library/lib/inner/code.py", "lib/library/new.py", "small.yaml",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("with_git", [False, pytest.param(True, marks=NEEDS_GIT)])
+def test_a_link_to_a_directory_is_told_and_one_to_a_file_travels(project: Path, with_git: bool) -> None:
+    if with_git:
+        subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    (project / "data").symlink_to(project / "cells")
+    (project / "cells/again").symlink_to(project / "cells")
+    (project / "other.yaml").symlink_to(project / "small.yaml")
+    shutil.rmtree(project / "runs")
+    (project / "runs").symlink_to(project / "stores")
+    said: list[str] = []
+    assert pack_list(project, said.append) == [Path("cells/own.py"), Path("other.yaml"), Path("small.yaml")]
+    assert sorted(line.partition(",")[0] for line in said) == ["not sent: cells/again", "not sent: data"]
+
+
 def test_too_much_is_refused_with_the_largest_files(project: Path) -> None:
     (project / "corpus.txt").write_bytes(bytes(3 * 2**20))
     with pytest.raises(JobError, match=r"3\.0 MiB would travel .* 2 are allowed; the largest: corpus\.txt 3\.0"):
         pack_list(project, limit_mib=2)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(project: Path) -> None:
+    (project / os.fsdecode(b"caf\xe9.txt")).touch()
+    with pytest.raises(JobError, match=r"^caf\\udce9\.txt: its name is not UTF-8; rename it, or name it in"):
+        pack_list(project)
 
 
 def test_equal_files_give_equal_packages(project: Path, tmp_path: Path) -> None:

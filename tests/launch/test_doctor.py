@@ -106,7 +106,9 @@ def test_the_cluster_that_would_be_joined(listener: int, tmp_path: Path, monkeyp
     here["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
     found = list(doctor.ray_cluster(here))  # Ray would refuse any command for it
     assert states(found) == ["fine", "bad", "fine"]
-    assert found[1].found == f"RAY_AUTH_TOKEN_PATH names {tmp_path / 'token'}, which is no file"
+    assert found[1].found == f"RAY_AUTH_TOKEN_PATH names {tmp_path / 'token'}, where there is no file that you can see"
+    found = list(doctor.ray_cluster({**here, "RAY_AUTH_TOKEN_PATH": "x" * 300}))  # the system says more than "no"
+    assert states(found) == ["fine", "bad", "fine"]
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("a secret")
     found = list(doctor.ray_cluster({**here, "RAY_AUTH_MODE": "token"}))

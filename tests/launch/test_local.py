@@ -70,7 +70,7 @@ def test_an_evaluation_that_blows_up_is_said(both: Path, capsys):
     assert main(["evaluate", str(both / "python"), "--h-steps", "2", "--h-lr", "1e30"]) == 3
     said = capsys.readouterr()
     assert said.err.startswith("tpdist: the valid perplexity is ")
-    assert said.err.endswith("try a smaller --h-lr, got 1e+30\n")
+    assert said.err.endswith("try smaller steps than 1e+30\n")
     assert not said.out
 
 
@@ -120,11 +120,13 @@ def test_the_model_knows_its_corpus(both: Path, tmp_path: Path):
 
 
 PYTHON_ONLY: list[tuple[dict, str]] = [
-    ({"split": "validation"}, "--split: must be one of train, valid, test; got 'validation'"),
-    ({"which": "first"}, "--model: must be one of best, last; got 'first'"),
-    ({"h_steps": -1}, "--h-steps: must be at least 0, got -1"),
-    ({"h_steps": 1, "h_lr": 0.0}, "--h-lr: must be above 0, got 0.0"),
-    ({"h_steps": 1, "h_lr": float("nan")}, "--h-lr: must be above 0, got nan"),
+    ({"split": "validation"}, "split: must be one of train, valid, test; got 'validation'"),
+    ({"which": "first"}, "which: must be one of best, last; got 'first'"),
+    ({"h_steps": -1}, "h_steps: must be at least 0, got -1"),
+    ({"h_steps": 1, "theta_steps": 2}, "theta_steps: must be 0 beside H-steps, got 2; give one of the two"),
+    ({"h_steps": 1, "h_lr": 0.0}, "h_lr: must be a finite number above 0, got 0.0"),
+    ({"theta_steps": 1, "theta_lr": float("inf")}, "theta_lr: must be a finite number above 0, got inf"),
+    ({"h_steps": 1, "h_lr": float("nan")}, "h_lr: must be a finite number above 0, got nan"),
 ]
 
 

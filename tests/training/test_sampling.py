@@ -73,15 +73,15 @@ def test_the_least_temperature_takes_the_likeliest(run: Path):
 
 
 BAD = [
-    ({"tokens": 0}, "--tokens: must be at least 1, got 0"),
-    ({"tokens": -3}, "--tokens: must be at least 1, got -3"),
-    ({"temperature": -0.1}, "--temperature: must be a number of at least 0, got -0.1"),
-    ({"temperature": math.nan}, "--temperature: must be a number of at least 0, got nan"),
-    ({"temperature": math.inf}, "--temperature: must be a number of at least 0, got inf"),
-    ({"top_k": 0}, "--top-k: must be at least 1, got 0"),
-    ({"seed": -1}, "--seed: must be at least 0 and below 2^63, got -1"),
-    ({"seed": 2**63}, "--seed: must be at least 0 and below 2^63, got 9223372036854775808"),
-    ({"which": "first"}, "--model: must be one of best, last; got 'first'"),
+    ({"tokens": 0}, "tokens: must be at least 1, got 0"),
+    ({"tokens": -3}, "tokens: must be at least 1, got -3"),
+    ({"temperature": -0.1}, "temperature: must be a number of at least 0, got -0.1"),
+    ({"temperature": math.nan}, "temperature: must be a number of at least 0, got nan"),
+    ({"temperature": math.inf}, "temperature: must be a number of at least 0, got inf"),
+    ({"top_k": 0}, "top_k: must be at least 1, got 0"),
+    ({"seed": -1}, "seed: must be at least 0 and below 2^63, got -1"),
+    ({"seed": 2**63}, "seed: must be at least 0 and below 2^63, got 9223372036854775808"),
+    ({"which": "first"}, "which: must be one of best, last; got 'first'"),
     ({"prompt": "w1 hello"}, "'hello' is not in the vocabulary of 12 types, which has no <unk>"),
 ]
 

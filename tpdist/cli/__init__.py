@@ -14,7 +14,7 @@ from tpdist import __version__
 from tpdist.cli import experiments, inputs, machines, runs
 from tpdist.cli.examples import examples_of
 from tpdist.cli.options import say, settings
-from tpdist.errors import OutputError, TpdistError
+from tpdist.errors import ArgumentError, OutputError, TpdistError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         say("", end="", flush=True)
     except TpdistError as error:
-        print(f"tpdist: {error}", file=sys.stderr)
+        line = error.at_command_line if isinstance(error, ArgumentError) else error
+        print(f"tpdist: {line}", file=sys.stderr)
         if isinstance(error, OutputError):
             _silence()
         return error.exit_code

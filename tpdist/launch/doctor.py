@@ -121,7 +121,8 @@ def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {token or 'nowhere'}")
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     if token is None and named:
-        yield Finding("ray", "bad", f"RAY_AUTH_TOKEN_PATH names {named}, which is no file", "correct it, or unset it")
+        wrong = f"RAY_AUTH_TOKEN_PATH names {named}, where there is no file that you can see"
+        yield Finding("ray", "bad", wrong, "correct it, or unset it")
     file = _token_file(environment)
     if file is not None and not os.access(file, os.R_OK):
         yield Finding("ray", "bad", f"you cannot read {file}", "let it belong to you, mode 0600")
@@ -197,4 +198,5 @@ def _token_source(environment: Mapping[str, str]) -> str | None:
 
 def _token_file(environment: Mapping[str, str]) -> Path | None:
     file = token_file(environment)
-    return file if file.is_file() and not environment.get("RAY_AUTH_TOKEN") else None
+    # unlike Path.is_file, os.path's is without an error of its own, such as of a directory that is another user's
+    return file if os.path.isfile(file) and not environment.get("RAY_AUTH_TOKEN") else None

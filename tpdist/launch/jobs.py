@@ -103,10 +103,11 @@ def submit(
         raise JobError("submit: --resume goes on in the run's own directory; leave --run-dir out")
     root, set_by_hand = Path(working_dir).resolve(), ["--set", *overrides] if overrides else []
     if resume:
-        name, files = TIME_OF_A_JOB.sub("", Path(resume).name), pack_list(root)
+        # a directory may be called "run #2"; the job's name is part of URLs
+        name, files = re.sub(r"[^\w.-]+", "-", TIME_OF_A_JOB.sub("", Path(resume).name)), pack_list(root, say)
         work, arguments = _Submission(None, name, _lifted(overrides), files), ["--resume", resume]
     else:
-        work = _new(Path(str(config_path)), overrides, root)
+        work = _new(Path(str(config_path)), overrides, root, say)
         files, arguments = work.files, [str(work.config)]
     job = f"{work.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     client = None if dry_run else connect(address)
@@ -168,9 +169,9 @@ class _Submission:
     needed: list[str] = field(default_factory=list)
 
 
-def _new(config_path: Path, overrides: Sequence[str], root: Path) -> _Submission:
-    """A new run. Raises ConfigError, or JobError where the file does not travel."""
-    config, files = load_config(config_path, overrides), pack_list(root)
+def _new(config_path: Path, overrides: Sequence[str], root: Path, say: Callable[[str], None]) -> _Submission:
+    """A new run. say: see `pack_list`. Raises ConfigError, or JobError where the file does not travel."""
+    config, files = load_config(config_path, overrides), pack_list(root, say)
     try:
         check_devices(config)
         there = paths_there(config, root, files)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tpdist.config import Experiment
@@ -22,15 +22,19 @@ class JobError(TpdistError):
     """The job could not be handed over, or there is no such job."""
 
 
-def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
+def pack_list(root: Path, say: Callable[[str], None] = print, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
     """The files that travel, relative to `root`: those that git does not ignore, without runs, stores and environments.
 
-    Raises JobError where there are more than `limit_mib`, naming the largest.
+    say: told of links to directories, which stay. Raises JobError where there are more than `limit_mib`, naming the
+    largest, and for a name that a zip cannot hold.
     """
     if not root.is_dir():
         raise JobError(f"{root}: no such directory")
-    names = _git_files(root)
-    candidates = _walk(root) if names is None else (Path(name) for name in names)
+    found = _git_files(root)
+    candidates = list(_walk(root)) if found is None else found
+    for path in candidates:
+        if (root / path).is_symlink() and (root / path).is_dir() and not _stays(path):
+            say(f"not sent: {path}, a link to a directory; put a copy in its place if the job needs it")
     files = sorted(
         {  # git names a file with conflicts more than once
             path
@@ -41,6 +45,9 @@ def pack_list(root: Path, limit_mib: float = PACK_LIMIT_MIB) -> list[Path]:
             and not any(part.startswith(OF_A_JOB) for part in path.parts)
         }
     )
+    for path in files:
+        if str(path).encode("utf-8", "replace") != os.fsencode(path):  # names in a zip are UTF-8
+            raise JobError(f"{first_line(path)}: its name is not UTF-8; rename it, or name it in .gitignore")
     sizes = {path: (root / path).stat().st_size for path in files}
     total = sum(sizes.values()) / 2**20
     if total > limit_mib:
@@ -103,8 +110,8 @@ def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
             archive.writestr(entry, body)
 
 
-def _git_files(root: Path) -> list[str] | None:
-    """What git tracks or would track under `root`; None where there is no git.
+def _git_files(root: Path) -> list[Path] | None:
+    """What git tracks or would track under `root`, in submodules and other repositories within too; None without git.
 
     Raises JobError where git cannot tell: what it ignores may be secret, or large.
     """
@@ -122,7 +129,12 @@ def _git_files(root: Path) -> list[str] | None:
             return None
         why = first_line(os.fsdecode(error.stderr))
         raise JobError(f"{root}: git cannot say which of its files travel: {why}; mend that first") from error
-    return [name for name in os.fsdecode(listed.stdout).split("\0") if name]
+    files = []
+    for path in (Path(name) for name in os.fsdecode(listed.stdout).split("\0") if name):
+        # of a repository within git names the directory alone; a submodule that was not fetched is empty
+        within = (root / path / ".git").exists() and not (root / path).is_symlink()
+        files += [path / one for one in _git_files(root / path) or ()] if within else [path]
+    return files
 
 
 def _stays(path: Path) -> bool:
@@ -133,5 +145,6 @@ def _stays(path: Path) -> bool:
 def _walk(root: Path) -> Iterator[Path]:
     for directory, directories, names in os.walk(root):
         directories[:] = [name for name in directories if not _stays(Path(directory, name).relative_to(root))]
-        for name in names:
+        # os.walk does not follow links to directories
+        for name in [*names, *(one for one in directories if Path(directory, one).is_symlink())]:
             yield Path(directory, name).relative_to(root)

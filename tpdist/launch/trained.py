@@ -9,7 +9,7 @@ from typing import get_args
 from tpdist.config import Experiment, with_place
 from tpdist.data import Split, Store, Vocabulary, open_or_prepare
 from tpdist.data.prepare import Report
-from tpdist.errors import ConfigError, NonFiniteError, TpdistError
+from tpdist.errors import ArgumentError, ConfigError, NonFiniteError
 from tpdist.models import LanguageModel
 from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
 from tpdist.training.checks import pick_device, set_kernels, settings_kept
@@ -42,17 +42,17 @@ def evaluate(
     on θ instead, dynamic evaluation. by_position: perplexity at every position of a block too. overrides: of the run's
     configuration, such as `data.store=DIR`, for this once. data_progress: of a missing store that is made first.
 
-    Raises NonFiniteError where the perplexity is not finite.
+    Raises ArgumentError for numbers that make no sense, NonFiniteError where the perplexity is not finite.
     """
     if split not in get_args(Split):
-        raise TpdistError(f"--split: must be one of {', '.join(get_args(Split))}; got {split!r}")
+        raise ArgumentError("split", f"must be one of {', '.join(get_args(Split))}; got {split!r}")
     for name, steps, lr in (("h", h_steps, h_lr), ("theta", theta_steps, theta_lr)):
         if steps < 0:
-            raise TpdistError(f"--{name}-steps: must be at least 0, got {steps}")
+            raise ArgumentError(f"{name}_steps", f"must be at least 0, got {steps}")
         if not 0 < lr < math.inf:
-            raise TpdistError(f"--{name}-lr: must be above 0, got {lr}")
+            raise ArgumentError(f"{name}_lr", f"must be a finite number above 0, got {lr}")
     if h_steps and theta_steps:
-        raise TpdistError(f"--theta-steps: got {theta_steps} beside {h_steps} --h-steps; give one of them")
+        raise ArgumentError("theta_steps", f"must be 0 beside H-steps, got {theta_steps}; give one of the two")
     test_time: AtTestTime | None = None
     with _loaded(run_dir, which, overrides, data_progress) as (config, store, model):
         if h_steps:
@@ -63,8 +63,7 @@ def evaluate(
             model, store.tokens(split), config.objective.block, by_position=by_position, test_time=test_time
         )
     if not math.isfinite(found.perplexity):
-        name, lr = ("h", h_lr) if h_steps else ("theta", theta_lr)
-        tried = f"; try a smaller --{name}-lr, got {lr:g}" if test_time else ""
+        tried = f"; try smaller steps than {h_lr if h_steps else theta_lr:g}" if test_time else ""
         raise NonFiniteError(f"the {split} perplexity is {found.perplexity}: {found.loss:.4g} nats a token{tried}")
     return found
 
@@ -85,8 +84,8 @@ def sample(
     temperature: divides the logits; 0 takes the likeliest type every time. top_k: draw from that many of the likeliest
     types; None: from all. seed: of the draws. overrides: of the run's configuration, for this once.
 
-    Raises TpdistError for numbers that make no sense, RunError where the run has no such model, DataError for a word of
-    the prompt that the vocabulary lacks where it has no `<unk>`.
+    Raises ArgumentError for numbers that make no sense, RunError where the run has no such model, DataError for a word
+    of the prompt that the vocabulary lacks where it has no `<unk>`.
     """
     with _loaded(run_dir, which, overrides) as (_, store, model):
         return sample_text(model, store, prompt, tokens, temperature, top_k, seed)
@@ -140,7 +139,7 @@ def _loaded(
 ) -> Iterator[tuple[Experiment, Store, LanguageModel]]:
     """A run's model on its device, whose kernels are those that it was trained with."""
     if which not in MODELS:
-        raise TpdistError(f"--model: must be one of {', '.join(MODELS)}; got {which!r}")
+        raise ArgumentError("which", f"must be one of {', '.join(MODELS)}; got {which!r}", "model")
     run = RunDirectory.open(run_dir)
     config = run.load_config(overrides)
     try:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from tpdist.data import EOS, UNK, Store
-from tpdist.errors import TpdistError
+from tpdist.errors import ArgumentError
 from tpdist.models import LanguageModel
 
 
@@ -14,17 +14,17 @@ def sample_text(
 ) -> str:
     """The prompt and `tokens` more, drawn from softmax(f(h) / temperature); temperature 0 takes the likeliest.
 
-    top_k: draw from that many of the likeliest types. `<unk>` is never drawn. Raises TpdistError for numbers that
+    top_k: draw from that many of the likeliest types. `<unk>` is never drawn. Raises ArgumentError for numbers that
     make no sense, DataError for a prompt that the vocabulary cannot spell.
     """
     if tokens < 1:
-        raise TpdistError(f"--tokens: must be at least 1, got {tokens}")
+        raise ArgumentError("tokens", f"must be at least 1, got {tokens}")
     if not 0 <= temperature < math.inf:
-        raise TpdistError(f"--temperature: must be a number of at least 0, got {temperature}")
+        raise ArgumentError("temperature", f"must be a number of at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
-        raise TpdistError(f"--top-k: must be at least 1, got {top_k}")
+        raise ArgumentError("top_k", f"must be at least 1, got {top_k}")
     if not 0 <= seed < 2**63:
-        raise TpdistError(f"--seed: must be at least 0 and below 2^63, got {seed}")
+        raise ArgumentError("seed", f"must be at least 0 and below 2^63, got {seed}")
     vocabulary = store.vocabulary
     ids = vocabulary.encode(store.tokenize(prompt)).tolist()
     given = ids or [vocabulary.index.get(EOS, 0)]
