@@ -49,6 +49,35 @@ def test_what_would_run(clone: Path, capsys: pytest.CaptureFixture[str]):
     assert "reproduce long-memory: takes no --test" in capsys.readouterr().err
 
 
+def test_a_change_that_no_arm_reads_is_said(clone: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setenv("TPDIST_SET", "data.recipe=synthetic")  # for every command
+    short = ["sweep.seeds=[0]", "run.epochs=1", "model.hidden=2", "batching.streams=2"]
+    unread = ["model.cell=lstm", "optimizer.decay={factor: 0.5}", "method.sweeps=3"]
+    command = ["reproduce", "long-memory", "--cells", "bptt-20", "--set", *short, *unread]
+    notes = [
+        "note: --set: model.cell changes nothing in long-memory",
+        "note: --set: optimizer.decay changes nothing in long-memory",
+        "note: --set: method.sweeps changes nothing with method.name: bptt; read by costate",
+    ]
+    for mode in (["--dry-run"], []):
+        assert main([*command, *mode]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")] == notes
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("--device cuda", "--device: run.device: long-memory trains on a CPU, one thread; must be cpu"),
+        ("--set run.device=cuda", "--set: run.device: long-memory trains on a CPU, one thread; must be cpu"),
+        ("--set run.test=true", "reproduce long-memory: takes no --set run.test: it trains in this process"),
+    ],
+)
+def test_what_it_has_not_is_refused(clone: Path, capsys: pytest.CaptureFixture[str], given: str, line: str):
+    for mode in (["--dry-run"], []):
+        assert main(["reproduce", "long-memory", *given.split(), *mode]) == 2
+        assert capsys.readouterr().err.startswith(f"tpdist: {line}, ")
+
+
 def test_copying_arms_join_what_is_kept(clone: Path, capsys: pytest.CaptureFixture[str]):
     """Every method runs; arms that a command leaves out stay."""
     (clone / "RESULTS.md").write_text("<!-- results: long-memory -->\n<!-- end -->\n", encoding="utf-8")

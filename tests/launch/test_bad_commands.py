@@ -153,9 +153,9 @@ READ = [
     ("sample done --seed -1", "--seed: must be at least 0 and below 2^63, got -1"),
     ("sample begun", "begun/models/best.json: missing; the run has not finished an epoch yet, or somebody removed it; go on with `tpdist train --resume begun`"),
     ("sweep c.yaml --dir ''", "argument --dir: must not be empty; see tpdist sweep --help"),
-    ("sweep sweep.yaml --dir done", "--dir done: is the directory of a run; give another one"),
-    ("sweep sweep.yaml --dir done --dry-run", "--dir done: is the directory of a run; give another one"),
-    ("sweep sweep.yaml --dir file/new --dry-run", "--dir file/new: cannot be written: Not a directory"),
+    ("sweep sweep.yaml --dir done", "done: is the directory of a run; move it away, or give `tpdist sweep` a new name by --dir"),
+    ("sweep sweep.yaml --dir done --dry-run", "done: is the directory of a run; move it away, or give `tpdist sweep` a new name by --dir"),
+    ("sweep sweep.yaml --dir file/new --dry-run", "file/new: cannot be written: Not a directory"),
     ("data prepare synthetic --out store", "store: exists and holds a store; it is not overwritten: give another directory or delete it"),
     ("data prepare text --out new", "data.source: recipe text needs it: tpdist data prepare text --source FILE --out new"),
     ("data prepare text --source file --column words --out new", "--column: words is a column of no Parquet file here; leave it out"),
@@ -211,7 +211,7 @@ SHUT = [
     ("train c.yaml --run-dir new", "new: cannot be made: Permission denied"),
     ("train --resume begun", "begun: cannot be written: Permission denied"),
     ("data prepare synthetic --out new", "new: cannot be written: Permission denied"),
-    ("sweep sweep.yaml --dir new", "--dir new: cannot be written: Permission denied"),
+    ("sweep sweep.yaml --dir new", "new: cannot be written: Permission denied"),
 ]
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tpdist.config import Experiment
-from tpdist.errors import TpdistError
+from tpdist.config import Experiment, unread_by_all, with_place
+from tpdist.errors import OVERRIDE, ConfigError, of_variable
 from tpdist.experiments.adding import ADDING
 from tpdist.experiments.copying import COPYING
 from tpdist.experiments.memory import Problem
-from tpdist.experiments.points import expand
+from tpdist.experiments.points import Point, expand
 from tpdist.experiments.results import Kept, versions
 from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
@@ -33,20 +33,27 @@ EPOCH = 25
 TESTED = 1000
 PROBLEMS = {"adding": ADDING, "copying": COPYING}
 TEST_SEED = 1_000_003  # its sequences are no seed's training sequences
+# of a configuration what is read here; a part stands for all that is below it
+READ = (
+    "preset", "sweep", "model.hidden", "objective", "method",
+    "batching.streams", "batching.blocks", "batching.order", "batching.chunk_tokens", "batching.recompute",
+    "optimizer.name", "optimizer.lr", "optimizer.clip", "optimizer.options", "run.seed", "run.epochs", "run.device",
+)  # fmt: skip
 
 
 def long_memory(
     file: Path, overrides: Sequence[str], arms: Sequence[str], home: Path, reporter: Reporter, limit_s: float | None
 ) -> dict[str, Any]:
     """Run every arm with every seed, or what is missing of it in `home`/points, and return what is kept."""
+    points = _points(file, overrides, arms)
+    for line in _unread(points, overrides):
+        reporter.say(line)
     threads, began = torch.get_num_threads(), time.monotonic()
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in PROBLEMS}
     try:
-        for point in sorted(expand(file, overrides, arms), key=lambda point: point.seed):
+        for point in points:
             name = problem_of(point.arm)
-            if point.config.run.device == "cuda":
-                raise TpdistError("--device: long-memory trains on a CPU, one thread; must be cpu, got cuda")
             path = home / "points" / f"{point.name}.json"
             if not path.is_file():
                 if limit_s is not None and time.monotonic() - began > limit_s:
@@ -68,10 +75,30 @@ def long_memory(
 
 def dry_run(file: Path, overrides: Sequence[str], arms: Sequence[str], home: Path) -> list[str]:
     """The points that `long_memory` would run, a line each."""
-    points = expand(file, overrides, arms)
+    points = _points(file, overrides, arms)
     waiting = [point for point in points if not (home / "points" / f"{point.name}.json").is_file()]
-    lines = [f"{point.arm}  seed {point.seed}  waiting" for point in waiting]
+    lines = [*_unread(points, overrides), *(f"{point.arm}  seed {point.seed}  waiting" for point in waiting)]
     return [*lines, f"{home}: {len(waiting)} points to run, {len(points) - len(waiting)} done"]
+
+
+def _points(file: Path, overrides: Sequence[str], arms: Sequence[str]) -> list[Point]:
+    """Seed by seed. Raises ConfigError for a device that is none."""
+    points = sorted(expand(file, overrides, arms), key=lambda point: point.seed)
+    for config in (point.config for point in points):
+        if config.run.device == "cuda":
+            error = ConfigError("long-memory trains on a CPU, one thread; must be cpu, got 'cuda'", "run.device")
+            raise with_place(error, config)
+    return points
+
+
+def _unread(points: Sequence[Point], overrides: Sequence[str]) -> Iterator[str]:
+    """A line for each override that no arm reads, and for what the methods of all of them do not read."""
+    for text in overrides:
+        key, place = text.partition("=")[0].strip(), getattr(text, "written_in", OVERRIDE)
+        read = any(f"{key}.".startswith(f"{part}.") or part.startswith(f"{key}.") for part in READ)
+        if not read and not of_variable(text):
+            yield f"note: {place}: {key} changes nothing in long-memory"
+    yield from unread_by_all([point.config for point in points])
 
 
 def problem_of(arm: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Sweep
-from tpdist.errors import TpdistError
+from tpdist.errors import TpdistError, of_variable
 from tpdist.experiments import longmemory
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.markdown import render, table
@@ -64,7 +64,7 @@ def reproduce(
     limit_s = None if budget is None else _seconds(budget)
     command = _command(what, cells, test, overrides)
     if what == LONG_MEMORY:
-        _refuse_for_long_memory(retry, test, address)
+        _refuse_for_long_memory(retry, test, address, overrides)
         kept = {"command": command, **longmemory.long_memory(file, overrides, cells, home, reporter, limit_s)}
     else:
         rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
@@ -95,13 +95,14 @@ def dry_run(
     file, home = _sweep_of(what)
     within = [] if budget is None else [f"within {_seconds(budget):,.0f} s, then it ends with what is done"]
     if what == LONG_MEMORY:
-        _refuse_for_long_memory(retry, test, address)
+        _refuse_for_long_memory(retry, test, address, overrides)
         return [*longmemory.dry_run(file, overrides, cells, home), *within]
     return [*sweeps.dry_run(file, overrides, home, cells, retry, address), *within]
 
 
-def _refuse_for_long_memory(retry: bool, test: bool, address: str | None) -> None:
-    given = {"--retry": retry, "--test": test, "--address": address}
+def _refuse_for_long_memory(retry: bool, test: bool, address: str | None, overrides: Sequence[str]) -> None:
+    keys = {text.partition("=")[0].strip() for text in overrides if not of_variable(text)}
+    given = {"--retry": retry, "--test": test, "--address": address, "--set run.test": "run.test" in keys}
     for option in (name for name, value in given.items() if value):
         raise TpdistError(f"reproduce {LONG_MEMORY}: takes no {option}: it trains in this process, without a corpus")
 

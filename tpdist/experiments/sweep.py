@@ -141,7 +141,7 @@ def _refuse_other_corpora(home: SweepDirectory, points: Sequence[Point]) -> None
         if made_on is not None and now[directory] not in (None, made_on):
             raise RunError(
                 f"{home.run(point)}: was trained on another corpus than {directory} holds now, and its figures do not "
-                "compare; give --dir a new name, or delete the old points"
+                f"compare; delete the old points, or move {home.path} away"
             )
 
 
@@ -158,7 +158,7 @@ def dry_run(
     home = _home(path, points, directory)
     home.refuse_unfit()
     if why := unwritable(home.path):
-        raise RunError(f"--dir {home.path}: cannot be written: {why}")
+        raise RunError(f"{home.path}: cannot be written: {why}")
     home.refuse_another(expand_all(path, overrides) if arms else points)
     _refuse_other_corpora(home, points)
     tuning = section.seeds[: section.tuning_seeds]

@@ -29,6 +29,7 @@ from tpdist.training.run_dir import refuse_bytes
 FIGURES = (
     "valid_perplexity", "train_perplexity", "best_epoch", "epochs", "steps", "seconds", "device", "parameters", "method"
 )  # fmt: skip
+ELSEWHERE = "move it away, or give `tpdist sweep` a new name by --dir"  # `tpdist reproduce` has no such option
 
 
 Known = tuple[Point, Row]  # a point, and what is known of it
@@ -80,18 +81,15 @@ class SweepDirectory:
             except (pa.ArrowException, OSError):
                 return  # it follows from the points, and is made anew
             if known and not {point.name for point in points} & set(known):
-                raise RunError(
-                    f"{self.path}: holds another sweep, {len(known)} points of other settings; move it away, or give "
-                    "`tpdist sweep` a new name by --dir"
-                )
+                raise RunError(f"{self.path}: holds another sweep, {len(known)} points of other settings; {ELSEWHERE}")
 
     def refuse_unfit(self) -> None:
         """Raise RunError where a file or a run has its name, or none could be read there."""
         refuse_bytes(self.path, "--dir")
         if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"--dir {self.path}: is no directory; give another one")
+            raise RunError(f"{self.path}: is no directory; {ELSEWHERE}")
         if (self.path / "config.yaml").is_file():
-            raise RunError(f"--dir {self.path}: is the directory of a run; give another one")
+            raise RunError(f"{self.path}: is the directory of a run; {ELSEWHERE}")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -100,8 +98,8 @@ class SweepDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"--dir {self.path}: cannot be made: {error.strerror}") from error
-        refusal = f"{self.path}: another sweep is at work in it; wait for its end, end it, or give another --dir"
+            raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
+        refusal = f"{self.path}: another sweep is at work in it; wait for its end, or end it"
         with locked(self.path / ".lock", refusal):
             yield
 
