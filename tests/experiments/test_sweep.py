@@ -479,3 +479,10 @@ def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, tmp_path
     assert states == ["running", "done", "waiting", "waiting"]
     assert "8.50" in lines[0]
     assert "9.25" in lines[1]
+
+
+def test_a_dry_run_sees_that_there_are_too_few_gpus(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    lines = module.dry_run(file, ["cluster.gpus_per_worker=0.25"], tmp_path / "out")
+    why = "would fail: --set: cluster.gpus_per_worker: this machine has 0 GPUs, where a worker with 0.25 does not fit"
+    assert [why in line for line in lines if "seed 0" in line] == [True] * 4
