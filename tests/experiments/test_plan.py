@@ -95,12 +95,14 @@ def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: in
 
 
 @pytest.mark.parametrize("first", ["persistent", "forward"])
-@pytest.mark.parametrize("reach", [1, 3])
-def test_operations_of_a_window_in_random_order_are_those_counted(first: str, reach: int) -> None:
-    """Its states are rolled out from blocks before it."""
-    blocks = 4
-    method = {"name": "costate", "first": first, "relaxation": reach, "sweeps": 3}
-    config = experiment(method, batching={"streams": S, "blocks": blocks, "order": "shuffled"})
+@pytest.mark.parametrize("relaxation", [1, 3])
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+def test_operations_of_a_short_window_are_those_counted(order: str, blocks: int, relaxation: int, first: str) -> None:
+    """In random order its states are rolled out from blocks before it; in order those inside it alone are."""
+    reach = relaxation if order == "shuffled" else 0
+    method = {"name": "costate", "first": first, "relaxation": relaxation}
+    config = experiment(method, batching={"streams": S, "blocks": blocks, "order": order})
     plan, model = plan_epoch(config, 1, blocks), build_model(config.model, config.run, TYPES)
     inputs, labels = random_tokens(TYPES, 2, B, S, reach + blocks)
     window = make_window(
@@ -117,12 +119,13 @@ def test_operations_of_a_window_in_random_order_are_those_counted(first: str, re
 
 @pytest.mark.parametrize("mesh", [(1, 1), (1, 3), (2, 2), (1, 5)])
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])
-def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: str) -> None:
-    tokens = 1 + 4 * B * 60  # no stream and no window is short
+@pytest.mark.parametrize("blocks", [6, 40, None])  # of a window: 40 are more than a span of 3 workers has
+def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: str, blocks: int | None) -> None:
+    tokens = 1 + 4 * B * 60  # no stream is short
     method = {"name": "costate", "first": "persistent", "relaxation": 2}
     config = experiment(
         method,
-        batching={"streams": 4, "blocks": 6, "order": order},
+        batching={"streams": 4, "order": order, **({"blocks": blocks} if blocks else {"mode": "batch"})},
         cluster={"workers": mesh[0] * mesh[1], "mesh": list(mesh)},
     )
     share = costs.share_of(config, tokens)
@@ -130,8 +133,9 @@ def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: st
     places = [Place(stream, time, *mesh) for stream in range(mesh[0]) for time in range(mesh[1])]
     all_batches = [Batches(config, ids, place, torch.device("cpu"), torch.float32) for place in places]
     assert {len(batches) for batches in all_batches} == {share.updates}
+    assert {batches.per_window for batches in all_batches} == {share.window}
     assert max(batch.own for batches in all_batches for batch in batches.epoch(1)) == share.tokens
-    plan, shape = plan_epoch(config, 1, 6), costs.shape_of(config, TYPES)
+    plan, shape = plan_epoch(config, 1, share.window), costs.shape_of(config, TYPES)
     alone = mesh[1] == 1 or order == "shuffled"
     assert (costs.neighbour_bytes(config, plan, shape) == 0) == alone
     parts = costs.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
@@ -168,6 +172,17 @@ def test_bytes_between_neighbours_are_the_table(method: dict[str, Any], sent: in
     config = experiment(method, cluster={"workers": 6, "mesh": [2, 3]}, batching={"streams": 4, "blocks": K})
     plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
     assert costs.neighbour_bytes(config, plan, shape) == sent * 2 * 4 * HIDDEN * 4  # edges, streams, d, float32
+
+
+def test_sweeps_are_as_many_as_a_whole_window_takes(tmp_path: Path) -> None:
+    """By default one less than its blocks, however many workers share them."""
+    out = tmp_path / "plan.json"
+    settings = ["method.name=costate", "batching.streams=1", "batching.blocks=8"]
+    corpus = ["--tokens", "1e6", "--types", "1000"]
+    assert main(["plan", "--workers", "4", "--gpu", "h100", *corpus, "--json", str(out), "--set", *settings]) == 0
+    found = json.loads(out.read_text())
+    width = found["config"]["model"]["hidden"]
+    assert found["bytes"]["neighbours"] == (7 + 1) * 3 * width * 4  # δ and h over every edge, in float32
 
 
 def test_seconds_by_hand() -> None:

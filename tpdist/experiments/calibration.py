@@ -68,7 +68,7 @@ def validate(say: Say, workers: tuple[int, ...] = VALIDATED, tokens: int = VALID
             config = batch_config(count, count * tokens, home, VALIDATION_UPDATES)
             make_store(config)
             share = costs.share_of(config, count * tokens)
-            visit_plan, shape = plan_epoch(config, 1, share.blocks), costs.shape_of(config, VALIDATION_TYPES)
+            visit_plan, shape = plan_epoch(config, 1, share.window), costs.shape_of(config, VALIDATION_TYPES)
             device, link = _calibrate_together(count, config, visit_plan, share), _measure_link(count)
             parts = costs.seconds(config, visit_plan, shape, share, device, link)
             forecast = failures.seconds(parts, count, failures.SPREAD)

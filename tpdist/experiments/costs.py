@@ -70,6 +70,7 @@ class Share:
     tokens: int
     stored_blocks: int  # of all windows: whose H and U lie here
     updates: int
+    window: int  # K, of a whole window: what all workers along time have of it
 
 
 def shape_of(config: Experiment, types: int) -> Shape:
@@ -99,8 +100,9 @@ def share_of(config: Experiment, tokens: int) -> Share:
     own_streams, own_blocks = math.ceil(S / streams), math.ceil(window / times)
     updates = math.ceil(blocks / window)
     if own_windows(config):
-        own_blocks, updates = window, math.ceil(math.ceil(blocks / times) / window)
-    return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates)
+        span = math.ceil(blocks / times)
+        own_blocks, updates = min(window, span), math.ceil(span / window)
+    return Share(own_streams, own_blocks, own_streams * own_blocks * B, updates * own_blocks, updates, window)
 
 
 def rolled_once(plan: Plan, tokens: int, chunk_tokens: int, whole: bool) -> bool:
@@ -132,7 +134,7 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     # windows in random order reach back: stored states are brought through the blocks before the window to its edge
     reach = plan.relaxation / plan.blocks if plan.shuffled and plan.carry else 0.0
     if plan.first == "persistent":  # by the sweeps themselves, each over one block less than the last
-        rolled = plan.relaxation + reach * (plan.relaxation - 1) / 2
+        rolled = plan.relaxation * (1 - 1 / plan.blocks) + reach * (plan.relaxation + 1) / 2
     else:
         rolled = {"forward": 1 - 1 / plan.blocks, "one-block": 1}.get(plan.first, 0) + reach
     total = rolled * forward

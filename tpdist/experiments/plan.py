@@ -58,7 +58,7 @@ def plan(
     if config.method.visit is not None:
         raise ConfigError("plan knows the built-in visits alone; write null for the forecast of one", "method.visit")
     share = costs.share_of(config, tokens)
-    visit_plan = plan_epoch(config, 1, share.blocks)
+    visit_plan = plan_epoch(config, 1, share.window)
     shape = costs.shape_of(config, types)
     once = costs.rolled_once(visit_plan, share.tokens, config.batching.chunk_tokens, share.updates == 1)
     if gpu:

@@ -74,7 +74,8 @@ def first_values(
     S, k, d = carried.shape[0], window.blocks, carried.shape[1]
     h = carried.new_zeros(S, k + 1, d)
     crosses = plan.first == "persistent" and _reach(plan, window) > 0  # the sweeps bring the window's first state too
-    if neighbours.is_first and not crosses:
+    edge = neighbours.is_first and not crosses
+    if edge:
         h[:, 0] = edge_state(model, plan, window, begin, boundaries, carried)
     if plan.first == "forward":
         count = k - 1 if neighbours.is_last else k  # nobody reads the state at the window's end
@@ -96,7 +97,7 @@ def first_values(
             h[:, 0] = from_left
     elif plan.first == "persistent":
         assert boundaries.h is not None
-        own = 1 if neighbours.is_first and not crosses else 0
+        own = 1 if edge else 0
         h[:, own:k] = boundaries.h[:, begin + own : begin + k]
         _relax(model, plan, window, begin, boundaries.h, h, neighbours)
     h[:, k] = 0
