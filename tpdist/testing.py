@@ -53,14 +53,15 @@ def run_ranks(function: Callable[..., R], ranks: int, *arguments: Any) -> list[R
         for process in processes:
             process.kill()
         results = []
-        failures = list(Path(directory).glob("*.error"))
+        failures = {int(path.stem): path for path in Path(directory).glob("*.error")}
+        vanished = [i for i, process in enumerate(processes) if process.exitcode and i not in {*alive, *failures}]
+        wrong = [f"ranks {vanished} ended with exit code {processes[vanished[0]].exitcode}"] if vanished else []
         if failures:
             # the rank that failed first tells why; the others lost their neighbour
-            first = min(failures, key=lambda path: path.stat().st_mtime)
-            raise RuntimeError(f"rank {first.stem}:\n{first.read_text()}")
-        vanished = [i for i, process in enumerate(processes) if process.exitcode and i not in alive]
-        if vanished:
-            raise RuntimeError(f"ranks {vanished} ended with exit code {processes[vanished[0]].exitcode}")
+            first = min(failures, key=lambda rank: failures[rank].stat().st_mtime)
+            wrong.append(f"rank {first}:\n{failures[first].read_text()}")
+        if wrong:
+            raise RuntimeError("\n".join(wrong))
         if alive:
             stacks = "\n".join(f"rank {i}:\n{_last_look(Path(directory) / f'{i}.stack')}" for i in alive)
             raise RuntimeError(f"ranks {alive} did not end within {TIMEOUT_S} s\n{stacks}")

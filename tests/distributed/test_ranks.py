@@ -44,6 +44,17 @@ def test_a_rank_that_vanishes_holds_nobody_up() -> None:
         run_ranks(second_vanishes, 2)
 
 
+def second_vanishes_and_first_fails() -> None:
+    if dist.get_rank() == 1:
+        os._exit(9)
+    raise RuntimeError("lost its neighbour")
+
+
+def test_a_rank_that_vanishes_is_told_beside_who_lost_it() -> None:
+    with pytest.raises(RuntimeError, match=r"ranks \[1\] ended with exit code 9\nrank 0:\n(.|\n)*Error"):
+        run_ranks(second_vanishes_and_first_fails, 2)
+
+
 def second_hangs() -> None:
     if dist.get_rank() == 1:
         threading.Event().wait()
