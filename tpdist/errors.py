@@ -88,6 +88,16 @@ class Setting(str):
         return setting
 
 
+def key_of(setting: str) -> str:
+    """`optimizer.lr=0.1` -> `optimizer.lr`."""
+    return setting.partition("=")[0].strip()
+
+
+def place_of(setting: str) -> str:
+    """Where the user wrote it; a plain text stood behind --set."""
+    return getattr(setting, "written_in", OVERRIDE)
+
+
 def of_variable(setting: str) -> bool:
     """Whether it stands in the environment, for every command."""
     return isinstance(setting, Setting) and setting.written_in == VARIABLE

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from tpdist.errors import VARIABLE, OutputError, Setting, TpdistError, of_variable
+from tpdist.errors import VARIABLE, OutputError, Setting, TpdistError, key_of, of_variable
 from tpdist.experiments.modules import json_file
 
 
@@ -112,8 +112,8 @@ def settings(flags: list[str]) -> list[str]:
 
 def above(lower: Sequence[str], upper: Sequence[str]) -> list[str]:
     """Both, without what the variable says of keys that `upper` sets."""
-    keys = {text.partition("=")[0].strip() for text in upper}
-    kept = [one for one in lower if not (of_variable(one) and one.partition("=")[0].strip() in keys)]
+    keys = {key_of(text) for text in upper}
+    kept = [one for one in lower if not (of_variable(one) and key_of(one) in keys)]
     return [*kept, *upper]
 
 

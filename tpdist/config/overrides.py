@@ -8,7 +8,7 @@ from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null,
 from tpdist.config.parts import Part
 from tpdist.config.presets import merge
 from tpdist.config.yaml_text import Origin, Problem, Tree, control_character, read, shown
-from tpdist.errors import OVERRIDE
+from tpdist.errors import place_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Overri
     """The overrides that can be read; what is wrong with the others goes to `problems`."""
     read_so_far: dict[str, Override] = {}
     for rank, text in enumerate(texts, 1):
-        place = Origin(rank, None, getattr(text, "written_in", OVERRIDE))
+        place = Origin(rank, None, place_of(text))
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
             what = "has no '='" if not equals else "has no key"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tpdist.config import Experiment, unread_by_all, with_place
-from tpdist.errors import OVERRIDE, ConfigError, of_variable
+from tpdist.errors import ConfigError, key_of, of_variable, place_of
 from tpdist.experiments.adding import ADDING
 from tpdist.experiments.copying import COPYING
 from tpdist.experiments.memory import Problem
@@ -94,7 +94,7 @@ def _points(file: Path, overrides: Sequence[str], arms: Sequence[str]) -> list[P
 def _unread(points: Sequence[Point], overrides: Sequence[str]) -> Iterator[str]:
     """A line for each override that no arm reads, and for what the methods of all of them do not read."""
     for text in overrides:
-        key, place = text.partition("=")[0].strip(), getattr(text, "written_in", OVERRIDE)
+        key, place = key_of(text), place_of(text)
         read = any(f"{key}.".startswith(f"{part}.") or part.startswith(f"{key}.") for part in READ)
         if not read and not of_variable(text):
             yield f"note: {place}: {key} changes nothing in long-memory"

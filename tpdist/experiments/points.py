@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Arm, Experiment, Sweep, keeps, load_config
-from tpdist.errors import OVERRIDE, ConfigError, Setting, of_variable
+from tpdist.errors import ConfigError, Setting, key_of, of_variable, place_of
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
@@ -90,7 +90,7 @@ def _refuse_unread(path: str | Path, overrides: Sequence[str], points: Sequence[
     """Raise ConfigError for an override that no point has. What lies in the environment is for every command."""
     others = {"run.seed": "the seeds of a sweep are sweep.seeds", "run.test": "a sweep tests what it chooses: --test"}
     for text in overrides:
-        key, place = text.partition("=")[0].strip(), getattr(text, "written_in", OVERRIDE)
+        key, place = key_of(text), place_of(text)
         if of_variable(text) or _part(text) == "sweep":
             continue
         if key in others:
@@ -113,7 +113,7 @@ def _points(path: str | Path, overrides: Sequence[str], sweep: Sweep, name: str,
     points: dict[str, Point] = {}
     for tried in settings(sweep, arm):
         above = {**arm.set, **tried, "run.test": False, "sweep": None}
-        kept = [text for text in overrides if _part(text) != "sweep" and text.partition("=")[0].strip() not in above]
+        kept = [text for text in overrides if _part(text) != "sweep" and key_of(text) not in above]
         place = f"{path}: sweep: {name}"
         own = [Setting(f"{key}={json.dumps(value, ensure_ascii=False)}", place) for key, value in above.items()]
         config = load_config(path, [*kept, *own])
@@ -151,7 +151,7 @@ def settings(sweep: Sweep, arm: Arm) -> list[Settings]:
 
 
 def _part(override: str) -> str:
-    return override.partition("=")[0].strip().split(".")[0]
+    return key_of(override).split(".")[0]
 
 
 def _product(grid: Grid) -> list[Settings]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Sweep
-from tpdist.errors import TpdistError, of_variable
+from tpdist.errors import TpdistError, key_of, of_variable
 from tpdist.experiments import longmemory
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.markdown import render, table
@@ -101,7 +101,7 @@ def dry_run(
 
 
 def _refuse_for_long_memory(retry: bool, test: bool, address: str | None, overrides: Sequence[str]) -> None:
-    keys = {text.partition("=")[0].strip() for text in overrides if not of_variable(text)}
+    keys = {key_of(text) for text in overrides if not of_variable(text)}
     given = {"--retry": retry, "--test": test, "--address": address, "--set run.test": "run.test" in keys}
     for option in (name for name, value in given.items() if value):
         raise TpdistError(f"reproduce {LONG_MEMORY}: takes no {option}: it trains in this process, without a corpus")

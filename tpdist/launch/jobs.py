@@ -25,7 +25,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
 from tpdist.config.checks import check_devices
-from tpdist.errors import ConfigError, Interrupted, TpdistError
+from tpdist.errors import ConfigError, Interrupted, TpdistError, key_of
 from tpdist.launch.dashboard import address_of, connect, translated
 from tpdist.launch.entrypoint import NOT_SHOWN, SHARED, entrypoint_of, failure, find_result
 from tpdist.launch.packing import (
@@ -183,7 +183,7 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, say: Callable[
         inside = None
     if inside is None or inside not in files:
         raise JobError(f"{config_path}: not among the files of {root} that travel to the cluster; move it there")
-    sets = [one for one in overrides if _key(one) not in there]
+    sets = [one for one in overrides if key_of(one) not in there]
     sets += [f"{key}={path}" for key, path in there.items()]
     return _Submission(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
 
@@ -192,15 +192,11 @@ def _lifted(overrides: Sequence[str]) -> list[str]:
     """Overrides of a run that goes on, with relative paths where they lie there."""
 
     def lifted(override: str) -> str:
-        key, value = _key(override), override.partition("=")[2].strip()
+        key, value = key_of(override), override.partition("=")[2].strip()
         made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
         return f"{key}={below_shared(value)}" if made else override
 
     return [lifted(one) for one in overrides]
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
 
 
 def _run_of(resume: str, client: JobSubmissionClient | None) -> str:
