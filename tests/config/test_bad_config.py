@@ -272,6 +272,15 @@ BAD_FILES = [
         ],
     ),
     (
+        "method: {name: costate, edge_costate: kept, edge: zero}",
+        [
+            "a.yaml: batching.order: method.edge_costate: kept is for windows in random order that go on from stored "
+            "states: it needs shuffled, got sequential",
+            "a.yaml:1: method.edge: method.edge_costate: kept is for windows in random order that go on from stored "
+            "states: it needs carry, got zero",
+        ],
+    ),
+    (
         "method: {name: als}\nmodel: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}\n"
         "cluster: {gradient_dtype: bfloat16}",
         ["a.yaml:4: cluster.gradient_dtype: als alternates least squares and needs null, got bfloat16"],

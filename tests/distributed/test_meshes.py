@@ -67,6 +67,10 @@ def settings(mesh: tuple[int, int]) -> dict[str, Parts]:
             "method": {"name": "costate", "sweeps": 1, "first": "persistent"},
             "batching": {"order": "shuffled", "blocks": 2},
         }
+        found["costates at the edge"] = {
+            "method": {"name": "costate", "first": "persistent", "edge_costate": "kept"},
+            "batching": {"order": "shuffled", "blocks": 2},
+        }
     for name, recompute in (("held in place", False), ("held in place, recomputed", True)):
         found[name] = {
             "method": {

@@ -29,6 +29,10 @@ PARTS: dict[str, Parts] = {
         "batching": {"order": "shuffled", "blocks": 4, "streams": 5},
         "model": {"layers": 2},
     },
+    "costates at the edge, in random order": {
+        "method": {"name": "costate", "sweeps": 0, "first": "persistent", "edge_costate": "kept"},
+        "batching": {"order": "shuffled", "blocks": 1, "streams": 5},
+    },
     "closing targets, an idle worker": {
         "method": {
             "name": "admm", **PERSISTENT, "closing": True, "theta_steps": 2,
@@ -74,7 +78,8 @@ def test_a_run_goes_on_elsewhere(runs: dict[str, tuple[Any, Any]], name: str) ->
 @pytest.mark.parametrize("name", ["kept states, Adam on H", "windows of their own"])
 def test_on_as_many_workers_every_byte_of_the_states_is_the_same(name: str, corpus: Path, tmp_path: Path) -> None:
     """Cut in the second epoch, when all blocks have states: what waits behind a worker's last block is kept apart."""
-    own = {"method": {"name": "costate", "first": "persistent"}, "batching": {"order": "shuffled", "blocks": 4}}
+    method = {"name": "costate", "first": "persistent", "edge_costate": "kept"}
+    own = {"method": method, "batching": {"order": "shuffled", "blocks": 4}}
     parts = PARTS.get(name, own)
     lengths = {"cut": [7, 6], "whole": [13]}
     for run, updates in lengths.items():

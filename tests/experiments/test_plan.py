@@ -97,11 +97,12 @@ def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: in
 @pytest.mark.parametrize("first", ["persistent", "forward"])
 @pytest.mark.parametrize("relaxation", [1, 3])
 @pytest.mark.parametrize("blocks", [1, 4])
-@pytest.mark.parametrize("order", ["sequential", "shuffled"])
+@pytest.mark.parametrize("order", ["sequential", "shuffled", "shuffled, costates at the edge"])
 def test_operations_of_a_short_window_are_those_counted(order: str, blocks: int, relaxation: int, first: str) -> None:
     """In random order its states are rolled out from blocks before it; in order those inside it alone are."""
+    order, _, edge = order.partition(", ")
     reach = relaxation if order == "shuffled" else 0
-    method = {"name": "costate", "first": first, "relaxation": relaxation}
+    method = {"name": "costate", "first": first, "relaxation": relaxation, "edge_costate": "kept" if edge else "zero"}
     config = experiment(method, batching={"streams": S, "blocks": blocks, "order": order})
     plan, model = plan_epoch(config, 1, blocks), build_model(config.model, config.run, TYPES)
     inputs, labels = random_tokens(TYPES, 2, B, S, reach + blocks)
@@ -204,10 +205,12 @@ def test_seconds_by_hand() -> None:
     assert used["ids"] == 120 * 16
 
 
+@pytest.mark.parametrize("order", ["sequential", "shuffled"])
 @pytest.mark.parametrize("method", METHODS)
-def test_states_are_counted_that_are_kept(method: str) -> None:
-    """Nobody keeps costates where no sweep makes them."""
-    config = experiment(METHODS[method] | {"keep_costates": True})
+def test_states_are_counted_that_are_kept(method: str, order: str) -> None:
+    """Nobody keeps costates where no sweep makes them, but those at the edge of a window."""
+    kept = {"edge_costate": "kept", "keep_costates": False} if order == "shuffled" else {"keep_costates": True}
+    config = experiment(METHODS[method] | kept, batching={"streams": S, "blocks": K, "order": order})
     plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
     boundaries = Boundaries.for_plan(plan, S, K, build_model(config.model, config.run, TYPES))
     kept = len(boundaries.tensors())

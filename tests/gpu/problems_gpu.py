@@ -160,6 +160,10 @@ def runs(device: str) -> dict[str, dict[str, Any]]:
             "method": {"name": "costate", "first": "persistent", "relaxation": 1},
             "batching": {"order": "shuffled"},
         },
+        "a run of costate, kept at the edge": {
+            "method": {"name": "costate", "first": "persistent", "edge_costate": "kept"},
+            "batching": {"order": "shuffled"},
+        },
         "a run by Adagrad": {"optimizer": {"name": "adagrad", "lr": 0.05}},
     }
     if device == "cpu":

@@ -38,6 +38,10 @@ CASES: dict[str, dict[str, Any]] = {
     "costate": {"method": {"name": "costate"}},
     "costate, one block": {"method": {"name": "costate", "first": "one-block", "keep_costates": True}},
     "costate, shuffled": {"method": {"name": "costate", **PERSISTENT}, "batching": SHUFFLED},
+    "costate, kept at the edge": {
+        "method": {"name": "costate", "edge_costate": "kept", **PERSISTENT},
+        "batching": SHUFFLED,
+    },
 }
 
 

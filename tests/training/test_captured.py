@@ -34,6 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
     "alm, closing": {"method": {"name": "alm", "closing": True, "first": "persistent", "relaxation": 1}},
     "costate, kept": {"method": {"name": "costate", "first": "persistent", "relaxation": 1, "keep_costates": True}},
     "costate, shuffled": {"method": {"name": "costate", "first": "persistent", "relaxation": 2}, "batching": SHUFFLED},
+    "costate, kept at the edge": {
+        "method": {"name": "costate", "first": "persistent", "sweeps": 1, "edge_costate": "kept"},
+        "batching": SHUFFLED,
+    },
     "admm, shuffled": {"method": {"name": "admm", "first": "persistent", "relaxation": 4}, "batching": SHUFFLED},
     "lstm": {"method": {"name": "costate"}, "model": {"cell": "lstm", "layers": 2}},
     "growing weight": {"method": {"name": "admm"}, "objective": {"weight_growth": 1.5}},

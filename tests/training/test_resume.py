@@ -51,6 +51,10 @@ CASES: dict[str, dict[str, Parts]] = {
     "batch mode": {"method": PERSISTENT, "batching": {"mode": "batch"}, "run": {"epochs": 9}},
     "alm": {"method": {"name": "alm", "theta_steps": 2, **PERSISTENT}},
     "costate": {"method": {"name": "costate", "sweeps": 1, "keep_costates": True, **PERSISTENT}},
+    "costate, kept at the edge": {
+        "method": {"name": "costate", "sweeps": 0, "edge_costate": "kept", **PERSISTENT},
+        "batching": {"order": "shuffled"},
+    },
     "als": ALS,
     "als, persistent": {**ALS, "method": {"name": "als", **PERSISTENT}},
     "lambda grows, late duals": {"objective": {"weight_growth": 3.0}, "method": {"dual": {"start_epoch": 2}}},

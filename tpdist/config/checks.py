@@ -95,6 +95,13 @@ def _check_method(config: "Experiment") -> Iterator[ConfigError]:
             "write 1 or more",
             "method.relaxation",
         )
+    if method.edge_costate == "kept" and method.name == "costate":
+        wanted = [
+            ("batching.order", config.batching.order, config.batching.order == "shuffled", "shuffled"),
+            ("method.edge", method.edge, method.edge == "carry", "carry"),
+        ]
+        why = "method.edge_costate: kept is for windows in random order that go on from stored states: it needs"
+        yield from _needs(why, wanted)
     if method.bounded and (within := _unbounded(config)):
         yield ConfigError(f"{within} is not in (-1, 1), so h = tanh(z) cannot hold it", "method.bounded")
     if method.closing and config.batching.order == "shuffled":

@@ -167,6 +167,11 @@ class Method(Part):
     edge: Literal["carry", "zero"] = Field(
         default="carry", description="the state at a window's start: as the window before left it, or 0"
     )
+    edge_costate: Literal["zero", "kept"] = Field(
+        default="zero",
+        description="the costate at the end of a window in random order: 0, or as the last visit of the window behind "
+        "it left it",
+    )
     edge_free: bool = Field(
         default=False, description="optimise the state at a window's start too (the released program)"
     )

@@ -18,6 +18,7 @@ READ_BY = {
     "method.dual": DUAL_METHODS,
     "method.sweeps": ("costate",),
     "method.keep_costates": ("costate",),
+    "method.edge_costate": ("costate",),
     "objective.penalty": COUPLE,
     "objective.weight": COUPLE,
     "objective.kl_weight": (*MOVE_H, "costate"),

@@ -138,7 +138,7 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     else:
         rolled = {"forward": 1 - 1 / plan.blocks, "one-block": 1}.get(plan.first, 0) + reach
     total = rolled * forward
-    again = plan.sweeps - 1 + plan.keep_costates if plan.sweeps else 0  # sweeps with a costate to pull back
+    again = plan.sweeps - (not plan.stores_costates) if plan.sweeps else 0  # sweeps with a costate to pull back
     if once:
         passes = plan.h_steps + (1 + again if plan.sweeps else 0)
         total += theta + passes * back
@@ -236,6 +236,5 @@ def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, tokens_p
 
 def _kept_states(plan: Plan) -> int:
     """Tensors over all boundaries that live from visit to visit: those of `Boundaries.for_plan`, H's optimiser."""
-    costates = plan.keep_costates and plan.sweeps > 0
     optimizer = THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
-    return plan.stores_states + plan.keep_duals + costates + optimizer
+    return plan.stores_states + plan.keep_duals + plan.stores_costates + optimizer

@@ -49,9 +49,16 @@ class TimeNeighbours:
         return self._swap(edge, to, None if self.is_last else self._me + 1)
 
     def hand_on(self, edge: Tensor) -> Tensor | None:
-        """A state to the right that a visit does not wait for; the left neighbour's."""
+        """A state to the right that no visit waits for; the left neighbour's."""
+        return self._beside_visits(self.to_right, edge)
+
+    def hand_back(self, edge: Tensor) -> Tensor | None:
+        """A costate to the left that no visit waits for; the right neighbour's."""
+        return self._beside_visits(self.to_left, edge)
+
+    def _beside_visits(self, send: Callable[[Tensor], Callable[[], Tensor | None]], edge: Tensor) -> Tensor | None:
         before = self._traffic.exchange
-        state = self.to_right(edge)()
+        state = send(edge)()
         self._traffic.carried += self._traffic.exchange - before
         self._traffic.exchange = before
         return state

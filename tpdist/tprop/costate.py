@@ -8,6 +8,10 @@ From δ = 0 on exactly rolled-out states, `s` sweeps give the θ-step, whose obj
 Σ ⟨δ_{i+1}, ĥ_{i+1}⟩, the gradient of BPTT in which every block's loss reaches `s` blocks further back;
 K-1 sweeps give full BPTT over the window.
 
+A window in random order may end with the costate that the last visit of the window behind it left there
+(`method.edge_costate: kept`), as it starts from the state that the one before it left: the reach then goes on past the
+window, through values as old as those visits, and no step has to wait for another one.
+
 Shape letters: `window.py`.
 """
 
@@ -29,23 +33,27 @@ def costate_sweeps(
     plan: Plan,
     window: Window,
     start: Tensor,
-    kept: Tensor | None,
+    stored: Tensor | None,
     neighbours: Neighbours,
     rolled: RollOut | None = None,
 ) -> Tensor | None:
-    """`plan.sweeps` sweeps over the boundaries of one window: start [S, k, d] -> [S, k+1, d]; None for no constraint.
+    """`plan.sweeps` sweeps over the boundaries of one window: start [S, k, d] -> [S, k+1, d]; None where all are 0.
 
-    kept: [S, k, d], what the last visit left; None begins with 0. The cross entropy's part of a sweep does not change
-    from sweep to sweep: the head is passed once.
+    stored: [S, k+1, d], what the last visits left, of which the plan says what is read; None begins with 0. The cross
+    entropy's part of a sweep does not change from sweep to sweep: the head is passed once.
     """
-    if not window.constrained:
+    sweeps = plan.sweeps if window.constrained else 0
+    if not sweeps and not plan.edge_costate:
         return None
+    zero = torch.zeros_like(start)
+    first = stored[:, :-1] if plan.keep_costates and sweeps and stored is not None else zero
+    end = stored[:, -1:] if plan.edge_costate and stored is not None else zero[:, :1]
     with frozen(model) if rolled is None else nullcontext():
-        own = _loss_gradient(model, plan, window, start, rolled)
-        # from 0 the first sweep gives the cross entropy's part
-        first, sweeps = (own, plan.sweeps - 1) if kept is None else (kept, plan.sweeps)
+        own = _loss_gradient(model, plan, window, start, rolled) if sweeps else zero
+        if stored is None:  # from 0 the first sweep gives the cross entropy's part
+            first, sweeps = own, sweeps - 1
         edge = neighbours.to_left(first[:, 0])
-        costate = torch.cat([first, torch.zeros_like(first[:, :1])], 1)
+        costate = torch.cat([first, end], 1)
         _take_right_edge(costate, edge)
         for _ in range(sweeps):
             sweep(model, window, start, costate, own, plan.chunk_blocks, neighbours, rolled)
@@ -78,9 +86,10 @@ def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tens
 
 
 def _take_right_edge(costate: Tensor, arrival: Arrival) -> None:
-    """Boundary k of costate [S, k+1, d]: the right neighbour's first, else 0."""
+    """Boundary k of costate [S, k+1, d]: the right neighbour's first; else it stays."""
     edge = arrival()
-    costate[:, -1] = 0 if edge is None else edge
+    if edge is not None:
+        costate[:, -1] = edge
 
 
 def sweep(
@@ -100,8 +109,7 @@ def sweep(
     """
     S, k, d = start.shape
     if rolled is not None:
-        right = (costate * window.coupled[..., None])[:, 1:].reshape(-1, d)
-        costate[:, :-1] = own + rolled.pull_back(right).view(start.shape)
+        costate[:, :-1] = own + rolled.pull_back(costate[:, 1:].reshape(-1, d)).view(start.shape)
         _take_right_edge(costate, neighbours.to_left(costate[:, 0]))
         return costate
     first, others = cut(S, k, chunk_blocks, None if neighbours.is_first else "first")
@@ -111,8 +119,8 @@ def sweep(
             leaf = part.of(start).detach().requires_grad_()
             with torch.enable_grad():
                 prediction = model.unroll(part.tokens(window.inputs), leaf)[1]
-            right = part.right(costate) * part.right(window.coupled)[:, None]
-            part.put(costate[:, :-1], part.of(own) + torch.autograd.grad(prediction, leaf, right)[0])
+            pulled = torch.autograd.grad(prediction, leaf, part.right(costate))[0]
+            part.put(costate[:, :-1], part.of(own) + pulled)
 
     pull_back(first)
     arrival = neighbours.to_left(costate[:, 0])

@@ -101,7 +101,7 @@ def blocks_pass(
             loss = model.loss(h, own_labels(terms, labels, coupled, window.constrained)) + loss
             total = loss + cost
             if costate is not None:
-                total = total + (part.right(costate) * prediction * coupled[:, None]).sum()
+                total = total + (part.right(costate) * prediction).sum()
         pulled = None
         if to_theta:
             total.backward()
@@ -160,7 +160,7 @@ def _rolled_pass(
         return _at_boundaries(model, terms, prediction, h_right, u_right, label, coupled, window.constrained)
 
     gradient = None
-    if to_start:
+    if to_start and not to_theta:
         leaf = rolled.prediction.detach().requires_grad_()
         with torch.enable_grad():
             _, cost = at_boundaries(leaf)
@@ -172,9 +172,11 @@ def _rolled_pass(
         if to_theta:
             total = loss + cost
             if costate is not None:
-                weight = costate[:, 1:].reshape(-1, d) * coupled[:, None]
-                total = total + (weight * rolled.prediction).sum()
+                total = total + (costate[:, 1:].reshape(-1, d) * rolled.prediction).sum()
             total.backward()
+            if to_start:
+                assert rolled.start.grad is not None
+                gradient = rolled.start.grad.view(shape)
     return Pass(loss.detach().double(), cost.detach().double(), rolled.prediction.detach().view(shape), gradient)
 
 

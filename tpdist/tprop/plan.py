@@ -74,6 +74,7 @@ class Plan:
     keep_duals: bool  # from visit to visit
     sweeps: int
     keep_costates: bool  # from visit to visit: the sweeps begin with them, not with 0
+    edge_costate: bool  # a window ends with the costate that the last visit of the window behind left, not with 0
     edge_free: bool  # H-steps move the window's start too
     closing: bool  # one more target at the window's end
     chunk_blocks: int  # at most, that are worked on at once
@@ -84,6 +85,11 @@ class Plan:
     @property
     def moves_targets(self) -> bool:
         return self.joint or self.h_steps > 0
+
+    @property
+    def stores_costates(self) -> bool:
+        """Boundaries keep their costates from visit to visit."""
+        return self.edge_costate or (self.keep_costates and self.sweeps > 0)
 
     @property
     def in_place(self) -> bool:
@@ -188,6 +194,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         keep_duals=has_duals and method.dual.keep,
         sweeps=sweeps,
         keep_costates=method.keep_costates,
+        edge_costate=method.name == "costate" and method.edge_costate == "kept",
         edge_free=method.edge_free,
         closing=method.closing,
         chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),

@@ -35,7 +35,7 @@ class Boundaries:
         def zeros(wanted: bool) -> Tensor | None:
             return model.bias.new_zeros(streams, blocks + 1, model.state_size) if wanted else None
 
-        return cls(zeros(plan.stores_states), zeros(plan.keep_duals), zeros(plan.keep_costates and plan.sweeps > 0))
+        return cls(zeros(plan.stores_states), zeros(plan.keep_duals), zeros(plan.stores_costates))
 
     def rescale_duals(self, old_weight: float, new_weight: float) -> None:
         """u ← u λ_old/λ_new: the multiplier λu stays when λ changes (Boyd et al. 2011, Section 3.4.1)."""

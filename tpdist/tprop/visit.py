@@ -54,8 +54,9 @@ def visit(
     start = h[:, :k]
     moving = plan.moves_targets and window.movable_at_all
     rolled = _roll_out_once(model, plan, window, start, moving)
-    kept = None if boundaries.costate is None else boundaries.costate[:, begin : begin + k]
-    costate = costate_sweeps(model, plan, window, start, kept, neighbours, rolled) if plan.sweeps else None
+    stored = None if boundaries.costate is None else boundaries.costate[:, begin : begin + k + 1]
+    has_costates = plan.sweeps > 0 or plan.edge_costate
+    costate = costate_sweeps(model, plan, window, start, stored, neighbours, rolled) if has_costates else None
     targets = Targets(plan.h, h, window.movable, boundaries, begin, closing) if moving else None
     first: Tensor | None = None  # ĥ of the first pass
     result: Pass | None = None
@@ -79,7 +80,8 @@ def visit(
         theta.begin(window.inputs, window.tokens)
         joint = plan.joint and targets is not None
         result = blocks_pass(
-            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, joint, to_theta=True, rolled=rolled,
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint or plan.edge_costate,
+            to_theta=True, rolled=rolled,
             neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
         first, read, rolled = result.predictions if first is None else first, h, None
@@ -107,6 +109,9 @@ def visit(
         boundaries.u[:, begin : begin + k + closing] = dual[:, : k + closing]
     if boundaries.costate is not None and costate is not None:
         boundaries.costate[:, begin : begin + k] = costate[:, :k]
+        if plan.edge_costate:  # the last backward pass has gone through the first block too, by one sweep more
+            assert result.start_gradient is not None
+            boundaries.costate[:, begin] = result.start_gradient[:, 0]
     return Outcome(
         loss=result.loss,
         penalty=result.penalty,

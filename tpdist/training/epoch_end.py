@@ -116,12 +116,22 @@ def _save_models(trainer: "Trainer", valid: Evaluation, better: bool) -> None:
 
 
 def hand_on(trainer: "Trainer") -> None:
-    """Where workers draw windows of their own spans: the prediction at a span's end, to the span after it."""
-    h, neighbours = trainer.boundaries.h, trainer.workers.neighbours
-    if trainer.batches.own_windows and h is not None and neighbours is not None:
-        from_left = neighbours.hand_on(h[:, -1])
+    """Where workers draw windows of their own spans: what waits at a span's edge for the span beside it.
+
+    The prediction at its end goes to the span after it; with `method.edge_costate: kept`, the costate at its start to
+    the one before.
+    """
+    own, neighbours = trainer.boundaries, trainer.workers.neighbours
+    if not trainer.batches.own_windows or neighbours is None:
+        return
+    if own.h is not None:
+        from_left = neighbours.hand_on(own.h[:, -1])
         if from_left is not None:
-            h[:, 0] = from_left
+            own.h[:, 0] = from_left
+    if own.costate is not None and trainer.plan.edge_costate:
+        from_right = neighbours.hand_back(own.costate[:, 0])
+        if from_right is not None:
+            own.costate[:, -1] = from_right
 
 
 class _StopEvaluationError(Exception):
