@@ -280,16 +280,6 @@ def test_stragglers_by_simulation() -> None:
     assert failures.slowest(1000, 0.1) == pytest.approx(1 + 0.1 * 3.24, abs=0.05)  # of a thousand
 
 
-def test_a_machines_updates_make_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SMALL", 200), ("LARGE", 2_000), ("CHUNK", 200)):
-        monkeypatch.setattr(calibration, name, value)
-    config = experiment({"name": "admm", "first": "persistent"}, batching={"mode": "batch", "streams": 1})
-    share = costs.share_of(config, 40_000)
-    device = calibration.calibrate(config, plan_epoch(config, 1, share.blocks), TYPES, share)
-    assert device.per_token_s > 0
-    assert device.fixed_s >= 0
-
-
 def test_links() -> None:
     assert link_of("400Gb", 10.0) == Link(1e-5, 5e10)
     assert link_of("100Mb", 0.0) == Link(0.0, 1.25e7)

@@ -24,6 +24,7 @@ from tpdist.training.heap import keep_freed_memory
 
 SMALL, LARGE, CHUNK = 2_000, 8_000, 2_000  # tokens of the two windows that compute is calibrated by, and of a chunk
 ROUNDS = 7
+FEW = 4  # costate sweeps of which each costs the same: in batch mode a visit makes as many as a stream has blocks
 VALIDATED = (1, 2, 4, 8)
 VALIDATION_TOKENS = 16_000  # a worker
 VALIDATION_TYPES = 10_000
@@ -31,7 +32,24 @@ VALIDATION_UPDATES = 8  # the first makes what the others find: pages, kernels
 
 
 def calibrate(config: Experiment, visit_plan: Plan, types: int, share: Share) -> Device:
-    """This machine's CPU, GPU or not: two window sizes, a straight line through the medians of their updates' times."""
+    """This machine's CPU, GPU or not: two window sizes, a straight line through the medians of their updates' times.
+
+    Of more than a few costate sweeps only a few are made, and another straight line says what all of them take.
+    """
+    if visit_plan.sweeps <= 2 * FEW:
+        return _through_two_sizes(config, visit_plan, types, share)
+    few, more = (
+        _through_two_sizes(config, replace(visit_plan, sweeps=sweeps), types, share) for sweeps in (FEW, 2 * FEW)
+    )
+    on = (visit_plan.sweeps - 2 * FEW) / FEW
+    fixed, per_token = (
+        max(0.0, most + on * (most - least))
+        for least, most in ((few.fixed_s, more.fixed_s), (few.per_token_s, more.per_token_s))
+    )
+    return replace(more, fixed_s=fixed, per_token_s=per_token)
+
+
+def _through_two_sizes(config: Experiment, visit_plan: Plan, types: int, share: Share) -> Device:
     keep_freed_memory()  # as a worker does
     B = config.objective.block
     model = build_model(config.model, config.run, types)
@@ -40,13 +58,17 @@ def calibrate(config: Experiment, visit_plan: Plan, types: int, share: Share) ->
         visit_plan = replace(visit_plan, chunk_blocks=max(1, CHUNK // B))
     streams = max(1, min(share.streams, SMALL // B))
     sizes = [max(1, size // B // streams) for size in (SMALL, LARGE)]
+    reach = visit_plan.relaxation if visit_plan.shuffled and visit_plan.carry else 0
     updates = []
     for blocks in sizes:
-        inputs, labels = random_tokens(types, 2, B, streams, blocks)
-        window = make_window(inputs, labels, model.bias.dtype, tokens=inputs.numel(), opens=False)
-        boundaries = Boundaries.for_plan(replace(visit_plan, shuffled=False), streams, blocks, model)
-        where = (window, 0, boundaries, model.zero_state(streams), Alone())
-        updates.append(lambda where=where: visit(model, replace(visit_plan, shuffled=False), theta, *where))
+        inputs, labels = random_tokens(types, 2, B, streams, reach + blocks)
+        window = make_window(
+            inputs[:, :, reach:], labels[:, :, reach:], model.bias.dtype, tokens=B * streams * blocks, opens=False,
+            earlier=inputs[:, :, :reach],
+        )  # fmt: skip
+        boundaries = Boundaries.for_plan(visit_plan, streams, reach + blocks, model)
+        where = (window, reach, boundaries, model.zero_state(streams), Alone())
+        updates.append(lambda where=where: visit(model, visit_plan, theta, *where))
     times: list[list[float]] = [[], []]
     for number in range(ROUNDS + 1):
         for update, found in zip(updates, times, strict=True):
