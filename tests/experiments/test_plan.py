@@ -221,6 +221,18 @@ def test_states_are_counted_that_are_kept(method: str, order: str) -> None:
     assert costs.limits(config, plan, shape, B * 1e6, 1.0)["states_bytes"] == kept * 1e6 * HIDDEN * 4
 
 
+@pytest.mark.parametrize(("first", "kept"), [("forward", 0), ("persistent", 2)])
+def test_adam_on_targets_is_counted_kept_or_made_anew(first: str, kept: int) -> None:
+    found = []
+    for name in ("sgd", "adam"):
+        config = experiment({"name": "pm", "first": first, "h_steps": 2, "h_optimizer": {"name": name, "lr": 0.1}})
+        share, shape = costs.share_of(config, 1 + S * B * K), costs.shape_of(config, TYPES)
+        found.append(costs.memory(config, plan_epoch(config, 1, K), shape, share, Device("d", 0, 0, None)))
+    one = K * S * HIDDEN * 4
+    assert found[1]["states"] - found[0]["states"] == kept * one
+    assert found[1]["visit"] - found[0]["visit"] == 4 * one  # both moments as they are worked on, and two of a step
+
+
 def test_a_tree_wins_where_workers_are_many() -> None:
     link = Link(1e-5, 5e10)
     assert costs.ring(4, 1e9, link) < costs.tree(4, 1e9, link)

@@ -210,7 +210,8 @@ def memory(config: Experiment, plan: Plan, shape: Shape, share: Share, device: D
     state = share.streams * shape.state * NUMBER
     chunk = min(share.tokens, config.batching.chunk_tokens)
     rows = min(chunk, rows_at_once("cpu" if device.kind == "cpu" else "cuda", shape.types))
-    temporaries = TEMPORARIES[config.method.name]
+    # an optimiser's state while the window is visited, and what its step makes: with Adam on H 3 to 6 tensors measured
+    temporaries = TEMPORARIES[config.method.name] + 2 * _h_slots(plan)
     if plan.in_place and share.updates == 1 and share.tokens > chunk:
         temporaries = 0 if plan.held and (plan.recompute or plan.dual is None) else 1
     found: dict[str, float] = {
@@ -236,5 +237,10 @@ def limits(config: Experiment, plan: Plan, shape: Shape, tokens: float, tokens_p
 
 def _kept_states(plan: Plan) -> int:
     """Tensors over all boundaries that live from visit to visit: those of `Boundaries.for_plan`, H's optimiser."""
-    optimizer = THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.h.keep and plan.moves_targets else 0
+    optimizer = _h_slots(plan) if plan.h.keep else 0
     return plan.stores_states + plan.keep_duals + plan.stores_costates + optimizer
+
+
+def _h_slots(plan: Plan) -> int:
+    """Tensors as large as H that its optimiser needs."""
+    return THETA_STATES.get(plan.h.name, SLOWEST_STATES) if plan.moves_targets else 0
