@@ -29,6 +29,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "order": "shuffled",
     },
 }
+ARMS["blocks_kept"] = {**ARMS["blocks"], "method": {**ARMS["blocks"]["method"], "edge_costate": "kept"}}
 
 
 def bench(
