@@ -1,5 +1,6 @@
 """Checkpoints in a directory of their own, and in object stores: the same files, the same promises."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,8 +130,17 @@ def test_two_runs_of_one_name_that_begin_side_by_side(to: str, small_corpus: Pat
         with pytest.raises(RunError, match="elsewhere/run: is the place of another run of this name"):
             tpdist.train(config, tmp_path / "other/run")
 
-    tpdist.train(config, tmp_path / "run", Listener({4: begin_another}))
+    tpdist.train(config, tmp_path / "run", Listener({4: begin_another, 5: begin_another}))
     assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
+
+
+def test_a_place_on_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert [Directory(tmp_path / "kept").claim(run) for run in ("one", "two", "one")] == ["one"] * 3
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["run"]
 
 
 def test_a_run_that_never_took_a_step_leaves_its_place(to: str, small_corpus: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from tpdist import DataError, TpdistError
 from tpdist.config import Data
 from tpdist.data import Store, prepare
 from tpdist.models import build_model
+from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
 
 
@@ -38,6 +39,14 @@ def test_temperature_0_takes_the_likeliest(run: Path):
     texts = {tpdist.sample(run, "w1", tokens=9, temperature=0, seed=seed) for seed in range(3)}
     assert texts == {tpdist.sample(run, "w1", tokens=9, top_k=1)}
     assert tpdist.sample(run, "w1", tokens=9, temperature=1e-3) in texts
+    config = tpdist.load_config(run / "config.yaml")
+    store = Store.open(config.data.store or "")
+    model = RunDirectory(run).load_model(config, "best", store.manifest)
+    ids = [store.vocabulary.index["w1"]]
+    for _ in range(9):  # from all that is before it
+        h, _ = model.unroll(torch.tensor(ids)[:, None], model.zero_state(1))
+        ids.append(int(model.logits(h[-1, 0]).argmax()))
+    assert texts == {store.vocabulary.decode(ids)}
 
 
 def test_the_last_model_can_be_asked_too(run: Path):
