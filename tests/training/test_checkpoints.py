@@ -45,6 +45,11 @@ def alter(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def leave_out_the_state(manifest: Path) -> None:
+    listed = json.loads(manifest.read_text())["files"]
+    checkpoints.write_manifest(manifest, {name: row for name, row in listed.items() if name != "state.json"})
+
+
 DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("tensors.safetensors", tear, r"bytes where \d+ were written"),
     ("tensors.safetensors", alter, "its SHA-256 is not that of what was written"),
@@ -56,6 +61,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("state.json", Path.unlink, "missing"),
     ("manifest.json", tear, "not a checkpoint's manifest"),
     ("manifest.json", Path.unlink, "missing"),
+    ("manifest.json", leave_out_the_state, "does not list tensors.safetensors and state.json"),
     ("manifest.json", lambda path: path.write_text('{"format": 1}'), "not a checkpoint's manifest"),
     ("manifest.json", lambda path: (path.unlink(), path.mkdir()), "not a file"),
 ]
@@ -101,6 +107,14 @@ def test_all_damaged(two_checkpoints: Path, tmp_path: Path):
         f"{run}/checkpoints: no checkpoint to resume from (all 2 are damaged; the oldest: {oldest}: "
     )
     assert names(run) == before
+
+
+def test_a_list_of_places_that_no_state_fills_is_not_made(tmp_path: Path):
+    """Whoever wrote it can make it as long as he likes."""
+    files.save_tensors({"carried": torch.zeros(1, 3)}, tmp_path / "states-0-0.safetensors")
+    shard = {"file": "states-0-0.safetensors", "streams": (0, 1), "slots": [(0, 10**6)], "time": 0}
+    loaded = checkpoints.Loaded("step-00000001", "here", tmp_path, {}, {"shards": [shard]})
+    assert [shard.slots for shard, _ in loaded.shards()] == [[]]
 
 
 def test_a_checkpoint_of_another_version(two_checkpoints: Path, tmp_path: Path, monkeypatch):

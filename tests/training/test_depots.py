@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Listener, figures, interrupted, rows, small, stop_at
@@ -63,7 +64,10 @@ def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path:
     kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
     name, file = "step-00000001", "states-0-1.safetensors.receipt"
     kept.begin(name, 1)
+    (kept.stage(name, 1) / "states-0-2.safetensors").write_text("of more workers")
+    kept.publish(name, 1, "states-0-2.safetensors")
     kept.begin(name, 2)
+    assert kept.read(name, 2, "states-0-2.safetensors") is None
     for token, text in ((1, "old"), (2, "new")):
         assert kept.read(name, 2, file) is None
         (kept.stage(name, token) / file).write_text(text)
@@ -72,6 +76,31 @@ def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path:
     assert kept.read(name, 1, file) == b"old"
     kept.finish(name, 2, [file])
     assert kept.read(name, 2, file) is None
+
+
+class Throttled:
+    """A file system that takes no directory away."""
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def delete_dir(self, path: str) -> None:
+        raise OSError("slow down")
+
+
+def test_what_is_half_removed_is_no_checkpoint(tmp_path: Path):
+    kept: Any = ObjectStore(f"file://{tmp_path}/run")
+    (kept.stage("step-00000001", 1) / "manifest.json").write_text("{}")
+    kept.publish("step-00000001", 1, "manifest.json")
+    assert kept.names() == ["step-00000001"]
+    kept._filesystem = Throttled(kept._filesystem)
+    with pytest.raises(RunError, match="slow down"):
+        kept.remove("step-00000001")
+    kept._filesystem = kept._filesystem._inner
+    assert kept.names() == []
 
 
 def test_a_damaged_one_is_set_aside(to: str, small_corpus: Path, tmp_path: Path):
