@@ -32,6 +32,7 @@ def test_a_point_is_the_same_wherever_it_runs(tmp_path: Path):
     names = [point.name for point in expand(file)]
     place = ["run.device=cuda", "run.cuda_graph=true", "cluster.gpus_per_worker=0.25", "cluster.cpus_per_worker=2"]
     assert [point.name for point in expand(file, place)] == names
+    assert [point.name for point in expand(file, ["model.layers=1"])] == names  # a default, written out
     assert not {point.name for point in expand(file, ["run.tf32=true"])} & set(names)  # which rounds as it computes
 
 
