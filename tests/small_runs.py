@@ -1,6 +1,7 @@
 """Runs that take a second: helpers of the tests of training, launch and the command line."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,25 @@ def assert_same_runs(one: Path, other: Path) -> None:
     for state in states:
         del state["seconds"], state["sums"]
     assert states[0] == states[1]
+
+
+def disk_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """What is synced and renamed from here on: which of the two, the name (a rename's old one), a file's bytes."""
+    done: list[tuple[str, str, int]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(handle: int) -> None:
+        fsync(handle)
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        done.append(("synced", path.name, path.stat().st_size if path.is_file() else 0))
+
+    def note_rename(old: Path, new: Path) -> None:
+        rename(old, new)
+        done.append(("renamed", Path(old).name, 0))
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    return done
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

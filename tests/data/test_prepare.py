@@ -13,9 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_runs import disk_calls
 
 from tpdist.config import Data
 from tpdist.data import Progress, Store, prepare, writer
+from tpdist.data.manifest import STORE_FILES
 from tpdist.errors import DataError
 
 TRAIN = "the cat saw a dog\n\nthe dog saw the cat\n" * 50
@@ -45,7 +47,7 @@ def test_characters(texts, tmp_path: Path):
     assert store.vocabulary.types == ["<eos>", "a", "b", "<unk>"]
     assert store.vocabulary.decode(store.tokens("train").read(0, 6)) == "ab\nba\n"
     assert store.vocabulary.decode(store.tokens("test").read(0, 2)) == "<unk>\n"
-    assert store.tokenize("a\nb") == ["a", "<eos>", "b"]
+    assert store.tokenize("a\r\nb") == ["a", "<eos>", "b"]
 
 
 def test_max_types_counts_unk_and_eos(texts, tmp_path: Path):
@@ -83,13 +85,13 @@ def test_the_same_text_gives_the_same_bytes(texts, tmp_path: Path):
 
 
 def test_parquet_rows_are_lines(texts, tmp_path: Path):
-    lines = ["the cat saw a dog", "", "the dog saw the cat\n", "é中\r\n", None]
+    lines = ["the cat saw a dog", "", "the dog saw the cat\n", "é中\r\nx\ry\r\n", None]
     rows = pa.table({"text": pa.array(lines), "n": range(5)})
     for split in ("train", "valid", "test"):
         pq.write_table(rows, tmp_path / f"{split}.parquet")
     paths = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "valid", "test")}
     made = prepare(Data(recipe="text", **paths), tmp_path / "parquet")  # type: ignore[arg-type]
-    same = "the cat saw a dog\n\nthe dog saw the cat\né中\n"
+    same = "the cat saw a dog\n\nthe dog saw the cat\né中\nx\ny\n"
     plain = prepare(texts(same, same, same), tmp_path / "plain")
     assert made.manifest.files == plain.manifest.files
     assert made.manifest.options["column"] == "text"
@@ -164,28 +166,57 @@ def test_no_space_at_the_end_leaves_nothing(texts, tmp_path: Path, monkeypatch, 
     assert left_in(tmp_path) == set()
 
 
-def test_what_a_killed_preparation_left_is_swept_by_the_next(texts, tmp_path: Path):
+def test_a_text_that_changes_while_it_is_read_is_refused(texts, tmp_path: Path):
+    def grow(progress: Progress) -> None:
+        if progress.phase == "encode":
+            Path(data.train).write_text(TRAIN + "the cat\n")
+
     data = texts(TRAIN)
+    with pytest.raises(DataError, match=r"^train.txt: it changed while it was read$"):
+        prepare(data, tmp_path / "store", grow)
+    assert left_in(tmp_path) == set()
+
+
+def test_all_is_on_the_disk_before_the_store_has_its_name(texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    done = disk_calls(monkeypatch)
+    out = prepare(texts(TRAIN), tmp_path / "store").directory
+    *files, directory, renamed, parent = done
+    assert {path.name for path in out.iterdir()} == {"manifest.json", *STORE_FILES}
+    assert {("synced", path.name, path.stat().st_size) for path in out.iterdir()} <= set(files)
+    assert (directory[0], renamed[0], directory[1]) == ("synced", "renamed", renamed[1])
+    assert parent == ("synced", tmp_path.name, 0)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert out.stat().st_mode & 0o777 == 0o777 & ~mask  # who may read what the user writes may read it
+
+
+@pytest.mark.parametrize(("types", "dtype"), [(256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "int32")])
+def test_the_largest_id_fits(types: int, dtype: str):
+    assert writer.id_dtype(types) == dtype
+
+
+def test_what_a_killed_preparation_left_is_swept_by_the_next(texts, tmp_path: Path):
+    data, out = texts(TRAIN), tmp_path / "a[b]"
     script = f"""
         import os, signal
         from tpdist.config import Data
         from tpdist.data import prepare
         data = Data.model_validate_json({data.model_dump_json()!r})
-        prepare(data, {str(tmp_path / "store")!r}, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        prepare(data, {str(out)!r}, lambda _: os.kill(os.getpid(), signal.SIGKILL))
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert ended.returncode == -signal.SIGKILL
     (half,) = left_in(tmp_path)
-    assert half.startswith(".store.")
-    prepare(data, tmp_path / "store")
-    assert left_in(tmp_path) == {"store"}
+    assert half.startswith(".a[b].")
+    prepare(data, out)
+    assert left_in(tmp_path) == {out.name}
 
 
 def test_a_running_preparation_is_not_swept(texts, tmp_path: Path):
     data = texts(TRAIN)
 
     def second(progress: Progress) -> None:
-        if progress.phase == "count":
+        if not (tmp_path / "store").exists():
             prepare(data, tmp_path / "store")
 
     with pytest.raises(DataError, match="exists and holds a store"):

@@ -56,12 +56,14 @@ def test_text8_is_cut_90_5_5_and_has_no_lines(tmp_path: Path, source: str):
     words = prepare(data.model_copy(update={"level": "word"}), tmp_path / "words")
     assert words.manifest.tokens["train"] == len(text[:1800].split())
     assert words.tokenize("ab\ncd") == ["ab", "cd"]
+    assert store.tokenize("a\nb") == ["a", " ", "b"]
 
 
-def test_text8_with_a_newline_at_its_end(tmp_path: Path):
-    (tmp_path / "t").write_text("ab cd " * 50 + "\n")
+def test_text8_with_newlines(tmp_path: Path):
+    """Which stands for a space."""
+    (tmp_path / "t").write_text("ab cd\n" * 50)
     store = prepare(Data(recipe="text8", source=str(tmp_path / "t")), tmp_path / "store")
-    assert "<eos>" not in store.vocabulary.types
+    assert set(store.vocabulary.types) == {"ab", "cd"}
 
 
 def test_one_file_is_cut_at_ends_of_lines(tmp_path: Path):
@@ -91,6 +93,16 @@ def test_lines_of_one_length_are_cut_where_they_should_be(tmp_path: Path, end: s
     assert tuple(store.manifest.tokens.values()) == (18 * 4, 4, 4)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_where_the_next_line_begins(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(text, "CHUNK_BYTES", chunk)
+    raw = b"ab\r\n\r\rc\n\nd\r\ne"
+    (tmp_path / "t").write_bytes(raw)
+    begins = [0, *(found.end() for found in text.LINE_END.finditer(raw)), len(raw)]
+    for at in range(len(raw) + 1):
+        assert text.end_of_line(tmp_path / "t", at) == min(begin for begin in begins if begin >= at)
+
+
 def test_one_file_that_cannot_be_cut(tmp_path: Path):
     (tmp_path / "one line.txt").write_text("a b c d e f g h i j k l m n o p q r s t u v w x y z")
     with pytest.raises(DataError, match="valid"):
@@ -116,13 +128,14 @@ def test_python_docs_leaks_nothing(tmp_path: Path):
     assert store.manifest.options["min_count"] == 2
     regular = [c for t, c in zip(store.vocabulary.types, store.vocabulary.counts, strict=True) if t[0] != "<"]
     assert min(regular) >= 2
-    assert store.tokenize("The cat's (x)\nY") == ["the", "cat's", "(", "x", ")", "<eos>", "y"]
+    assert store.tokenize("The cat's (x)\nY\n") == ["the", "cat's", "(", "x", ")", "<eos>", "y", "<eos>"]
 
 
 def test_python_docs_normalisation():
     text = "Title\n*****\n\nSee a.b,  and\n  c->d.\n\nsee a.b, and c->d.\n\n+---+---+\n\nlast…"
     assert paragraphs(text, "word") == ["title", "see a . b , and c -> d .", "last …"]
     assert paragraphs(text, "char") == ["title", "see a.b, and c->d.", "last…"]
+    assert normalise("a --- b -- c", "char") == "a b -- c"
     assert normalise("It’s `x == y`, ...", "word") == "it's ` x == y ` , ..."
 
 

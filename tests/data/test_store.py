@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tpdist.data import Store
 from tpdist.data.manifest import STORE_FILES
 from tpdist.data.store import ArrowTokens
-from tpdist.data.writer import TokenWriter
+from tpdist.data.writer import TokenWriter, write_manifest
 from tpdist.errors import DataError
 
 
@@ -47,6 +47,7 @@ def test_damage_is_found_and_the_file_is_named(small_store: Store, name: str, da
         path.write_bytes({"truncated": raw[:-10], "emptied": b"", "longer": raw + b"x"}[damage])
     line = fails(small_store.directory)
     assert name in line
+    assert "bytes, expected" in line or damage in ("missing", "a directory") or name == "manifest.json"
     assert "prepare it again" in line or (damage == "a directory" and "Is a directory" in line)
 
 
@@ -75,14 +76,15 @@ def test_every_byte_of_an_arrow_file_counts(small_store: Store):
         assert "test.arrow" in fails(small_store.directory)
 
 
-def test_token_ids_outside_the_vocabulary_are_found(tmp_path: Path, small_store: Store):
+@pytest.mark.parametrize(("dtype", "bad"), [("uint8", 7), ("int32", -1)])
+def test_token_ids_outside_the_vocabulary_are_found(tmp_path: Path, small_store: Store, dtype: str, bad: int):
+    """In the second record batch."""
     path = small_store.directory / "valid.arrow"
-    tokens = small_store._tokens["valid"]
-    writer = TokenWriter(tmp_path / "bad.arrow", np.dtype(np.uint8))
-    writer.append(np.array([1, 2, 200]))
+    writer = TokenWriter(tmp_path / "bad.arrow", np.dtype(dtype), rows=2)
+    writer.append(np.array([1, 2, bad]))
     writer.close()
-    tokens = ArrowTokens(tmp_path / "bad.arrow", 3, small_store.manifest.rows_per_batch, "uint8")
-    small_store._tokens["valid"] = tokens
+    small_store.manifest = small_store.manifest.model_copy(update={"rows_per_batch": 2})
+    small_store._tokens["valid"] = ArrowTokens(tmp_path / "bad.arrow", 3, 2, dtype)
     with pytest.raises(DataError, match=f"{path}: token ids outside 0 … "):
         small_store.verify()
 
@@ -114,6 +116,18 @@ def test_a_manifest_without_what_its_readers_need(small_store: Store):
         for part in ({}, {name: value for name, value in whole.items() if name != "valid"}):
             file.write_text(manifest.model_copy(update={entry: part}).sealed().to_json())
             assert f"manifest.json: no {entry} {said}; the store is damaged" in fails(small_store.directory)
+    for update in ({"rows_per_batch": 0}, {"types": 0}, {"tokens": manifest.tokens | {"test": 0}}):
+        file.write_text(manifest.model_copy(update=update).sealed().to_json())
+        assert "counts fewer than one row, type or token" in fails(small_store.directory)
+
+
+@pytest.mark.parametrize("change", [{"types": list("abcdefa")}, {"counts": [1] * 6}, {"counts": ["1"] * 7}])
+def test_a_vocabulary_that_is_none(small_store: Store, change: dict[str, list]):
+    """Its sums are right: whoever wrote it went wrong."""
+    path = small_store.directory / "vocabulary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_manifest(small_store.directory, small_store.manifest)
+    assert "vocabulary.json: not a list of 7 different types with their counts" in fails(small_store.directory)
 
 
 def test_not_a_store(tmp_path: Path, small_store: Store):
@@ -124,6 +138,23 @@ def test_not_a_store(tmp_path: Path, small_store: Store):
     shutil.copytree(small_store.directory, tmp_path / "half")
     (tmp_path / "half" / "manifest.json").unlink()
     assert "not a store (no manifest.json)" in fails(tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "dtype", "said"),
+    [
+        (1036, 100, "uint8", "record batch 10 has 37 rows, expected 36"),
+        (1000, 100, "uint8", "11 record batches, expected 10"),
+        (1037, 99, "uint8", "record batch 0 has 100 rows, expected 99"),
+        (1037, 100, "uint16", "columns token: uint8, expected token: uint16"),
+    ],
+)
+def test_a_file_of_other_tokens_is_refused(tmp_path: Path, tokens: int, rows: int, dtype: str, said: str):
+    writer = TokenWriter(tmp_path / "t.arrow", np.dtype(np.uint8), rows=100)
+    writer.append(np.zeros(1037, np.uint8))
+    writer.close()
+    with pytest.raises(DataError, match=said):
+        ArrowTokens(tmp_path / "t.arrow", tokens, rows, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])

@@ -95,6 +95,15 @@ def test_windows_and_batch_mode():
     assert layout.windows(1000) == [(0, 10)]
 
 
+def test_what_is_not_of_the_layout_is_not_read():
+    layout, tokens = StreamLayout(95, 2, 10), ArrayTokens(np.arange(96))
+    with pytest.raises(ValueError, match="a layout of 95 pairs for 97 tokens"):
+        read_blocks(ArrayTokens(np.arange(97)), layout, range(2), 0, 5)
+    for streams, end in ((range(2), 6), (range(3), 5)):
+        with pytest.raises(IndexError):
+            read_blocks(tokens, layout, streams, 0, end)
+
+
 def test_more_streams_than_pairs_says_the_numbers():
     with pytest.raises(DataError, match=r"^10 tokens are too few for S=32 .* take 33: lower batching\.streams"):
         StreamLayout(9, 32, 5)

@@ -28,6 +28,7 @@ def test_every_source_is_unifilar_irreducible_and_stationary(states: int, branch
     assert all(len(set(row)) == branching for row in source.emit.tolist())
     assert source.probability.sum(axis=1) == pytest.approx(1)
     assert irreducible(source)
+    assert len(np.unique(source.emit)) == min(branching + extra, states * branching)
     law = source.stationary()
     moved = np.zeros(states)
     np.add.at(moved, source.following, law[:, None] * source.probability)
@@ -74,6 +75,12 @@ def test_pieces_of_a_sample_follow_each_other():
     whole, _ = Sampler(source, 3).take(3000, np.dtype(np.uint8))
     sampler = Sampler(source, 3)
     assert (np.concatenate([sampler.take(n, np.dtype(np.uint8))[0] for n in (1000, 500, 1500)]) == whole).all()
+    assert (Sampler(source, 4).take(3000, np.dtype(np.uint8))[0] != whole).any()
+
+
+def test_the_first_token_is_given():
+    source = MarkovSource(np.array([[0, 1]]), np.array([[0.5, 0.5]]), np.array([[0, 0]]))
+    assert Sampler(source, 0).take(10, np.dtype(np.uint8))[1] == pytest.approx(math.log(2))
 
 
 def test_a_sample_that_does_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,7 +102,8 @@ def test_store(tmp_path: Path):
     assert len(store.vocabulary) == 64
     assert set(store.vocabulary.types) == {f"w{i}" for i in range(64)}
     assert store.vocabulary.counts == sorted(store.vocabulary.counts, reverse=True)
-    assert sum(store.vocabulary.counts) == 50_000
+    assert np.bincount(store.tokens("train").read(0, 50_000)).tolist() == store.vocabulary.counts
+    assert manifest.best_perplexity == math.exp(MarkovSource.draw(data.synthetic).entropy_rate())
     assert manifest.ideal_perplexity is not None
     for value in manifest.ideal_perplexity.values():
         assert value == pytest.approx(manifest.best_perplexity, rel=0.05)

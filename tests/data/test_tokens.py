@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tpdist.data import tokens
 from tpdist.data.text import FileText
 from tpdist.data.tokens import tokenizer
 from tpdist.data.vocabulary import EOS, UNK, choose_types
@@ -53,7 +54,22 @@ def test_a_part_of_a_file_is_cut_at_exact_bytes(tmp_path: Path, begin: int, leng
     path = tmp_path / "text"
     path.write_bytes(raw)
     part = FileText(path, begin, begin + length, ascii=True, lines=False, chunk_bytes=chunk)
-    assert "".join(piece for piece, _ in part.pieces()) == raw[begin : begin + length].decode()
+    pieces = list(part.pieces())
+    assert "".join(piece for piece, _ in pieces) == raw[begin : begin + length].decode()
+    assert pieces[-1][1] == length
+
+
+def test_a_part_that_is_no_longer_there_is_not_read_as_a_shorter_text(tmp_path: Path):
+    (tmp_path / "text").write_bytes(b"a b c")
+    with pytest.raises(DataError, match=r"text: ended 2 bytes early; it changed while it was read"):
+        list(FileText(tmp_path / "text", 1, 7).pieces())
+
+
+def test_more_types_than_can_be_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokens, "MAX_COUNTED_TYPES", 3)
+    assert tokenizer("word").count(["a b c a "], "text") == {"a": 2, "b": 1, "c": 1}
+    with pytest.raises(DataError, match=r"text: more than 3 different words; .* use level char"):
+        tokenizer("word").count(["a b c d "], "text")
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 100])

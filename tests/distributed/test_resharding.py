@@ -93,10 +93,17 @@ def test_on_as_many_workers_every_byte_of_the_states_is_the_same(name: str, corp
 
 @pytest.mark.parametrize("method", [{"name": "costate"}, {"name": "admm", "h_optimizer": {"name": "adam", "lr": 0.05}}])
 def test_other_workers_along_time_draw_other_windows(method: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
-    """In random order: an epoch that was cut begins anew with them, and one that was over is followed by the next."""
+    """In random order: an epoch that was cut begins anew with them, and one that was over is followed by the next.
+
+    Its sums begin anew, too, and every window has been visited as often as those that were visited least.
+    """
     parts = {"method": {**method, "first": "persistent"}, "batching": {"order": "shuffled", "blocks": 4}}
     steps = [((1, 1), 3, (1, 3)), ((1, 2), 4, (1, 4)), ((1, 2), 1, (2, 1)), ((1, 1), 5, (2, 5))]
     for i, (mesh, updates, reached) in enumerate(steps):
         train_all([Case(str(corpus), str(tmp_path), parts, mesh, updates, resume=i > 0)])
         state = json.loads((list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
         assert (state["epoch"], state["position"]) == reached, mesh
+        if i == 1:
+            assert state["sums"]["tokens"] == 310
+    if state["h_counts"]:
+        assert sorted(counts["step"] for counts in state["h_counts"].values()) == [2] * 3 + [3] * 5

@@ -32,6 +32,7 @@ def test_a_point_is_the_same_wherever_it_runs(tmp_path: Path):
     names = [point.name for point in expand(file)]
     place = ["run.device=cuda", "run.cuda_graph=true", "cluster.gpus_per_worker=0.25", "cluster.cpus_per_worker=2"]
     assert [point.name for point in expand(file, place)] == names
+    assert [point.name for point in expand(file, ["model.layers=1"])] == names  # a default, written out
     assert not {point.name for point in expand(file, ["run.tf32=true"])} & set(names)  # which rounds as it computes
 
 
@@ -56,6 +57,14 @@ def test_every_setting_of_every_arm_with_every_seed(tmp_path: Path):
     assert not any(p.config.run.test or p.config.sweep for p in points)
 
 
+def test_the_grid_lies_above_the_cells_and_these_above_what_an_arm_sets(tmp_path: Path):
+    arms = "{a: {set: {run.epochs: 5, model.hidden: 5}}, b: {grid: {model.hidden: [8]}}}"
+    points = expand(
+        write(tmp_path, f"sweep: {{cells: {{run.epochs: [6]}}, grid: {{model.hidden: [7]}}, arms: {arms}}}")
+    )
+    assert [(p.config.run.epochs, p.config.model.hidden) for p in points] == [(6, 7), (6, 8)]
+
+
 def test_names_follow_from_the_settings_alone(tmp_path: Path):
     before = [p.name for p in expand(write(tmp_path, TEXT))]
     assert len(set(before)) == len(before)
@@ -70,6 +79,10 @@ def test_a_random_search_draws_from_the_grid(tmp_path: Path):
     assert {p.name for p in drawn} < {p.name for p in every}
     assert [p.name for p in expand(path)] == [p.name for p in drawn]
     assert len(expand(path, ["sweep.random={count: 99}"])) == len(every)
+    draws = [f"sweep.random={{count: 3, seed: {seed}}}" for seed in range(9)]
+    other = [[p.name for p in expand(path, [draw], ["bptt"])] for draw in draws]
+    assert len(set(map(tuple, other))) == 4  # three of four settings, in the order of the grid, whatever the seed
+    assert all(names == [p.name for p in every if p.name in names] for names in other)
 
 
 def test_a_file_without_arms_has_one(tmp_path: Path):

@@ -7,14 +7,14 @@ import pytest
 
 from tpdist.errors import TpdistError
 from tpdist.experiments.markdown import render, table
-from tpdist.experiments.results import interval, ratio_row, summarise, t95
+from tpdist.experiments.results import best_runs, interval, ratio_row, summarise, t95
 
 ROOT = Path(__file__).parents[2]
 
 
 def row(arm: str, lr: float, seed: int, valid: float | None, **more) -> dict:
     state = "waiting" if valid is None else "done"
-    figures = {"valid_perplexity": valid, "test_perplexity": None, "best_epoch": 3, "tokens": 100, "seconds": 2.0}
+    figures = {"valid_perplexity": valid, "test_perplexity": None, "best_epoch": 3, "tokens": 100, "seconds": 2 + seed}
     return {"arm": arm, "seed": seed, "state": state, "set.lr": lr, "error": None, "device": "cpu", **figures, **more}
 
 
@@ -31,6 +31,7 @@ def test_the_best_setting_is_among_those_with_the_most_seeds():
     best, broken = kept["arms"]
     assert (best["setting"], best["seeds"], best["mean"], best["tried"]) == ("lr=1.0", [0, 1], 8.5, 2)
     assert best["interval"] == pytest.approx(12.706 / 2, abs=1e-3)
+    assert best["seconds"] == 2.5
     assert best["others"] == [{"setting": "lr=2.0", "seeds": [0], "valid": 7.0}]
     assert best["test"] is None
     assert (broken["tried"], broken["failed"], broken["error"]) == (0, 1, "no such thing")
@@ -39,6 +40,15 @@ def test_the_best_setting_is_among_those_with_the_most_seeds():
     assert lines[0] == f"| {' | '.join(columns)} |"
     assert lines[2].startswith("| a | 8.50 ± 6.35 | 9.00, 8.00 | 5.50 | 0, 1 | lr=1.0 | 2 | 100 | cpu |")
     assert lines[3].startswith("| b | no such thing |")
+
+
+def test_the_setting_that_a_sweep_has_chosen_is_kept_whatever_others_have_reached():
+    """It is chosen by the seeds that tune alone."""
+    values = [(1.0, 0, 7.0), (1.0, 1, 9.0), (2.0, 0, 7.5), (2.0, 1, 7.5)]
+    rows = [row("a", lr, seed, value, chosen=lr == 1.0) for lr, seed, value in values]
+    assert summarise(rows, "", {})["arms"][0]["setting"] == "lr=1.0"
+    assert best_runs(rows) == {"a": rows[:2]}
+    assert best_runs([row | {"chosen": False} for row in rows])["a"][0]["set.lr"] == 2.0
 
 
 @pytest.mark.parametrize("figure", ["test", "train"])
@@ -61,15 +71,19 @@ def test_devices_and_versions_are_those_of_the_runs():
 
 def test_ratios_are_over_the_seeds_that_all_have():
     rows = [row("ours", 1.0, seed, value) for seed, value in ((0, 9.0), (1, 8.0), (2, 1.0))]
-    rows += [row("bptt", 1.0, seed, 10.0) for seed in (0, 1)]
+    rows += [row("bptt", 1.0, seed, value) for seed, value in ((0, 10.0), (1, 8.0))]
     window = [row("bptt-window", 1.0, seed, 5.0) for seed in (0, 1, 2)]
     found = ratio_row(5, summarise(rows, "", {}), summarise(window, "", {}), "a.yaml")
     assert found is not None
     assert found["seeds"] == [0, 1]
-    assert (found["ours"], found["bptt"], found["bptt_full_window"]) == (8.5, 10.0, 5.0)
-    assert (found["ratio"], found["ratio_full_window"]) == (0.85, 1.7)
-    assert found["ratio_interval"] == pytest.approx(12.706 * 0.05, abs=1e-3)
-    assert "| 5 | 8.50 | 10.00 | 5.00 | 0.850 ± 0.635 |" in table({"rows": [found]})
+    assert (found["ours"], found["bptt"], found["bptt_full_window"]) == (8.5, 9.0, 5.0)
+    assert (found["ratio"], found["ratio_full_window"]) == (0.9444, 1.7)  # of the means
+    assert found["ratio_interval"] == pytest.approx(12.706 * 0.05, abs=1e-3)  # of 0.9 and 1
+    assert "| 5 | 8.50 | 9.00 | 5.00 | 0.944 ± 0.635 |" in table({"rows": [found]})
+    some = [row("bptt-window", 1.0, 0, 5.0)]
+    part = ratio_row(5, summarise(rows, "", {}), summarise(some, "", {}), "")
+    assert part is not None
+    assert (part["ratio"], part["bptt_full_window"]) == (0.9444, None)
 
 
 def test_a_ratio_of_one_cell_of_a_sweep():
@@ -85,6 +99,7 @@ def test_a_ratio_of_one_cell_of_a_sweep():
 def test_a_ratio_waits_for_what_is_not_there():
     ours, bptt = row("ours", 1.0, 0, 9.0), row("bptt", 1.0, 0, 10.0)
     assert ratio_row(5, summarise([ours], "", {}), summarise([], "", {}), "") is None
+    assert ratio_row(5, summarise([ours], "", {}), summarise([bptt], "", {}), "") is None  # that is another sweep's
     found = ratio_row(5, summarise([ours, bptt], "", {}), summarise([], "", {}), "")
     assert found is not None
     assert (found["ratio"], found["bptt_full_window"], found["ratio_full_window"]) == (0.9, None, None)

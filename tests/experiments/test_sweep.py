@@ -117,6 +117,7 @@ def test_a_sweep_is_gone_on_with(file: Path, tmp_path: Path, monkeypatch: pytest
     assert [(row["arm"], row["set.optimizer.lr"], row["seed"]) for row in rows] == [
         ("bptt", 0.001, 0), ("bptt", 0.05, 0), ("bptt", 0.05, 1), ("broken", 0.001, 0), ("broken", 0.05, 0),
     ]  # fmt: skip
+    assert {row["torch"] for row in rows if row["state"] == "done"} == {torch.__version__}
     failed = [row for row in rows if row["state"] == "failed"]
     assert [row["arm"] for row in failed] == ["broken", "broken"]
     assert "takes no 'no_such'" in failed[0]["error"]
@@ -188,7 +189,11 @@ def test_a_point_whose_result_is_damaged_is_not_done(text: str, file: Path, tmp_
     """Its run goes on from its last checkpoint, which writes the result anew."""
     home, point = SweepDirectory(tmp_path / "out"), expand(file)[0]
     _done(home, point, 7.0)
-    assert home.row(point)["state"] == "done"
+    home.failure(point).parent.mkdir()
+    home.failure(point).write_text('{"error": "of an earlier attempt"}')
+    row = home.row(point)
+    assert (row["state"], row["error"], row["tokens"]) == ("done", None, 20)
+    home.failure(point).unlink()
     (home.run(point) / "result.json").write_text(text)
     assert home.row(point)["state"] == "waiting"
 
@@ -199,6 +204,9 @@ def test_the_choice_is_the_lowest_mean_over_the_seeds(file: Path):
     assert choose(all_four[:4], (0, 1)) == {points[2].setting}
     assert choose(all_four[:4], (1,)) == {points[0].setting}
     assert choose(all_four, (0, 1)) == {points[2].setting}
+    assert choose(known(points, 9.0, 5.0, 6.0)[:4], (0, 1)) == {points[0].setting}  # nor one of which a seed is missing
+    three = expand(file, ["sweep.seeds=[0, 1, 2]"])
+    assert choose(known(three, 9.0, 1.0, 1.0, 3.0, 3.0, 3.0)[:6], (0, 1, 2)) == {three[3].setting}
 
 
 def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -208,6 +216,7 @@ def test_the_test_split_waits_for_the_choice(file: Path, tmp_path: Path, monkeyp
     _done(home, points[0], 9.0)
 
     def evaluate(run: Path, split: str, overrides: list[str]) -> Evaluation:
+        assert split == "test"
         asked.append(run)
         return Evaluation(2.0, 10)
 
@@ -462,6 +471,17 @@ def test_the_test_figure_is_that_of_the_best_setting():
     ]  # fmt: skip
     assert summary(rows) == [
         "a: 2 settings tried, best lr=0.05: validation perplexity 6.00 over 1 seed, test perplexity 60.00 over 1"
+    ]
+
+
+def test_a_summary_counts_settings_and_spreads_over_seeds():
+    values = [(0.1, 0, 6.0), (0.1, 1, 8.0), (0.2, 0, None)]
+    rows = [
+        {"arm": "a", "seed": seed, "state": "done" if valid else "waiting", "error": None, "set.lr": lr,
+         "valid_perplexity": valid, "test_perplexity": None} for lr, seed, valid in values
+    ]  # fmt: skip
+    assert summary(rows) == [
+        "a: 1 of 2 settings tried, best lr=0.1: validation perplexity 7.00 (standard deviation 1.41) over 2 seeds"
     ]
 
 

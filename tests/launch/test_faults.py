@@ -39,6 +39,14 @@ def test_a_disk_that_fails_is_the_machines(number: int) -> None:
     assert not lost_neighbour(error)
 
 
+def test_an_error_that_is_its_own_cause() -> None:
+    """As `raise error from error` makes it."""
+    error = OSError(errno.EIO, "no luck")
+    error.__cause__ = error
+    assert of_the_machine(error) is error
+    assert not lost_neighbour(error)
+
+
 def test_who_waits_at_a_meeting_that_is_closed_has_lost_a_neighbour() -> None:
     """So those that meet are called back when one of them dies on its way."""
     meeting = open_meeting("127.0.0.1")

@@ -33,6 +33,7 @@ TABLE = [
     ([10.0, 20.0], 20.0, 3, 2, 1, FIXED, Action.GO_ON, 3),
     ([10.0, 20.0, 30.0], 30.0, 3, 2, 1, FIXED, Action.FAIL, 0),
     ([10.0, 20.0, 30.0], 30.0, 3, 2, 0, ELASTIC, Action.FAIL, 0),
+    ([10.0, 20.0, 110.0], 110.0, 3, 2, 1, FIXED, Action.FAIL, 0),
     # old ones no longer count
     ([10.0, 20.0, 111.0], 111.0, 3, 2, 1, FIXED, Action.GO_ON, 3),
     # the run grows, without a failure; the room has gone meanwhile

@@ -1,5 +1,7 @@
 """What a task of a sweep takes of a cluster's GPUs, and when tasks are given to it."""
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.config import Experiment
+from tpdist.errors import TpdistError
 from tpdist.launch import tasks
 from tpdist.launch.placement import TooFewResourcesError
 from tpdist.launch.tasks import Task
@@ -34,15 +37,19 @@ def test_share_of_gpus(cpus: int, gpus: int, parts: dict, share: float, monkeypa
 class Remote:
     """Of the tasks' function: a reference is the name of its run."""
 
+    threads = 0
+
     def __init__(self, function: Callable) -> None:
         self.submitted: list[str] = []
         made.append(self)
 
-    def options(self, **_: object) -> "Remote":
+    def options(self, num_cpus: float, **_: object) -> "Remote":
+        self.threads = int(num_cpus)
         return self
 
     def remote(self, config: Experiment, run: str, threads: int) -> str:
         assert Path(str(config.data.store)).is_absolute()  # Ray's processes begin elsewhere
+        assert threads == self.threads
         self.submitted.append(Path(run).name)
         return self.submitted[-1]
 
@@ -70,9 +77,9 @@ def test_every_kind_of_task_has_to_find_room(monkeypatch: pytest.MonkeyPatch):
     assert asked == [1, 64]
 
 
-def test_what_follows_from_a_task_begins_while_others_go_on(monkeypatch: pytest.MonkeyPatch):
-    """Tasks end in the order `quick`, `after`, `slow`; each is submitted once, through one function."""
-    config, over = Experiment(), []
+@pytest.fixture
+def _played_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks end at once, but for `slow`, which ends when it is alone."""
     made.clear()
     monkeypatch.setattr(tasks, "connected", lambda *_: nullcontext())
     monkeypatch.setattr(tasks, "wait_for_room", lambda *_: None)
@@ -81,6 +88,28 @@ def test_what_follows_from_a_task_begins_while_others_go_on(monkeypatch: pytest.
     monkeypatch.setattr(tasks.ray, "nodes", lambda: [{"Alive": True}])
     monkeypatch.setattr(tasks.ray, "get", lambda ref: None)
     monkeypatch.setattr(tasks.ray, "wait", lambda refs, timeout: ([r for r in refs if r != "slow"] or refs, []))
+
+
+@pytest.mark.usefixtures("_played_ray")
+def test_when_time_is_up_or_ray_has_ended_nothing_more_is_given(monkeypatch: pytest.MonkeyPatch):
+    over: list[str] = []
+
+    def run(until: float = math.inf) -> None:
+        waiting = [Task(Experiment(), Path(name)) for name in ("quick", "slow")]
+        tasks.run_tasks(lambda: waiting, None, Silent(), lambda t, e: over.append(t.run.name), lambda: None, until)
+
+    run(until=time.monotonic())
+    assert over == ["quick"]
+    monkeypatch.setattr(tasks.ray, "nodes", lambda: [{"Alive": False}])
+    with pytest.raises(TpdistError, match="Ray has ended; the same command goes on"):
+        run()
+    assert over == ["quick"] * 2
+
+
+@pytest.mark.usefixtures("_played_ray")
+def test_what_follows_from_a_task_begins_while_others_go_on():
+    """Tasks end in the order `quick`, `after`, `slow`; each is submitted once, through one function."""
+    config, over = Experiment.model_validate({"cluster": {"cpus_per_worker": 2}}), []
 
     def next_tasks() -> list[Task]:
         names = ["slow", "quick", *(["after"] if "quick" in over else [])]

@@ -18,8 +18,9 @@ from tpdist.tprop import Window
 from tpdist.training.batches import Ahead, Batches
 
 
-def make(tokens: int, block: int, place: Place | None = None, method=None, **batching) -> Batches:
-    config = small("nowhere", objective={"block": block}, batching=batching, method=method or {})
+def make(tokens: int, block: int, place: Place | None = None, method=None, seed: int = 0, **batching) -> Batches:
+    run = {"seed": seed}
+    config = small("nowhere", objective={"block": block}, batching=batching, method=method or {}, run=run)
     ids = ArrayTokens(np.arange(tokens, dtype=np.int32))
     return Batches(config, ids, place or Place(), torch.device("cpu"), torch.float32)
 
@@ -100,6 +101,12 @@ def test_skipped_windows_are_those_at_the_front():
     batches = make(201, 4, streams=2, blocks=3, order="shuffled")
     whole = [batch.begin for batch in batches.epoch(3)]
     assert [batch.begin for batch in batches.epoch(3, skip=4)] == whole[4:]
+
+
+def test_every_seed_and_every_epoch_has_an_order_of_its_own():
+    orders = [make(201, 4, seed=s, streams=2, blocks=3, order="shuffled").order(e) for s in (0, 1) for e in (1, 2)]
+    assert all(sorted(order) == list(range(9)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
 
 
 def test_batch_mode_is_one_window():

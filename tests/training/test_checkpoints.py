@@ -45,6 +45,11 @@ def alter(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def leave_out_the_state(manifest: Path) -> None:
+    listed = json.loads(manifest.read_text())["files"]
+    checkpoints.write_manifest(manifest, {name: row for name, row in listed.items() if name != "state.json"})
+
+
 DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("tensors.safetensors", tear, r"bytes where \d+ were written"),
     ("tensors.safetensors", alter, "its SHA-256 is not that of what was written"),
@@ -56,6 +61,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("state.json", Path.unlink, "missing"),
     ("manifest.json", tear, "not a checkpoint's manifest"),
     ("manifest.json", Path.unlink, "missing"),
+    ("manifest.json", leave_out_the_state, "does not list tensors.safetensors and state.json"),
     ("manifest.json", lambda path: path.write_text('{"format": 1}'), "not a checkpoint's manifest"),
     ("manifest.json", lambda path: (path.unlink(), path.mkdir()), "not a file"),
 ]
@@ -79,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over(file: str, damage, said: str, two_c
     interrupted(lambda: tpdist.resume(run, reporter=stop_at(10)))
     assert names(run) == ["damaged-step-00000011", "step-00000009-epoch", "step-00000010"]
     shutil.rmtree(run / "checkpoints/step-00000010")
-    (run / "checkpoints/damaged-step-00000011").rename(run / "checkpoints/step-00000011")
+    shutil.copytree(run / "checkpoints/damaged-step-00000011", run / "checkpoints/step-00000011")  # and once more
     tpdist.resume(run, reporter=listener)
     (notice,) = [text for text in listener.said if "step-00000011" in text]
     assert notice.startswith(str(run / "checkpoints/step-00000011" / file))
@@ -101,6 +107,14 @@ def test_all_damaged(two_checkpoints: Path, tmp_path: Path):
         f"{run}/checkpoints: no checkpoint to resume from (all 2 are damaged; the oldest: {oldest}: "
     )
     assert names(run) == before
+
+
+def test_a_list_of_places_that_no_state_fills_is_not_made(tmp_path: Path):
+    """Whoever wrote it can make it as long as he likes."""
+    files.save_tensors({"carried": torch.zeros(1, 3)}, tmp_path / "states-0-0.safetensors")
+    shard = {"file": "states-0-0.safetensors", "streams": (0, 1), "slots": [(0, 10**6)], "time": 0}
+    loaded = checkpoints.Loaded("step-00000001", "here", tmp_path, {}, {"shards": [shard]})
+    assert [shard.slots for shard, _ in loaded.shards()] == [[]]
 
 
 def test_a_checkpoint_of_another_version(two_checkpoints: Path, tmp_path: Path, monkeypatch):
@@ -125,6 +139,8 @@ NO_FIT = [
     ),
     (["model.layers=2"], r"parameter layers.1.\S+ is absent there and \(\d+,.*\) in the configuration", None),
     (["batching.blocks=4"], "saved in the middle of an epoch, with blocks per window 3; the configuration has 4", None),
+    (["batching.streams=1"], "in the middle of an epoch, with batching.streams 2; the configuration has 1", None),
+    (["objective.block=2"], "in the middle of an epoch, with objective.block 4; the configuration has 2", None),
     (["run.seed=4"], "saved in the middle of an epoch, with run.seed 0; the configuration has 4: leave it", None),
     (["method.first=persistent"], r"its stored states do not fit the configuration: h is absent there and", None),
     (["run.epochs=0"], "--set: run.epochs: must be at least 1, got 0", ConfigError),
@@ -145,6 +161,17 @@ def test_what_does_not_fit_is_refused(overrides, said: str, kind, two_checkpoint
     assert_same_runs(two_checkpoints / "whole", run)
 
 
+@pytest.mark.parametrize(("updates", "when"), [(9, "states stored for every block"), (11, "the middle of an epoch")])
+def test_windows_of_which_states_are_stored_stay_as_they_are(updates: int, when: str, small_corpus, tmp_path: Path):
+    run, method = tmp_path / "run", {"first": "persistent"}
+    if updates == 9:
+        tpdist.train(small(small_corpus, method=method, run={"epochs": 1}), run)
+    else:
+        interrupted(lambda: tpdist.train(small(small_corpus, method=method), run, stop_at(updates)))
+    with pytest.raises(RunError, match=f"{when}, with batching.order sequential; the configuration has shuffled: lea"):
+        tpdist.resume(run, ["batching.order=shuffled", "run.epochs=2"])
+
+
 def test_the_checkpoint_of_another_run_is_refused(small_corpus: Path, two_checkpoints: Path, tmp_path: Path):
     run = tmp_path / "run"
     interrupted(lambda: tpdist.train(small(small_corpus, model={"hidden": 5}), run, stop_at(1)))
@@ -161,14 +188,22 @@ def test_keep_last(keep: int, small_corpus: Path, tmp_path: Path):
     assert names(run) == kept[-keep:]
 
 
-def test_changed_optimisers_start_anew(small_corpus: Path, tmp_path: Path):
-    run, listener = tmp_path / "run", Listener()
-    parts = {"method": {"first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.1}}}
-    interrupted(lambda: tpdist.train(small(small_corpus, **parts), run, stop_at(11)))
-    changes = ["optimizer.name=sgd", "optimizer.lr=0.5", "method.h_optimizer.name=adagrad"]
+@pytest.mark.parametrize(
+    ("changes", "anew"),
+    [
+        ([], False),
+        (["optimizer.name=adamw", "method.h_optimizer.name=nadam"], True),
+        (["optimizer.options.eps=1e-7", "method.h_optimizer.options.eps=1e-7"], True),
+    ],
+)
+def test_changed_optimisers_start_anew(changes: list[str], anew: bool, small_corpus: Path, tmp_path: Path):
+    run, listener, options = tmp_path / "run", Listener(), {"betas": [0.8, 0.9]}
+    method = {"first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.1, "options": options}}
+    config = small(small_corpus, method=method, optimizer={"options": options})
+    interrupted(lambda: tpdist.train(config, run, stop_at(11)))
     tpdist.resume(run, changes, listener)
-    assert "optimizer: changed, so its state starts anew" in listener.said
-    assert "method.h_optimizer: changed, so its state starts anew" in listener.said
+    for which in ("optimizer", "method.h_optimizer"):
+        assert (f"{which}: changed, so its state starts anew" in listener.said) == anew
 
 
 def test_a_lower_learning_rate_can_be_given(small_corpus: Path, tmp_path: Path):

@@ -201,6 +201,30 @@ def test_dynamic_evaluation_is_a_loop_of_blocks():
     assert found.loss * found.tokens == pytest.approx(total)
 
 
+def test_h_steps_at_test_time_are_a_loop_of_blocks():
+    """Predict a block, fit its start to it by gradient steps, and go on from where that start leads."""
+    model, tokens, block, lr, weight = make_model(), make_tokens(23), 4, 0.3, 0.7
+    found = evaluate_tokens(model, tokens, block, test_time=HSteps(2, lr, weight))
+    ids, state, total = torch.from_numpy(tokens.ids.astype(np.int64)), model.zero_state(1), 0.0
+    for begin in range(0, len(ids) - 1, block):
+        labels = ids[begin + 1 : begin + block + 1]
+        inputs = ids[begin : begin + len(labels), None]
+        total -= plain_log_p(model, inputs, labels, state).item()
+        start, anchor = state.clone().requires_grad_(), state
+        for _ in range(2):
+            cost = weight / 2 * ((start - anchor) ** 2).sum() - plain_log_p(model, inputs, labels, start)
+            (gradient,) = torch.autograd.grad(cost, start)
+            start = (start - lr * gradient).detach().requires_grad_()
+        state = model.unroll(inputs, start)[1].detach()
+    assert found.loss * found.tokens == pytest.approx(total)
+
+
+def plain_log_p(model: LanguageModel, inputs: torch.Tensor, labels: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Of all labels [B] together, after inputs [B, 1] from a state."""
+    h, _ = model.unroll(inputs, start)
+    return model.logits(h[:, 0]).log_softmax(1).gather(1, labels[:, None]).sum()
+
+
 def test_dynamic_evaluation_passes_over_a_parameter_that_is_not_used():
     """As an own cell may have one."""
     model, tokens, steps = make_model(), make_tokens(30), ThetaSteps(2, 0.5)

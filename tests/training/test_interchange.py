@@ -113,7 +113,7 @@ def test_what_cannot_be_started_from(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"model\.init_from: .*: rnn\.bias_hh_l1 is absent there and \(15,\) in"):
         start_from(made(layers=2)[1], file, WORDS)
     with pytest.raises(ConfigError, match=r"vocabulary\.json: is another vocabulary than the corpus's"):
-        start_from(source, file, Vocabulary([*WORDS.types[1:], "x"], WORDS.counts, "word"))
+        start_from(source, file, Vocabulary(WORDS.types[::-1], WORDS.counts, "word"))
     with pytest.raises(ConfigError, match=r"its decoder\.weight is not its encoder\.weight"):
         start_from(made(tied=True)[1], file, WORDS)
     with pytest.raises(ConfigError, match=r"model\.init_from: no\.safetensors: missing; give a safetensors file"):

@@ -23,6 +23,7 @@ def test_a_result_of_fewer_epochs_is_written_anew(small_corpus: Path, tmp_path: 
         interrupted(lambda: tpdist.resume(run, ["run.epochs=2", "run.test=true"]))
     result = tpdist.resume(run)
     assert (figures(run)["epochs"], figures(run)["test_perplexity"]) == (2, result.test_perplexity)
+    assert result.tokens_per_second == pytest.approx(2 * 199 / result.seconds)
     tpdist.train(small(small_corpus), tmp_path / "whole")
     assert figures(run) == figures(tmp_path / "whole")
 

@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import Listener, Parts, assert_same_runs, interrupted, small, stop_at
 
 import tpdist
 from tpdist import ConfigError, DataError, Interrupted, RunError
 from tpdist.launch.local import dry_run
+from tpdist.models import build_model
 from tpdist.training import run_dir
 from tpdist.training.run_dir import RunDirectory
 
@@ -55,6 +57,27 @@ def test_result(small_corpus: Path, tmp_path: Path):
     rows = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     trained = {row["epoch"]: row["perplexity"] for row in rows if row["kind"] == "epoch"}
     assert figures["train_perplexity"] == trained[figures["best_epoch"]]
+
+
+def test_what_is_said_of_a_model_is_written_after_it(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Who is killed between the two has a model of which the step is an older one's, and it does not count."""
+    written: list[str] = []
+
+    def noted(write: Callable[..., None]) -> Callable[..., None]:
+        return lambda path, what: written.append(path.name) or write(path, what)
+
+    for name in ("write_atomic", "write_json"):
+        monkeypatch.setattr(run_dir, name, noted(getattr(run_dir, name)))
+    tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
+    assert written == ["best.safetensors", "best.json", "last.safetensors", "last.json"]
+
+
+def test_a_file_with_more_parameters_than_the_model_is_another_models(small_corpus: Path):
+    config = small(small_corpus)
+    model = build_model(config.model, config.run, 12)
+    more = {**dict(model.named_parameters()), "extra": torch.zeros(1)}
+    with pytest.raises(RunError, match=r"f: holds another model: parameter extra is \(1,\) there and absent in"):
+        run_dir.load_parameters(model, more, "f")
 
 
 def test_the_default_name(small_corpus: Path, tmp_path: Path, monkeypatch):

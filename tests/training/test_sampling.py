@@ -40,6 +40,17 @@ def test_temperature_0_takes_the_likeliest(run: Path):
     assert tpdist.sample(run, "w1", tokens=9, temperature=1e-3) in texts
 
 
+def test_a_token_follows_from_all_that_is_before_it(run: Path):
+    store = Store.open(tpdist.load_config(run / "config.yaml").data.store or "")
+    config = small(run, model={"init": 2.0})
+    model = build_model(config.model, config.run, len(store.vocabulary))
+    ids = store.vocabulary.encode(["w1", "w2"]).tolist()
+    for _ in range(20):
+        h, _ = model.unroll(torch.tensor(ids)[:, None], model.zero_state(1))
+        ids.append(int(model.logits(h[-1, 0]).argmax()))
+    assert sample_text(model, store, "w1 w2", 20, 0.0, None, 0) == store.vocabulary.decode(ids)
+
+
 def test_the_last_model_can_be_asked_too(run: Path):
     assert tpdist.sample(run, "w1", tokens=2, which="last").startswith("w1 ")
 

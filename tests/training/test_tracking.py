@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from small_runs import interrupted, rows, small, stop_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tpdist
+from tpdist.training.figures import live_status, metrics_row
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 
 
@@ -63,6 +66,25 @@ def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
         assert len(row["residuals"]) == 2
         assert math.hypot(*row["residuals"]) == pytest.approx(row["primal"])
     assert epochs[1]["valid_perplexity"] == pytest.approx(math.exp(epochs[1]["valid_loss"]))
+
+
+def test_the_figures_of_an_epoch_so_far():
+    """Means over its tokens, its own speed; what is left follows from the speed of the whole run."""
+    sums = EpochSums(loss=600.0, penalty=30.0, primal=16.0, dual=9.0, tokens=300, seconds=10.0)
+    trainer: Any = SimpleNamespace(
+        state=RunState(epoch=2, position=3, step=12, tokens=1000, seconds=48.0, sums=sums),
+        seconds=20.0,
+        batches=range(9),
+        config=SimpleNamespace(run=SimpleNamespace(epochs=4)),
+        plan=SimpleNamespace(terms=SimpleNamespace(weight=0.2)),
+        workers=SimpleNamespace(count=1),
+    )
+    assert metrics_row(trainer, "step") == {
+        "kind": "step", "epoch": 2, "step": 12, "loss": 2.0, "perplexity": math.exp(2.0), "penalty": 0.1,
+        "primal": 4.0, "dual": 3.0, "weight": 0.2, "tokens_per_second": 30.0, "seconds": 48.0,
+    }  # fmt: skip
+    status = live_status(trainer)
+    assert (status.steps, status.seconds_left) == (12 + 6 + 2 * 9, 4.0 * (6 + 2 * 9))
 
 
 def test_what_json_cannot_hold_is_null(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from small_runs import Listener, interrupted, list_checkpoints, rows, small, sto
 
 import tpdist
 from tpdist import NonFiniteError
+from tpdist.data import Store
+from tpdist.models import LanguageModel
 from tpdist.training import epoch_end
 from tpdist.training import trainer as trainer_module
 from tpdist.training.evaluation import Evaluation
+from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
 
 HUGE = {"optimizer": {"name": "sgd", "lr": 1e30, "clip": None}}
@@ -75,6 +79,32 @@ def test_a_validation_loss_that_is_not_finite_makes_no_best_model(
     assert not list((tmp_path / "run/models").iterdir())
 
 
+@pytest.mark.parametrize("which", ["boundaries.u", "model.bias"])
+def test_what_no_step_can_use_is_not_saved(which: str, small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus, method={"first": "persistent"})
+    run = RunDirectory.create(config, tmp_path / "run")
+    trainer = Trainer(config, Store.open(small_corpus), run, Listener())
+    trainer._begin_epoch()
+    trainer.update(trainer.batches.batch(0))
+    tensor = trainer.boundaries.u if which == "boundaries.u" else trainer.model.bias.data
+    assert tensor is not None
+    tensor.view(-1)[-1] = math.inf
+    said = f"after step 1: a parameter or a state is not finite, {which} of worker 0"
+    with pytest.raises(NonFiniteError, match=re.escape(said)):
+        trainer.save_checkpoint()
+    assert not list_checkpoints(run.checkpoints)
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_processes(small_corpus: Path, tmp_path: Path):
+    config = small(small_corpus)
+    run = RunDirectory.create(config, tmp_path / "run")
+    trainer = Trainer(config, Store.open(small_corpus), run, Listener())
+    trainer._begin_epoch()
+    trainer.state.seconds = trainer.state.sums.seconds = 1e6
+    trainer.update(trainer.batches.batch(0))
+    assert 0 < trainer.seconds < 1e6 < min(trainer.state.seconds, trainer.state.sums.seconds)
+
+
 def with_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
     """Validation losses of the epochs to come; behind them the test split's."""
     left = iter(losses)
@@ -91,22 +121,43 @@ def test_early_stopping(small_corpus: Path, tmp_path: Path, monkeypatch):
     assert (best["epoch"], last["epoch"], best["step"]) == (5, 8, 45)
 
 
+def test_the_model_that_is_tested_is_that_of_the_best_epoch(small_corpus: Path, tmp_path: Path, monkeypatch):
+    evaluated: list[torch.Tensor] = []
+    losses = iter([1.0, 2.0, 3.0])
+
+    def evaluate(model: LanguageModel, *_: object, **__: object) -> Evaluation:
+        evaluated.append(model.bias.detach().clone())
+        return Evaluation(next(losses), 20)
+
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", evaluate)
+    tpdist.train(small(small_corpus), tmp_path / "run")
+    first, second, tested = evaluated
+    assert torch.equal(tested, first)
+    assert not torch.equal(tested, second)
+
+
 def test_a_run_that_stopped_early_stays_so(small_corpus: Path, tmp_path: Path, monkeypatch):
-    with_losses(monkeypatch, 1.0, 2.0)
+    with_losses(monkeypatch, 1.0, 1.0)  # as good is no gain
     config = small(small_corpus, run={"epochs": 20, "patience": 1})
     assert tpdist.train(config, tmp_path / "run").epochs == 2
     assert tpdist.resume(tmp_path / "run").epochs == 2
 
 
 @pytest.mark.parametrize(
-    ("patience", "factors"), [(0, [1, 1, 1 / 4, 1 / 16, 1 / 16, 1 / 64]), (1, [1, 1, 1, 1 / 4, 1 / 4, 1 / 4])]
+    ("patience", "losses", "factors"),
+    [
+        (0, [1.0, 1.2, 1.1, 0.9, 1.3, 0.8], [1, 1, 1 / 4, 1 / 16, 1 / 16, 1 / 64]),
+        # a gain, and a fall of the rate, begin the count anew
+        (1, [1.0, 1.2, 0.9, 1.3, 1.4, 1.5, 1.6, 1.7], [1, 1, 1, 1, 1, 1 / 4, 1 / 4, 1 / 16]),
+    ],
 )
-def test_decay_on_a_plateau(patience: int, factors: list[float], small_corpus: Path, tmp_path: Path, monkeypatch):
+def test_decay_on_a_plateau(
+    patience: int, losses: list[float], factors: list[float], small_corpus: Path, tmp_path: Path, monkeypatch
+):
     """An epoch's row tells the learning rate that it was trained with."""
-    with_losses(monkeypatch, 1.0, 1.2, 1.1, 0.9, 1.3, 0.8)
-    config = small(
-        small_corpus, optimizer={"lr": 0.02, "decay": {"factor": 0.25, "patience": patience}}, run={"epochs": 6}
-    )
+    with_losses(monkeypatch, *losses)
+    decay, epochs = {"factor": 0.25, "patience": patience}, len(losses)
+    config = small(small_corpus, optimizer={"lr": 0.02, "decay": decay}, run={"epochs": epochs})
     run = tmp_path / "run"
     interrupted(lambda: tpdist.train(config, run, stop_at(31)))
     tpdist.resume(run)

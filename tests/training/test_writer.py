@@ -5,16 +5,17 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints, small, stop_at
+from small_runs import Listener, assert_same_runs, disk_calls, interrupted, list_checkpoints, small, stop_at
 
 import tpdist
 from tpdist.parallel import Place, Workers
 from tpdist.parallel.traffic import Traffic
-from tpdist.training import epoch_end, writer
+from tpdist.training import epoch_end, trainer, writer
 from tpdist.training.checkpoints import Packed, Shard, load_checkpoint
 from tpdist.training.depots import Directory
 from tpdist.training.writer import Writer
@@ -79,6 +80,21 @@ def test_the_best_epochs_checkpoint_is_kept(small_corpus: Path, tmp_path: Path, 
     assert names(run) == ["step-00000018-epoch", "step-00000045-epoch"]
 
 
+def test_seconds_are_counted_from_the_last_checkpoint(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Three of them, by a clock that an update moves on by one."""
+    steps: list[str] = []
+
+    def note(self: Writer, name: str, packed: Packed, best: str | None = None) -> None:
+        steps.append(name)
+
+    monkeypatch.setattr(Writer, "write", note)
+    now = [0.0]
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tick = Listener({n: lambda: now.append(now.pop() + 1) for n in range(1, 10)})
+    tpdist.train(small(small_corpus, run={"checkpoint_every_s": 3.0, "epochs": 1}), tmp_path / "run", tick)
+    assert steps == ["step-00000004", "step-00000008", "step-00000009-epoch"]
+
+
 def one_of_two(directory: Path, time_: int) -> tuple[Writer, Packed]:
     """Worker 0 or 1 along time, without a process group: what they agree on is not at stake."""
     workers = Workers(Place(0, time_, 1, 2), Traffic())
@@ -107,6 +123,24 @@ def test_the_leader_waits_for_every_receipt(tmp_path: Path):
     assert sorted(path.name for path in loaded.path.iterdir()) == [
         "manifest.json", "state.json", "states-0-0.safetensors", "states-0-1.safetensors", "tensors.safetensors",
     ]  # fmt: skip
+
+
+def test_all_is_on_the_disk_before_a_checkpoint_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And its manifest last, of a run of two workers."""
+    leader, packed = one_of_two(tmp_path, 0)
+    other, theirs = one_of_two(tmp_path, 1)
+    done = disk_calls(monkeypatch)
+    leader.write("step-00000001", packed)
+    (stage,) = tmp_path.iterdir()
+    other._run("step-00000001", int(stage.name.split(".")[2], 16), theirs, None)
+    leader.wait()
+    *files, manifest, directory, renamed, parent = done
+    assert manifest[:2] == ("synced", "manifest.json")
+    assert (directory, renamed) == (("synced", stage.name, 0), ("renamed", stage.name, 0))
+    assert parent == ("synced", tmp_path.name, 0)
+    whole = {("synced", path.name, path.stat().st_size) for path in (tmp_path / "step-00000001").iterdir()}
+    assert len(whole) == 5
+    assert whole <= {*files, manifest}
 
 
 def test_another_workers_full_disk_is_the_leaders_error_too(tmp_path: Path, monkeypatch):

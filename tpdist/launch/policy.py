@@ -28,9 +28,9 @@ class Limits:
 class Situation:
     """Where a run stands after a failure.
 
-    failures: when workers failed, on one clock with `now`, the newest last. wanted: workers before the failure; alive:
-    those of them that are left; room: how many more the cluster could hold at this moment. What failed was never the
-    user's own error: that one would come again, and ends the run.
+    failures: when workers failed, on one clock with `now`, the newest last. wanted: workers before the failure, one of
+    the sizes; alive: those of them that are left; room: how many more the cluster could hold at this moment. What
+    failed was never the user's own error: that one would come again, and ends the run.
     """
 
     failures: Sequence[float]
@@ -62,7 +62,7 @@ def decide(at: Situation, limits: Limits) -> Decision:
             f"{limits.max_restarts}",
         )
     possible = at.alive + at.room
-    if possible >= at.wanted and at.wanted in limits.sizes:
+    if possible >= at.wanted:
         return Decision(Action.GO_ON, at.wanted)
     if at.failures and at.now - at.failures[-1] < max(limits.rejoin_s, SETTLE_S):
         return Decision(Action.WAIT)
