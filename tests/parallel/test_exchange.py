@@ -29,9 +29,10 @@ def neighbours() -> TimeNeighbours:
     return TimeNeighbours(RANKS, group, Traffic())
 
 
+@pytest.mark.parametrize("streams", [1, 2])  # whose edge is one piece of memory, or not
 @pytest.mark.parametrize(("call", "to", "source"), [("to_right", 9, 4), ("to_left", 4, 9)])
-def test_a_message_under_way_does_not_change(call: str, to: int, source: int, asked: list) -> None:
-    states = torch.rand(2, 5, 3).double()
+def test_a_message_under_way_does_not_change(call: str, to: int, source: int, streams: int, asked: list) -> None:
+    states = torch.rand(streams, 5, 3).double()
     edge = states[:, 4].clone()
     getattr(neighbours(), call)(states[:, 4])
     states.zero_()
