@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "admm, shuffled": {"method": {"name": "admm", "first": "persistent", "relaxation": 4}, "batching": SHUFFLED},
     "lstm": {"method": {"name": "costate"}, "model": {"cell": "lstm", "layers": 2}},
     "growing weight": {"method": {"name": "admm"}, "objective": {"weight_growth": 1.5}},
-    "decaying rate": {"method": {"name": "bptt"}, "optimizer": {"lr": 0.5, "decay": {"factor": 0.5}}},
+    "decaying rate": {"method": {"name": "bptt"}, "optimizer": {"decay": {"start_epoch": 2}}},
 }
 
 
