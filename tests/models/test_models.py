@@ -72,9 +72,23 @@ def test_the_gru_works_its_derivatives_out_some_steps_at_a_time(rows: int, monke
             for run in (lambda x, s: Cell.forward(cell, x, s), cell)
         )  # fmt: skip
         torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    monkeypatch.delattr(gru_module, "_slopes")  # which nobody asks for
     with torch.no_grad():
         for got, wanted in zip(cell(x, state), Cell.forward(cell, x, state), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("alone", ["inputs", "state", "weights"])
+def test_the_gru_where_one_alone_learns(alone: str) -> None:
+    cell, x, state = GRU(E, H).double().requires_grad_(alone == "weights"), rand(B, N, E), rand(N, H)
+    asked = {"inputs": [x], "state": [state], "weights": list(cell.parameters())}[alone]
+    for tensor in asked:
+        tensor.requires_grad_()
+    slow, fast = (
+        torch.autograd.grad(run(x, state)[0].square().sum(), asked)
+        for run in (lambda x, s: Cell.forward(cell, x, s), cell)
+    )
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
 
 
 def test_steps_are_the_written_equations() -> None:
@@ -92,29 +106,30 @@ def test_steps_are_the_written_equations() -> None:
 @pytest.mark.parametrize("rows", [1, 4, 100])
 @pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("needed", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_chunked_head_equals_cross_entropy(
-    rows: int, multiple: int, needed: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    rows: int, multiple: int, needed: tuple[int, ...], dtype: torch.dtype, close: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not types are added up to a multiple, as on a GPU."""
+    """Whether or not types are added up to a multiple, as on a GPU; and by either library's products."""
     monkeypatch.setattr(head_module, "ROWS_ON_CPU", rows)
     monkeypatch.setitem(head_module.MULTIPLE, "cpu", multiple)
     labels = torch.randint(V, (11,))
     labels[[0, 5, 10]] = IGNORED
-    values = [5 * rand(11, H), rand(V, H), rand(V)]
+    values = [x.to(dtype) for x in (5 * rand(11, H), rand(V, H), rand(V))]
     leaves = [x.requires_grad_(bool(n)) for x, n in zip(values, needed, strict=True)]
     h, weight, bias = leaves
     got = cross_entropy(h, weight, bias, labels)
     wanted = nn.functional.cross_entropy(h @ weight.T + bias, labels, ignore_index=IGNORED, reduction="sum")
-    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got, wanted, rtol=close, atol=close)
     asked = [x for x in leaves if x.requires_grad]
     upstream = -2.5  # a loss that is scaled further on
     for a, b in zip(
         torch.autograd.grad(upstream * got, asked), torch.autograd.grad(upstream * wanted, asked), strict=True
     ):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=close, atol=close)
     each = token_losses(h, weight, bias, labels)
     assert each[labels == IGNORED].tolist() == [0, 0, 0]
-    torch.testing.assert_close(each.sum(), wanted.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(each.sum(), wanted.detach(), rtol=close, atol=close)
 
 
 def test_head_does_not_overflow_and_bears_ignored_and_no_tokens() -> None:
@@ -134,9 +149,9 @@ def test_head_scores_labels_whose_probability_vanishes(dtype: torch.dtype, monke
     """By either of the ways that a CPU and a GPU take."""
     h, weight, bias = (x.to(dtype) for x in (rand(8, H), 100 * rand(V, H), rand(V)))
     labels = (h @ weight.T + bias).argmin(1)
-    labels[0] = IGNORED
+    labels[0], labels[1] = IGNORED, (weight @ h[1] + bias).argmax()
     wanted = nn.functional.cross_entropy(h @ weight.T + bias, labels, ignore_index=IGNORED, reduction="sum")
-    assert wanted > 8 * 103  # exp(-103) is 0 in float32
+    assert wanted > 6 * 103  # exp(-103) is 0 in float32
     torch.testing.assert_close(cross_entropy(h, weight, bias, labels), wanted)
     monkeypatch.setattr(head_module, "_softmax_on_cpu", head_module._softmax)
     torch.testing.assert_close(cross_entropy(h, weight, bias, labels), wanted)
@@ -175,6 +190,7 @@ def test_bfloat16_products_are_close(cell: str) -> None:
         loss = model.loss(h, ids)
         assert (h.dtype, last.dtype, loss.dtype, model.weight.dtype) == (torch.float32,) * 4
         results.append((h, last, loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    assert torch.equal(results[0][0], results[1][0]) is (cell == "lstm")  # whose steps a CPU takes in float32
     different = False
     for a, b in zip(*results, strict=True):
         different |= not torch.equal(a, b)
@@ -247,6 +263,9 @@ def test_first_parameters(cell: str) -> None:
     default = build(cell=cell)
     assert 0.09 < float(default.embedding.weight.detach().abs().max()) <= 0.1
     assert 0.9 * H**-0.5 < float(default.weight.detach().abs().max()) <= H**-0.5
+    tied = build(cell=cell, tied=True)
+    assert 0.09 < float(tied.weight.detach().abs().max()) <= 0.1
+    torch.rand(1)
     before = torch.get_rng_state()
     build(cell=cell)
     assert torch.equal(before, torch.get_rng_state())  # the run's other draws do not depend on the model
@@ -301,11 +320,32 @@ class Forgetful(Leaky):
         return torch.tanh(x)
 
 
+class Detached(Leaky):
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return super().step(x, state).detach()
+
+
+class ForwardAlone(Cell):
+    """Leaky's outputs without a `step`."""
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.map = nn.Linear(inputs, hidden)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for mapped in self.map(x):
+            state = 0.5 * state + mapped
+            outputs.append(state)
+        return torch.stack(outputs), state
+
+
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
     vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
+    vars(module).update(Detached=Detached, ForwardAlone=ForwardAlone)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -316,14 +356,15 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         build(cell=f"{own_module}:WrongWidth", allow_cells_from=[own_module])
 
 
-def test_own_cell_by_import_path(own_module: str) -> None:
-    model = build(cell=f"{own_module}:Leaky", allow_cells_from=[own_module], layers=2, embedding=E)
+@pytest.mark.parametrize("name", ["Leaky", "ForwardAlone"])
+def test_own_cell_by_import_path(own_module: str, name: str) -> None:
+    model = build(cell=f"{own_module}:{name}", allow_cells_from=[own_module], layers=2, embedding=E)
     ids, state = torch.randint(V, (B, N)), rand(N, 2 * H)
     h, last = model.unroll(ids, state)
     low, high = state.split(H, 1)
     first, second = model.layers
-    assert isinstance(first, Leaky)
-    assert isinstance(second, Leaky)
+    assert isinstance(first, Leaky | ForwardAlone)
+    assert isinstance(second, Leaky | ForwardAlone)
     for t in range(B):
         low = 0.5 * low + first.map(model.embedding(ids[t]))
         high = 0.5 * high + second.map(low)
@@ -342,6 +383,7 @@ def test_own_cell_by_import_path(own_module: str) -> None:
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
         ("Forgetful", "no gradient comes from its next state to its state"),
+        ("Detached", "no gradient comes from its next state to its state"),
     ],
 )
 def test_bad_own_cells_name_the_key(own_module: str, name: str, message: str) -> None:

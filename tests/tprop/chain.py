@@ -63,14 +63,21 @@ class SummedOver:
 
     def __init__(self, parameters: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], None]):
         self.parameters, self.reduce = parameters, reduce
-        self.armed = False
+        self.armed, self.sent = False, set[int]()
+        for p in parameters:
+            p.register_post_accumulate_grad_hook(self.send)
 
     def begin(self, inputs: Tensor | None, tokens: int) -> None:
-        self.armed = False
+        self.armed, self.sent = False, set()
 
     def last_pass(self) -> None:
         assert not self.armed
         self.armed = True
+
+    def send(self, p: Tensor) -> None:
+        """As a bucket is sent while the last pass runs: nothing may be added to its gradients later."""
+        assert id(p) not in self.sent
+        self.sent |= {id(p)} if self.armed else set()
 
     def finish(self) -> None:
         assert self.armed  # by the update's last pass

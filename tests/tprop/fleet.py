@@ -47,6 +47,8 @@ def fleet(
             sums = torch.cat([torch.stack([out.loss, out.penalty, out.dual]).detach(), out.residuals])
             kept = [None if x is None else x[:, : spans[place]].clone() for x in
                     (boundaries.h, boundaries.u, boundaries.costate)]  # fmt: skip
+            # what was filled in from the right neighbour does not stay
+            assert plan.closing or not any(x[:, spans[place] :].any() for x in boundaries.tensors().values())
             log.append([[p.detach().clone() for p in mine.parameters()], sums, carried.clone(), kept])
         return log
 

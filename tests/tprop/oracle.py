@@ -104,12 +104,15 @@ def evaluate(
 
 
 class Oracle:
-    """pm, admm, alm and costate with a penalty over a fixed corpus of windows; h and u are kept if persistent."""
+    """pm, admm, alm and costate with a penalty over a fixed corpus of windows; h and u are kept if persistent.
+
+    primal, dual: of the last visit, Σ ‖h - ĥ‖² and λ² Σ ‖ĥ_last - ĥ_first‖² over its passes.
+    """
 
     def __init__(self, config: Experiment, model: LanguageModel, streams: int, blocks: int):
         self.config, self.model = config, model
         shape = (streams, blocks + 1, model.state_size)
-        self.h, self.u = torch.zeros(shape).double(), torch.zeros(shape).double()
+        self.h, self.u, self.costate = (torch.zeros(shape).double() for _ in range(3))
         spec = config.optimizer
         self.theta = OPTIMIZERS[spec.name](list(model.parameters()), lr=spec.lr, **spec.options)  # type: ignore[arg-type]
         self.carried = torch.zeros(streams, model.state_size).double()
@@ -126,7 +129,7 @@ class Oracle:
         if method.name in ("admm", "alm") and method.dual.keep:
             u[:, : blocks + method.closing] = self.u[:, begin : begin + blocks + method.closing]
         start = h.clone()
-        delta = self._costates(inputs, labels, start) if method.name == "costate" else None
+        delta = self._costates(inputs, labels, begin, start) if method.name == "costate" else None
         free = [i for i in range(blocks + 1) if 0 < i < blocks or (i == 0 and method.edge_free)]
         if method.closing:
             free.append(blocks)
@@ -149,21 +152,25 @@ class Oracle:
                 leaf.grad[:, i] = clip_each(gradient[:, i], h_spec.clip)
             h_optimizer.step()
 
-        def step_duals() -> None:
+        def step_duals() -> Value:
             value = evaluate(config, model, inputs, labels, start if held else leaf, leaf, u)
             alpha = method.dual.lr or 1 / objective.weight
             for (s, i), prediction in value.predictions.items():
                 if constrained(config, labels, s, i):
                     ascent = objective.weight * (leaf[s, i] - prediction).detach()
                     u[s, i] += alpha * clip_each(ascent[None], method.dual.clip)[0]
+            return value
 
+        passes = []
         for _ in range(method.h_steps):
-            move(total(leaf))
+            passes.append(total(leaf))
+            move(passes[-1])
         duals = method.name in ("admm", "alm")
         if duals and method.dual.order == "before":
             step_duals()
         for _ in range(method.theta_steps):
-            value = total(leaf)
+            value, read = total(leaf), leaf.detach().clone()
+            passes.append(value)
             summed = value.loss + value.penalty
             if delta is not None:
                 for (s, i), prediction in value.predictions.items():
@@ -179,7 +186,14 @@ class Oracle:
                 torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.clip)
             self.theta.step()
         if duals and method.dual.order == "after":
-            step_duals()
+            passes.append(step_duals())
+            read = leaf.detach()
+        self.primal = self.dual = torch.zeros(()).double()
+        for (s, i), last in passes[-1].predictions.items():
+            if constrained(config, labels, s, i):
+                change = last - passes[0].predictions[s, i]
+                self.primal = self.primal + (read[s, i] - last).square().sum()
+                self.dual = self.dual + objective.weight**2 * change.square().sum()
 
         self.h[:, here] = (start if held else leaf.detach())[:, :blocks]
         self.u[:, begin : begin + blocks + method.closing] = u[:, : blocks + method.closing]
@@ -201,10 +215,12 @@ class Oracle:
                     h[s, i] = unroll(self.model, inputs[:, s, i - 1], before[s, i - 1])[1].detach()
         return h
 
-    def _costates(self, inputs: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+    def _costates(self, inputs: Tensor, labels: Tensor, begin: int, start: Tensor) -> Tensor:
         """δ_i ← ∂/∂h_i [CE_i + ⟨δ_{i+1}, ĥ_{i+1}⟩], as often as `sweeps` says; on every state that is a start."""
         _, streams, blocks = inputs.shape
-        delta = torch.zeros_like(start)
+        delta, inside = torch.zeros_like(start), slice(begin + 1, begin + blocks)
+        if self.config.method.keep_costates:
+            delta[:, 1:blocks] = self.costate[:, inside]
         sweeps = self.config.method.sweeps
         for _ in range(blocks - 1 if sweeps is None else sweeps):
             new = torch.zeros_like(delta)
@@ -222,6 +238,7 @@ class Oracle:
                         value = value + token_loss(self.model, top(self.model, leaf), inputs[0, s, i])
                     (new[s, i],) = torch.autograd.grad(value, leaf)
             delta = new
+        self.costate[:, inside] = delta[:, 1:blocks]
         return delta
 
 

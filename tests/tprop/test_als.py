@@ -13,7 +13,7 @@ from problems import experiment, make_stream
 from torch import Tensor
 
 from tpdist.models import IGNORED, LanguageModel, build_model
-from tpdist.tprop import Alone, Boundaries, Plan, Window, als_visit, make_window, plan_epoch
+from tpdist.tprop import Alone, Boundaries, Plan, Window, als, als_equations, als_visit, make_window, plan_epoch
 from tpdist.tprop.als import step_h
 from tpdist.tprop.als_equations import parameter_groups
 from tpdist.tprop.objective import blocks_pass
@@ -149,6 +149,54 @@ def test_each_group_of_parameters_is_stationary(cell: str) -> None:
             gradients = torch.autograd.grad(case.majoriser(old, case.h, model, case.h), wanted)
             size = max(float(g.abs().max()) for g in gradients)
             assert size > 1e-2 if bound is None else size < bound, group
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_a_visit_tells_and_leaves(cell: str) -> None:
+    """Loss and penalty are those before θ moved, residuals those after; the blocks around the window stay."""
+    case, begin = Case(cell), 2
+    before, weight = copy.deepcopy(case.model), case.plan.terms.weight
+    stored = torch.randn(S, begin + K + 3, D, generator=torch.Generator().manual_seed(6)).double()
+    boundaries = Boundaries(h=stored.clone())
+    told = als_visit(case.model, case.plan, case.window, begin, boundaries, case.model.zero_state(S), Alone())
+    assert boundaries.h is not None
+    outside = [0, 1, *range(begin + K, begin + K + 3)]
+    assert torch.equal(boundaries.h[:, outside], stored[:, outside])
+    h = boundaries.h[:, begin : begin + K]
+    was, now = (m.unroll(case.inputs.flatten(1), h.reshape(-1, D))[1].view_as(h).detach() for m in (before, case.model))
+    coupled = case.window.coupled[:, 1:K, None]
+    penalty = weight / 2 * ((h[:, 1:] - was[:, :-1]).square() * coupled).sum()
+    residuals = ((h[:, 1:] - now[:, :-1]).square() * coupled).sum((0, 2))
+    dual = weight**2 * ((now - was)[:, :-1].square() * coupled).sum()
+    wanted = [(told.penalty, penalty), (told.residuals, residuals), (told.dual, dual), (told.carry, now[:, -1])]
+    for got, value in wanted:
+        torch.testing.assert_close(got, value, rtol=1e-10, atol=1e-12)
+    case.model = before
+    assert float(told.loss + told.penalty) == pytest.approx(case.objective(torch.cat([h, h[:, :1]], 1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_type_that_no_token_is_keeps_its_embedding(cell: str) -> None:
+    case = Case(cell, stream=make_stream(S, K, TYPES - 1))
+    before = case.model.embedding.weight.detach().clone()
+    als_visit(case.model, case.plan, case.window, 0, case.boundaries, case.model.zero_state(S), Alone())
+    same = (case.model.embedding.weight == before).all(1)
+    assert same.tolist() == [not bool((case.inputs == i).any()) for i in range(TYPES)]
+    assert same[-1]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_chunks_change_nothing(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    for numbers in (2**24, 3):  # all rows at once, one by one
+        monkeypatch.setattr(als, "NUMBERS", numbers)
+        monkeypatch.setattr(als_equations, "NUMBERS", numbers)
+        case = Case(cell)
+        for _ in range(2):
+            als_visit(case.model, case.plan, case.window, 0, case.boundaries, case.model.zero_state(S), Alone())
+        left.append([*(p.detach() for p in case.model.parameters()), case.boundaries.h])
+    for one, other in zip(*left, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def perplexity(case: Case) -> float:

@@ -215,6 +215,7 @@ def test_a_new_weight_keeps_the_multiplier() -> None:
     multiplier = first.terms.weight * boundaries.u.clone()
     boundaries.rescale_duals(first.terms.weight, second.terms.weight)
     torch.testing.assert_close(second.terms.weight * boundaries.u, multiplier, rtol=1e-14, atol=0)
+    Boundaries().rescale_duals(first.terms.weight, second.terms.weight)  # without duals there is nothing to do
 
 
 def test_duals_that_are_not_kept_start_at_zero() -> None:

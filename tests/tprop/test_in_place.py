@@ -19,6 +19,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "admm": {"name": "admm", "dual": {"clip": 0.05}},
     "admm-adam": {"name": "admm", "relaxation": 2, "h_optimizer": {"name": "adam", "lr": 0.05, "clip": 0.01}},
     "admm-adagrad": {"name": "admm", "relaxation": 0, "h_optimizer": {"name": "adagrad", "lr": 0.1}},
+    "admm-decay": {"name": "admm", "h_optimizer": {"lr": 0.3, "options": {"weight_decay": 0.2}}},
     "recomputed": {"name": "admm"},
     "recomputed-adam": {"name": "admm", "relaxation": 2, "h_optimizer": {"name": "adam", "lr": 0.05}},
     "edge-free": {"name": "admm", "edge_free": True, "starts": "tied"},
@@ -44,14 +45,15 @@ def test_it_leaves_what_a_visit_leaves(
         batching={"mode": "batch", "streams": S, "chunk_tokens": B * chunk_blocks, "recompute": recompute},
         optimizer={"name": "adagrad", "lr": 0.1},
     )
-    window = windows_of(make_stream(S, K * B, TYPES), B, K, edge_free=config.method.edge_free)[0]
+    missing = B + 1 if S > 1 else 0  # of the last stream
+    window = windows_of(make_stream(S, K * B, TYPES), B, K, missing, edge_free=config.method.edge_free)[0]
     plan = plan_epoch(config, 1, K)
     logs = []
     for in_place in (True, False):
         monkeypatch.setattr(visits, "works_in_place", works_in_place if in_place else lambda *_: False)
         model = build_model(config.model, config.run, TYPES)
         theta, boundaries = Theta(model, config.optimizer), Boundaries.for_plan(plan, S, K, model)
-        assert works_in_place(plan, window, 0, boundaries)
+        assert works_in_place(plan, window, boundaries)
         log = []
         for _ in range(UPDATES):
             out = visit(model, plan, theta, window, 0, boundaries, model.zero_state(S), Alone())
@@ -64,6 +66,36 @@ def test_it_leaves_what_a_visit_leaves(
     assert len(ours) == len(plain)
     for got, wanted in zip(ours, plain, strict=True):
         torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("method", {"h_steps": 0}),
+        ("method", {"h_steps": 2}),
+        ("method", {"theta_steps": 2}),
+        ("method", {"bounded": True}),
+        ("method", {"closing": True, "starts": "tied"}),
+        ("method", {"dual": {"order": "before"}}),
+        ("method", {"dual": {"order": "before", "keep": False}}),
+        ("method", {"first": "forward"}),
+        ("method", {"name": "alm"}),
+        ("method", {"name": "costate", "sweeps": 1}),
+        ("objective", {"loss_on": "target"}),
+        ("objective", {"penalty": "l2+kl"}),
+        ("batching", {"order": "shuffled", "mode": "minibatch"}),
+    ],
+    ids=str,
+)
+def test_what_it_does_not_do_is_left_to_visit(part: str, changes: dict[str, Any]) -> None:
+    parts = {
+        "method": {"name": "admm", "first": "persistent"},
+        "objective": {"weight": 0.6},
+        "batching": {"mode": "batch"},
+    }
+    assert plan_epoch(experiment(**parts), 1, K).in_place
+    parts[part] |= changes
+    assert not plan_epoch(experiment(**parts), 1, K).in_place
 
 
 @pytest.mark.parametrize(

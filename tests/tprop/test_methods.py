@@ -61,6 +61,7 @@ def compare(
         carried = outcome.carry
         loss = oracle.visit(window.inputs, window.labels, index * blocks, window.opens)
         pairs = [(outcome.loss, loss), (carried, oracle.carried)]
+        pairs += [(outcome.primal, oracle.primal), (outcome.dual, oracle.dual)]
         pairs += list(zip(model.parameters(), slow.parameters(), strict=True))
         if boundaries.h is not None:
             pairs.append((boundaries.h, oracle.h))
@@ -122,6 +123,13 @@ def test_options(method: str, changes: dict[str, Any]) -> None:
     compare(MODELS["gru"], {**METHODS[method], "theta_steps": 2, **changes})
 
 
+@pytest.mark.parametrize(("sweeps", "blocks"), [(1, BLOCKS), (2, 2 * BLOCKS)])
+@pytest.mark.parametrize("chunk_tokens", [5, 100])
+def test_sweeps_that_begin_with_the_costates_of_the_last_visit(sweeps: int, blocks: int, chunk_tokens: int) -> None:
+    method = {"name": "costate", "sweeps": sweeps, "keep_costates": True}
+    compare(MODELS["lstm"], method, blocks=blocks, chunk_tokens=chunk_tokens)
+
+
 @pytest.mark.parametrize("penalty", ["kl", "l2+kl"])
 @pytest.mark.parametrize("starts", ["tied", "held"])
 def test_kl(penalty: str, starts: str) -> None:
@@ -136,6 +144,15 @@ def test_kl(penalty: str, starts: str) -> None:
 def test_a_stream_that_ends_before_the_others(method: str, starts: str, loss_on: str, missing: int) -> None:
     options = {"dual": {"lr": 0.4}} if method in ("admm", "alm") else {}
     compare(MODELS["gru"], {**METHODS[method], "starts": starts, **options}, {"loss_on": loss_on}, missing=missing)
+
+
+@pytest.mark.parametrize(
+    ("method", "ends"),
+    [("admm", {"closing": True}), ("pm", {"edge_free": True}), ("admm", {"closing": True, "edge_free": True})],
+    ids=str,
+)
+def test_windows_of_one_block(method: str, ends: dict[str, Any]) -> None:
+    compare(MODELS["gru"], {**METHODS[method], "starts": "tied", **ends}, blocks=1)
 
 
 @pytest.mark.parametrize("closing", [False, True], ids=["", "closing"])

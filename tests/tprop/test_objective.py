@@ -208,6 +208,12 @@ def test_costates_add_their_inner_product_with_the_predictions() -> None:
         close(a - b, c)
 
 
+def test_both_weights_grow() -> None:
+    objective = {"penalty": "l2+kl", "weight": 0.5, "kl_weight": 0.8, "weight_growth": 1.5}
+    terms = plan_epoch(experiment(method={"name": "pm"}, objective=objective), 3, K).terms
+    assert (terms.weight, terms.kl_weight) == (pytest.approx(0.5 * 1.5**2), pytest.approx(0.8 * 1.5**2))
+
+
 def test_kl_sees_the_top_h_alone_and_moves_the_head() -> None:
     case = Case("lstm-2-tied", "kl", "prediction", masked=False)
     target, prediction = case.target[:, 1], case.start[:, 1]

@@ -44,13 +44,13 @@ def own(monkeypatch: pytest.MonkeyPatch) -> str:
     return module.__name__
 
 
-def train(penalty: str, allowed: str, method: dict) -> dict[str, Tensor]:
+def train(penalty: str, allowed: str, method: dict, chunk_tokens: int = 5) -> dict[str, Tensor]:
     """Four updates over two windows; everything that they left."""
     config = experiment(
         model={"cell": "lstm", "hidden": 3, "init": 0.5},
         objective={"block": B, "weight": 0.6, "penalty": penalty, "allow_penalties_from": [allowed]},
         method={"first": "persistent", **method},
-        batching={"streams": S, "blocks": K, "chunk_tokens": 5},
+        batching={"streams": S, "blocks": K, "chunk_tokens": chunk_tokens},
         optimizer={"name": "adagrad", "lr": 0.1},
     )
     windows = windows_of(make_stream(S, 2 * K * B, TYPES), B, K, edge_free=False, closing=False)
@@ -78,13 +78,14 @@ def test_l2_written_again(own: str, method: dict, starts: str) -> None:
         torch.testing.assert_close(got[name], tensor, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk_tokens", [5, 100])  # some blocks at once; one roll-out where starts are held
 @pytest.mark.parametrize("starts", ["tied", "held"])
-def test_a_penalty_that_does_not_read_the_targets(own: str, starts: str) -> None:
+def test_a_penalty_that_does_not_read_the_targets(own: str, starts: str, chunk_tokens: int) -> None:
     method = {"name": "pm", "h_steps": 2, "starts": starts}
-    got = train(f"{own}:of_prediction", own, method)
-    for name, tensor in train(f"{own}:of_prediction_again", own, method).items():
+    got = train(f"{own}:of_prediction", own, method, chunk_tokens)
+    for name, tensor in train(f"{own}:of_prediction_again", own, method, chunk_tokens).items():
         assert torch.equal(got[name], tensor), name
-    train(f"{own}:of_nothing", own, method)
+    train(f"{own}:of_nothing", own, method, chunk_tokens)
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,15 @@ CASES: dict[str, dict[str, Any]] = {
     "admm, shuffled": {"method": {"name": "admm", "first": "persistent", "relaxation": 4}, "batching": SHUFFLED},
     "lstm": {"method": {"name": "costate"}, "model": {"cell": "lstm", "layers": 2}},
     "growing weight": {"method": {"name": "admm"}, "objective": {"weight_growth": 1.5}},
-    "decaying rate": {"method": {"name": "bptt"}, "optimizer": {"lr": 0.5, "decay": {"factor": 0.5}}},
+    "decaying rate": {"method": {"name": "bptt"}, "optimizer": {"decay": {"start_epoch": 2}}},
 }
 
 
 class ByHand:
-    """A recorded visit changes nothing; a replay does its work again, into the same results."""
+    """A recorded visit changes nothing; a replay does its work again, into the same results.
+
+    As with a graph, the learning rate is that of the recording, and nothing but tensors changes.
+    """
 
     def __init__(self, theta: Any):
         self._theta = theta
@@ -62,11 +65,14 @@ class ByHand:
         for tensor, was in zip(moved, before, strict=True):
             tensor.data.copy_(was)
         self.recorded += 1
+        theta, lr = self._theta, self._theta.lr
 
         def replay() -> None:
             self.replayed += 1
-            for static, now in zip(_tensors(results), _tensors(work()), strict=True):
-                static.copy_(now)
+            theta.lr, now = lr, (theta.lr, theta.norm)
+            for static, value in zip(_tensors(results), _tensors(work()), strict=True):
+                static.copy_(value)
+            theta.lr, theta.norm = now
 
         return replay, results
 
@@ -77,7 +83,7 @@ def _tensors(results: Any) -> list[Tensor]:
 
 
 def train(config: Experiment, run: Path, monkeypatch: pytest.MonkeyPatch, graphs: type | None) -> tuple[Any, Any]:
-    """A run's trainer and what recorded, None for none."""
+    """A run's trainer, which has the norms of its gradients, and what recorded, None for none."""
     kept: list[Any] = []
     init = trainer_module.Trainer.__init__
 
@@ -87,6 +93,14 @@ def train(config: Experiment, run: Path, monkeypatch: pytest.MonkeyPatch, graphs
         if made is not None:
             self.one_visit = Captured(made, self.reporter.say)
         kept[:] = [self, made]
+        one_visit, self.norms = self.one_visit, []
+
+        def visited(*what: Any) -> Any:
+            outcome = one_visit(*what)
+            self.norms.append(float(self.theta.norm))
+            return outcome
+
+        self.one_visit = visited
 
     monkeypatch.setattr(trainer_module.Trainer, "__init__", with_graphs)
     tpdist.train(config, run, reporter=Listener())
@@ -104,6 +118,7 @@ def test_replayed_updates_are_the_updates(case: str, small_corpus: Path, tmp_pat
         assert torch.equal(p, captured.model.state_dict()[name]), name
     for name, tensor in plain.boundaries.tensors().items():
         assert torch.equal(tensor, captured.boundaries.tensors()[name]), name
+    assert plain.norms == captured.norms
     assert [row["loss"] for row in rows(tmp_path / "plain")] == [row["loss"] for row in rows(tmp_path / "captured")]
 
 

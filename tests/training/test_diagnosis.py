@@ -60,6 +60,19 @@ def test_a_state_of_one_block(lost: str, small_corpus: Path, tmp_path: Path):
         assert torch.equal(p, before[name]), "θ did not step"
 
 
+@pytest.mark.parametrize("starts", ["tied", "held"])
+def test_a_state_of_one_block_of_a_visit_in_place(starts: str, small_corpus: Path, tmp_path: Path):
+    method, batching = {**TIED, "starts": starts, "relaxation": 1}, {"mode": "batch", "chunk_tokens": 40}
+    trainer = begun(small_corpus, tmp_path / "run", 0, method=method, batching=batching)
+    (batch,) = trainer.batches.epoch(1)
+    assert batch.window is not None
+    assert works_in_place(trainer.plan, batch.window, trainer.boundaries)
+    assert trainer.boundaries.u is not None
+    trainer.boundaries.u[1, 11, 2] = math.inf
+    with pytest.raises(NonFiniteError, match="block 10 of stream 1: the dual at its end is not finite"):
+        trainer.update(batch)
+
+
 def test_the_loss_of_one_block(small_corpus: Path, tmp_path: Path):
     """A token whose embedding is enormous, in a linear network: the first block that reads it is named."""
     model = {"cell": "elman", "activation": "identity"}
@@ -140,7 +153,7 @@ def test_skip_puts_back_what_was_changed_in_place(
     trainer = begun(small_corpus, tmp_path / "run", 1, method=method, batching=batching, run=run)
     (batch,) = trainer.batches.epoch(1)
     assert batch.window is not None
-    assert works_in_place(trainer.plan, batch.window, 0, trainer.boundaries)
+    assert works_in_place(trainer.plan, batch.window, trainer.boundaries)
     before = everything(trainer)
     visit = Trainer._visit
     with monkeypatch.context() as patch:

@@ -25,10 +25,10 @@ from tpdist.tprop.theta import BlowUpError, Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
-def works_in_place(plan: Plan, window: Window, begin: int, boundaries: Boundaries) -> bool:
+def works_in_place(plan: Plan, window: Window, boundaries: Boundaries) -> bool:
     """Whether this visit is one of those: of more blocks than fit into a chunk."""
     k, h = window.blocks, boundaries.h
-    whole = h is not None and begin == 0 and 1 < k == h.shape[1] - 1 and window.earlier.shape[2] == 0
+    whole = h is not None and 1 < k == h.shape[1] - 1
     return plan.in_place and window.constrained and whole and window.inputs.shape[1] * k > plan.chunk_blocks
 
 

@@ -43,7 +43,7 @@ def visit(
 
     Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
-    if works_in_place(plan, window, begin, boundaries):
+    if works_in_place(plan, window, boundaries):
         in_place = visit_held_in_place if plan.held else visit_in_place
         return in_place(model, plan, theta, window, boundaries, carried, neighbours)
     k, held = window.blocks, plan.held
