@@ -59,9 +59,9 @@ def blocks_pass(
 ) -> Pass:
     """Roll every block out from its start; score it; differentiate.
 
-    start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read. With
-    `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is returned. rolled: these blocks,
-    rolled out already from the same starts with the same θ.
+    start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read; the costate's are 0
+    where no text lies behind. With `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is
+    returned. rolled: these blocks, rolled out already from the same starts with the same θ.
 
     neighbours: send ĥ of the last block to the right as soon as it is known. arrive: fills boundary k of target and
     dual; called as late as possible. before_last: called before the backward pass that ends the θ-gradient.
