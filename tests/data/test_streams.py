@@ -102,6 +102,8 @@ def test_what_is_not_of_the_layout_is_not_read():
     for streams, end in ((range(2), 6), (range(3), 5)):
         with pytest.raises(IndexError):
             read_blocks(tokens, layout, streams, 0, end)
+    with pytest.raises(IndexError, match="of 2 streams"):  # the tokens would not refuse it: it would be padding alone
+        read_blocks(ArrayTokens(np.arange(82)), StreamLayout(81, 2, 10), range(2, 3), 4, 5)
 
 
 def test_more_streams_than_pairs_says_the_numbers():

@@ -75,6 +75,8 @@ def read_blocks(tokens: Tokens, layout: StreamLayout, streams: range, begin: int
         raise ValueError(f"a layout of {layout.pairs} pairs for {len(tokens)} tokens")
     if not 0 <= begin <= end <= layout.blocks:
         raise IndexError(f"blocks {begin} … {end} of {layout.blocks}")
+    if any(not 0 <= stream < layout.streams for stream in streams):
+        raise IndexError(f"{streams} of {layout.streams} streams")
     steps = (end - begin) * layout.block
     inputs = np.full((len(streams), steps), PAD_INPUT, dtype=np.int64)
     labels = np.full((len(streams), steps), PAD_LABEL, dtype=np.int64)
