@@ -1,5 +1,6 @@
 """Costates that a window in random order finds at its end, where the last visit of the window behind left them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_against_plain_visits(
         begin = index * blocks
         before = stream[:, max(0, begin - 1) * B : max(0, begin - 1) * B + B].t()
         earlier = before[:, :, None] if begin else before[:, :, None][:, :, :0]
-        window = Window(**{**windows[index].__dict__, "earlier": earlier})
+        window = replace(windows[index], earlier=earlier)
         outcome = visit(fast, plan, theta, window, begin, boundaries, fast.zero_state(S), Alone())
         loss = plain.visit(window, begin, before)
         pairs = [(outcome.loss, loss), *zip(fast.parameters(), slow.parameters(), strict=True)]

@@ -58,7 +58,7 @@ def _through_two_sizes(config: Experiment, visit_plan: Plan, types: int, share: 
         visit_plan = replace(visit_plan, chunk_blocks=max(1, CHUNK // B))
     streams = max(1, min(share.streams, SMALL // B))
     sizes = [max(1, size // B // streams) for size in (SMALL, LARGE)]
-    reach = visit_plan.relaxation if visit_plan.shuffled and visit_plan.carry else 0
+    reach = visit_plan.reach
     updates = []
     for blocks in sizes:
         inputs, labels = random_tokens(types, 2, B, streams, reach + blocks)

@@ -132,7 +132,7 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     full = back + 2 * (into - above) + 2 * (into + within)  # … to the inputs and the weights too
     theta = 3 * head + forward + full
     # windows in random order reach back: stored states are brought through the blocks before the window to its edge
-    reach = plan.relaxation / plan.blocks if plan.shuffled and plan.carry else 0.0
+    reach = plan.reach / plan.blocks
     if plan.first == "persistent":  # by the sweeps themselves, each over one block less than the last
         rolled = plan.relaxation * (1 - 1 / plan.blocks) + reach * (plan.relaxation + 1) / 2
     else:

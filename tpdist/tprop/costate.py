@@ -45,16 +45,20 @@ def costate_sweeps(
     sweeps = plan.sweeps if window.constrained else 0
     if not sweeps and not plan.edge_costate:
         return None
-    zero = torch.zeros_like(start)
-    first = stored[:, :-1] if plan.keep_costates and sweeps and stored is not None else zero
-    end = stored[:, -1:] if plan.edge_costate and stored is not None else zero[:, :1]
+    S, k, d = start.shape
+    costate = start.new_zeros(S, k + 1, d)
+    if stored is not None:
+        if plan.keep_costates:
+            costate[:, :-1] = stored[:, :-1]
+        if plan.edge_costate:
+            costate[:, -1] = stored[:, -1]
+    if not sweeps:
+        return costate
     with frozen(model) if rolled is None else nullcontext():
-        own = _loss_gradient(model, plan, window, start, rolled) if sweeps else zero
+        own = _loss_gradient(model, plan, window, start, rolled)
         if stored is None:  # from 0 the first sweep gives the cross entropy's part
-            first, sweeps = own, sweeps - 1
-        edge = neighbours.to_left(first[:, 0])
-        costate = torch.cat([first, end], 1)
-        _take_right_edge(costate, edge)
+            costate[:, :-1], sweeps = own, sweeps - 1
+        _take_right_edge(costate, neighbours.to_left(costate[:, 0]))
         for _ in range(sweeps):
             sweep(model, window, start, costate, own, plan.chunk_blocks, neighbours, rolled)
     return costate

@@ -87,6 +87,11 @@ class Plan:
         return self.joint or self.h_steps > 0
 
     @property
+    def reach(self) -> int:
+        """Blocks before a window in random order that stored states are brought through to its edge, if there are."""
+        return self.relaxation if self.shuffled and self.carry else 0
+
+    @property
     def stores_costates(self) -> bool:
         """Boundaries keep their costates from visit to visit."""
         return self.edge_costate or (self.keep_costates and self.sweeps > 0)

@@ -55,8 +55,7 @@ def visit(
     moving = plan.moves_targets and window.movable_at_all
     rolled = _roll_out_once(model, plan, window, start, moving)
     stored = None if boundaries.costate is None else boundaries.costate[:, begin : begin + k + 1]
-    has_costates = plan.sweeps > 0 or plan.edge_costate
-    costate = costate_sweeps(model, plan, window, start, stored, neighbours, rolled) if has_costates else None
+    costate = costate_sweeps(model, plan, window, start, stored, neighbours, rolled)
     targets = Targets(plan.h, h, window.movable, boundaries, begin, closing) if moving else None
     first: Tensor | None = None  # ĥ of the first pass
     result: Pass | None = None

@@ -74,7 +74,7 @@ def updater(
     model = build_model(config.model, config.run, types).to(device)
     plan, theta = plan_epoch(config, 1, blocks), Theta(model, config.optimizer, capturable=say is not None)
     one_visit = visit if say is None else Captured(CudaGraphs(model.bias.device), say)
-    reach = config.method.relaxation if plan.shuffled else 0  # blocks before the window
+    reach = plan.reach
     boundaries = Boundaries.for_plan(plan, streams, reach + blocks, model)
     inputs, labels = random_tokens(types, 2, steps, streams, reach + blocks, device=device)
     earlier, inputs, labels = inputs[:, :, :reach], inputs[:, :, reach:], labels[:, :, reach:]
