@@ -5,6 +5,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import tpdist  # noqa: F401  (before torch, whose threads then wait as they do for users)
+
 hypothesis.settings.register_profile("tpdist", deadline=None)  # no test asserts a time: machines may be busy
 hypothesis.settings.load_profile("tpdist")
 

@@ -6,6 +6,7 @@ result = tpdist.train(config, run_dir="runs/first")
 tpdist.evaluate(result.run, "test").perplexity
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from tpdist.errors import ConfigError, DataError, Interrupted, NonFiniteError, RunError, TpdistError
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from tpdist.config import Experiment, load_config
     from tpdist.launch.local import resume, train
     from tpdist.launch.trained import evaluate, export, load_model, sample
+
+# How often a thread of torch's OpenMP on Linux (libgomp) looks for work before it sleeps; read once, as torch is loaded.
+# By its own 300,000 looks it holds a core that those it waits for may need, where other programs want the cores too.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 __version__ = "0.1.0"
 __all__ = [
