@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tpdist.launch.local import resume, train
     from tpdist.launch.trained import evaluate, export, load_model, sample
 
-# How often a thread of torch's OpenMP on Linux (libgomp) looks for work before it sleeps; read once, as torch is loaded.
+# How often a thread of torch's OpenMP on Linux (libgomp) looks for work before it sleeps; read once, as torch loads.
 # By its own 300,000 looks it holds a core that those it waits for may need, where other programs want the cores too.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "1000"
