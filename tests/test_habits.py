@@ -92,6 +92,18 @@ def test_a_dry_run_finds_what_is_wrong(here: Path, capsys: Printed):
         assert capsys.readouterr().err.startswith("tpdist: ")
 
 
+@pytest.mark.parametrize("store", ["store", "none"])
+def test_a_dry_run_finds_a_cell_that_cannot_be_loaded(store: str, here: Path, capsys: Printed):
+    changes = ["model.cell=nowhere:Cell", "model.allow_cells_from=[nowhere]", f"data.store={store}"]
+    assert main(["train", "c.yaml", "--dry-run", "--set", *changes]) == 2
+    assert "model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().err
+    assert main(["sweep", "s.yaml", "--dry-run", "--set", *changes]) == 0
+    assert "would fail: --set: model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().out
+    assert main(["sweep", "s.yaml", "--set", *changes]) == 2
+    assert "model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().err
+    assert not (here / "runs" / "run-sweep" / "failed").exists()
+
+
 QUIET = [
     ("train c.yaml --run-dir run", ["valid_perplexity", "run", "steps"]),
     (TEXT, ["store", "tokens", "types", "unigram"]),

@@ -192,7 +192,7 @@ BAD_FILES = [
     ),
     (
         "cluster: {workers: 3, mesh: [2, 2]}",
-        ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal"],
+        ["a.yaml:1: cluster.mesh: 2 x 2 = 4 places for 3 workers; make them equal, or write null"],
     ),
     ("cluster: {workers: 0}", ["a.yaml:1: cluster.workers: must be at least 1, got 0"]),
     ("cluster: {workers: {min: 2, max: x}}", ["a.yaml:1: cluster.workers.max: must be a whole number, got 'x'"]),
@@ -386,7 +386,7 @@ BAD_OVERRIDES = [
     (["method={name:pm, h_steps: 2}"], ["--set: method.name:pm: a space is missing behind the colon"]),
     (["method.edge_free=on"], ["--set: method.edge_free: on may be a boolean or text; write true, or 'on' in quotes"]),
     (["data.store=a\nb"], ["--set: data.store: holds a line break or another control character: 'a\\nb'"]),
-    (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal"]),
+    (["cluster.mesh=[1,2]"], ["--set: cluster.mesh: 1 x 2 = 2 places for 1 workers; make them equal, or write null"]),
     (["modell.hidden=5"], ["--set: modell.hidden: unknown key; did you mean model.hidden?"]),
     (["modell.x=5"], ["--set: modell.x: unknown key; did you mean model?"]),
     (["method={h_stpes: 2}"], ["--set: method.h_stpes: unknown key; did you mean method.h_steps?"]),

@@ -130,7 +130,7 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"one.txt": b"a b c d e"},
         {"source": "one.txt"},
         "{d}/one.txt, which is cut 90/5/5 at ends of lines: the valid split has 0 tokens; at least 2 are needed; give "
-        "a longer file, or --train, --valid and --test",
+        "more lines (break long ones), or --train, --valid and --test",
     ),
     "synthetic characters": (
         {},

@@ -227,7 +227,8 @@ def _check_cluster(config: "Experiment") -> Iterator[ConfigError]:
         return
     if mesh is not None and mesh[0] * mesh[1] != most:
         yield ConfigError(
-            f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {most} workers; make them equal", "cluster.mesh"
+            f"{mesh[0]} x {mesh[1]} = {mesh[0] * mesh[1]} places for {most} workers; make them equal, or write null",
+            "cluster.mesh",
         )
         return
     if 0 < config.cluster.gpus_per_worker < 0.0001:

@@ -117,7 +117,8 @@ def _refuse_short(text: Source, split: Split, tokens: int) -> None:
     where, way_out = text.name, ""
     if isinstance(text, FileText) and text.end is not None:
         where = f"{text.path}, which is cut 90/5/5{' at ends of lines' if text.lines else ''}"
-        way_out = "; give a longer file" + (", or --train, --valid and --test" if text.lines else "")
+        more = "more lines (break long ones), or --train, --valid and --test" if text.lines else "a longer file"
+        way_out = f"; give {more}"
     raise DataError(f"{where}: the {split} split has {tokens} tokens; at least 2 are needed{way_out}")
 
 

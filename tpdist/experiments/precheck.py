@@ -9,6 +9,7 @@ from tpdist.data import Tokens, is_missing, open_or_prepare
 from tpdist.errors import ConfigError
 from tpdist.experiments.points import Point
 from tpdist.launch.local import check_gpus
+from tpdist.models import imported
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.batches import Batches
@@ -16,7 +17,8 @@ from tpdist.training.checks import pick_device, try_optimizers
 
 
 def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigError]:
-    """By setting: no such device, too few GPUs, options that its optimiser refuses, a corpus too short for its windows.
+    """By setting: no such device, too few GPUs, own code that cannot be loaded, options that its optimiser refuses, a
+    corpus too short for its windows.
 
     here: whether they would run on this machine. Of a store that is missing nothing is known.
     """
@@ -28,6 +30,8 @@ def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigE
             if here:
                 pick_device(config)
                 check_gpus(config)
+                if ":" in config.model.cell:
+                    imported(config.model.cell, "model.cell")
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), cpu)
             corpus = config.data.model_dump_json()
             if corpus not in corpora:

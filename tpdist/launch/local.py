@@ -15,6 +15,7 @@ from tpdist.data.disk import unwritable
 from tpdist.data.prepare import Report
 from tpdist.errors import ConfigError, RunError, TpdistError
 from tpdist.launch.placement import Node
+from tpdist.models import build_model
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
 from tpdist.training.changes import differences, text
@@ -82,6 +83,7 @@ def dry_run(
         if is_missing(config.data):
             store = dry_run_of_store(config.data, default_store(config.data))
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
+            build_model(config.model, config.run, types=2)  # as few as a store can have
             missing = "the store is missing and would be prepared first:"
             return [missing, *store, "what depends on it is checked once it is there"]
         # an update of windows of workers' own spans covers as many as there are
