@@ -1,5 +1,6 @@
 """Cells, head and model against plain torch."""
 
+import itertools
 import sys
 import types
 from pathlib import Path
@@ -110,9 +111,11 @@ def test_steps_are_the_written_equations() -> None:
 def test_chunked_head_equals_cross_entropy(
     rows: int, multiple: int, needed: tuple[int, ...], dtype: torch.dtype, close: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not types are added up to a multiple, as on a GPU; and by either library's products."""
+    """Whether or not types are added up to a multiple, as on a GPU by its softmax; and by either library's products."""
     monkeypatch.setattr(head_module, "ROWS_ON_CPU", rows)
     monkeypatch.setitem(head_module.MULTIPLE, "cpu", multiple)
+    if multiple > 1:
+        monkeypatch.setattr(head_module, "_softmax_on_cpu", head_module._softmax)
     labels = torch.randint(V, (11,))
     labels[[0, 5, 10]] = IGNORED
     values = [x.to(dtype) for x in (5 * rand(11, H), rand(V, H), rand(V))]
@@ -141,13 +144,18 @@ def test_head_does_not_overflow_and_bears_ignored_and_no_tokens() -> None:
     assert float(nothing.detach()) == 0
     assert h.grad is not None
     assert not h.grad.any()
-    assert float(cross_entropy(h[:0], weight, bias, torch.zeros(0, dtype=torch.long)).detach()) == 0
+    asked = [h, weight.requires_grad_(), bias.requires_grad_()]
+    nothing = cross_entropy(h[:0], weight, bias, torch.zeros(0, dtype=torch.long))
+    assert float(nothing.detach()) == 0
+    for gradient, of in zip(torch.autograd.grad(nothing, asked), asked, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(of))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_head_scores_labels_whose_probability_vanishes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """By either of the ways that a CPU and a GPU take."""
     h, weight, bias = (x.to(dtype) for x in (rand(8, H), 100 * rand(V, H), rand(V)))
+    h[2], bias[0] = 0, -100  # of which float32 holds a digit at most
     labels = (h @ weight.T + bias).argmin(1)
     labels[0], labels[1] = IGNORED, (weight @ h[1] + bias).argmax()
     wanted = nn.functional.cross_entropy(h @ weight.T + bias, labels, ignore_index=IGNORED, reduction="sum")
@@ -196,6 +204,32 @@ def test_bfloat16_products_are_close(cell: str) -> None:
         different |= not torch.equal(a, b)
         assert float(((a - b).norm() / b.norm()).detach()) < 2e-2
     assert different
+
+
+def test_bfloat16_gradients_of_many_chunks_add_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 256 + 1 is 256."""
+    monkeypatch.setattr(head_module, "ROWS_ON_CPU", 1)
+    h, weight, bias = torch.ones(1500, H), torch.zeros(V, H).requires_grad_(), torch.zeros(V).requires_grad_()
+    labels = torch.zeros(1500, dtype=torch.long)
+    low, high = (
+        torch.autograd.grad(cross_entropy(h, weight, bias, labels, dtype), [weight, bias])
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    torch.testing.assert_close(low, high, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_head_holds_the_logits_of_one_chunk(dtype: torch.dtype) -> None:
+    tokens, types = 10 * head_module.ROWS_ON_CPU + 1, 200
+    h, weight, bias = (torch.randn(n, dtype=dtype) for n in ((tokens, H), (types, H), types))
+    labels = torch.randint(types, (tokens,))
+    chunk = head_module.ROWS_ON_CPU * types * h.element_size()
+    for scored, most in ((cross_entropy, 1.5), (token_losses, 2.5)):  # torch's own loss makes a second tensor of them
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            scored(h, weight.requires_grad_(scored is cross_entropy), bias, labels)
+        events = profile.kineto_results.events()  # type: ignore[union-attr]
+        memory = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+        assert max(itertools.accumulate(size for _, size in memory)) < most * chunk
 
 
 @pytest.mark.parametrize("tied", [False, True])

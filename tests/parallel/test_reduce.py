@@ -1,5 +1,6 @@
 """θ's gradient summed over workers: sent while the backward pass runs, and the sum that a plain addition gives."""
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from tpdist.config import Model, Run
 from tpdist.models import LanguageModel, build_model
-from tpdist.parallel import Workers
-from tpdist.parallel.reduce import buckets
+from tpdist.parallel import Traffic, Workers
+from tpdist.parallel import reduce as reduce_module
+from tpdist.parallel.reduce import BucketedSum, Sum, buckets
 from tpdist.testing import run_ranks
 
 TYPES, RANKS, STEPS, PASSES = 40, 3, 4, 2
 FEW, MANY = 36, 360  # tokens: fewer than types, of the embedding rows are sent; or more, all of it
-MODELS: dict[str, dict[str, Any]] = {"gru": {}, "lstm, 2 layers": {"cell": "lstm", "layers": 2}, "tied": {"tied": True}}
+LSTM = {"cell": "lstm", "layers": 2}
+MODELS: dict[str, dict[str, Any]] = {"gru": {}, "lstm, 2 layers": LSTM, "small buckets": LSTM, "tied": {"tied": True}}
 CASES = [(name, tokens) for name in MODELS for tokens in (FEW, MANY)]
 
 
@@ -54,20 +57,23 @@ def one_case(name: str, tokens: int, dtype: Literal["bfloat16"] | None = None) -
     log: list[str] = []
     order = model.in_backward_order()
     order[-1].register_post_accumulate_grad_hook(lambda _: log.append("last parameter"))
-    add_up = workers.gradient_sum(order, model.rows_of_tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "small buckets":  # one a parameter: within a layer they do not end in order
+            patch.setattr(reduce_module, "BUCKET_BYTES", 1)
+        add_up = workers.gradient_sum(order, model.rows_of_tokens)
     assert add_up is not None
     send = add_up._send_next
     add_up._send_next = lambda: (log.append("send"), send())[1]  # type: ignore[method-assign]
-    for _ in range(2):  # an update does not see the one before it
+    for count in (FEW + MANY - tokens, tokens):  # an update does not see the one before it, of another size
         log.clear()
         model.zero_grad(set_to_none=True)
         workers.traffic.gradient = 0
         busy = rank < RANKS - 1  # the last rank has no block
-        add_up.begin(inputs_of(rank, tokens) if busy else None, tokens)
+        add_up.begin(inputs_of(rank, count) if busy else None, count)
         for i in range(PASSES if busy else 0):
             if i == PASSES - 1:
                 add_up.last_pass()
-            loss_of(model, inputs_of(rank, tokens)).backward()
+            loss_of(model, inputs_of(rank, count)).backward()
         add_up.finish()
     return Told([p.grad for p in model.parameters() if p.grad is not None], workers.traffic.gradient, log)
 
@@ -129,6 +135,14 @@ def test_parameters_are_in_the_order_in_which_a_backward_pass_ends() -> None:
         coarse = [layers.get(id(p), -place[id(p)] - 10) for p in ended]
         wanted = [layers.get(id(p), -place[id(p)] - 10) for p in order]
         assert coarse == wanted
+
+
+def test_a_model_does_not_keep_the_sum_and_so_its_group() -> None:
+    model, world = language_model({}), Any
+    parameters = model.in_backward_order()
+    kept = weakref.ref(BucketedSum(parameters, None, Sum(world, Traffic())))  # type: ignore[arg-type]
+    assert kept() is None
+    loss_of(model, inputs_of(0, FEW)).backward()  # which the hooks then leave alone
 
 
 def test_buckets_keep_order_size_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

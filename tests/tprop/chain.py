@@ -59,15 +59,16 @@ class Chain:
 
 
 class SummedOver:
-    """The `GradientSum` of one worker of a chain."""
+    """The `GradientSum` of one worker of a chain; its calls go among those of the worker's link."""
 
-    def __init__(self, parameters: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], None]):
-        self.parameters, self.reduce = parameters, reduce
+    def __init__(self, parameters: Sequence[Tensor], reduce: Callable[[Sequence[Tensor]], None], calls: list[str]):
+        self.parameters, self.reduce, self.calls = parameters, reduce, calls
         self.armed, self.sent = False, set[int]()
         for p in parameters:
             p.register_post_accumulate_grad_hook(self.send)
 
     def begin(self, inputs: Tensor | None, tokens: int) -> None:
+        self.calls.append("begin")
         self.armed, self.sent = False, set()
 
     def last_pass(self) -> None:
@@ -80,32 +81,37 @@ class SummedOver:
         self.sent |= {id(p)} if self.armed else set()
 
     def finish(self) -> None:
+        self.calls.append("finish")
         assert self.armed  # by the update's last pass
         self.reduce([p.grad for p in self.parameters if p.grad is not None])
 
 
 class Link:
-    """The `Neighbours` of one worker of a chain. Counts the numbers that cross its edges."""
+    """The `Neighbours` of one worker of a chain. Counts the numbers that cross its edges, and lists its calls."""
 
     def __init__(self, chain: Chain, place: int):
         self.chain, self.place = chain, place
         self.is_first = place == 0
         self.is_last = place == chain.workers - 1
         self.sent_right = self.sent_left = 0
+        self.calls: list[str] = []
 
     def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
+        self.calls.append("to_right")
         if not self.is_last:
             self.sent_right += edge.numel()
             self.chain.rightward[self.place + 1].put(edge.detach().clone())
         return lambda: None if self.is_first else self.chain.rightward[self.place].get(timeout=WAIT_S)
 
     def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
+        self.calls.append("to_left")
         if not self.is_first:
             self.sent_left += edge.numel()
             self.chain.leftward[self.place - 1].put(edge.detach().clone())
         return lambda: None if self.is_last else self.chain.leftward[self.place].get(timeout=WAIT_S)
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
+        self.calls.append("relay")
         if not self.is_first:
             start = self.chain.rightward[self.place].get(timeout=WAIT_S)
         end = roll(start)
@@ -113,6 +119,7 @@ class Link:
             self.chain.rightward[self.place + 1].put(end.detach().clone())
 
     def around(self, edge: Tensor) -> Tensor:
+        self.calls.append("around")
         self.chain.shared[self.place] = edge.detach().clone()
         self.chain.barrier.wait()
         last = self.chain.shared[-1]

@@ -36,7 +36,8 @@ def fleet(
             continues=(place > 0, place < workers - 1),
             follows=(labels[:, :, ends] != IGNORED).any(0) if ends < K else None, offset=begin,
         )  # fmt: skip
-        theta = Theta(mine, config.optimizer, SummedOver(list(mine.parameters()), chain.sum_over(place)))
+        add_up = SummedOver(list(mine.parameters()), chain.sum_over(place), links[place].calls)
+        theta = Theta(mine, config.optimizer, add_up)
         boundaries = Boundaries.for_plan(plan, S, spans[place], mine)
         neighbours = Alone() if workers == 1 else links[place]
         carried = mine.zero_state(S) + 0.3
@@ -53,6 +54,7 @@ def fleet(
         return log
 
     logs = chain.run(work)
+    assert all(link.calls == links[0].calls for link in links)  # NCCL hangs where two workers' orders differ
     visits = []
     for parts in zip(*logs, strict=True):
         for other in parts[1:]:

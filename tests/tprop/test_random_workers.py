@@ -10,15 +10,17 @@ from problems import blocks_of, experiment, make_stream
 from pydantic import ValidationError
 
 from tpdist.config import Experiment
+from tpdist.tprop import plan_epoch
 
 TYPES = 7
 SEEDS = 80
+IN_PLACE = 24
 
 
-def drawn(rng: random.Random) -> tuple[Experiment, int]:
-    """A configuration that can be, and its workers in time."""
+def drawn(rng: random.Random, in_place: bool) -> tuple[Experiment, int]:
+    """A configuration that can be, and its workers in time. in_place: one whose visits are, where a worker can."""
     while True:
-        name = rng.choice(["bptt", "pm", "admm", "alm", "costate"])
+        name = rng.choice(["pm", "admm"] if in_place else ["bptt", "pm", "admm", "alm", "costate"])
         block, streams, workers = rng.randint(1, 3), rng.randint(1, 3), rng.randint(2, 3)
         method: dict[str, Any] = {
             "name": name,
@@ -38,6 +40,11 @@ def drawn(rng: random.Random) -> tuple[Experiment, int]:
         }
         if name == "costate":
             method |= {"sweeps": rng.randint(0, 3), "keep_costates": rng.random() < 0.5}
+        if in_place:
+            method |= {"first": "persistent", "h_steps": 1, "theta_steps": 1, "bounded": False, "closing": False}
+            method["dual"] |= {"order": "after", "keep": True}
+        l2 = {"penalty": "l2", "loss_on": "prediction"} if in_place else {}
+        again = in_place and (name, method["starts"]) == ("admm", "held") and rng.random() < 0.5
         parts = {
             "model": {"cell": rng.choice(["gru", "lstm", "elman"]), "layers": rng.randint(1, 2), "hidden": 3},
             "objective": {
@@ -45,12 +52,15 @@ def drawn(rng: random.Random) -> tuple[Experiment, int]:
                 "weight": 0.6,
                 "penalty": rng.choice(["l2", "l2", "kl", "l2+kl"]),
                 "loss_on": rng.choice(["prediction", "target"]),
+                **l2,
             },
             "method": method,
             "batching": {
                 "streams": streams,
-                "blocks": rng.randint(workers, 6),
-                "chunk_tokens": block * rng.choice([1, 2, 3, 4, 100]),
+                "blocks": rng.randint(2 * workers, 10) if in_place else rng.randint(workers, 6),
+                "chunk_tokens": block * rng.choice([1, 2, 3, 4, 100][: 4 if in_place else 5]),
+                "mode": "batch" if in_place else "minibatch",
+                "recompute": again,
             },
             "optimizer": {"name": "adagrad", "lr": 0.1, "clip": 0.2},
         }
@@ -60,10 +70,13 @@ def drawn(rng: random.Random) -> tuple[Experiment, int]:
             continue
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_workers_agree_with_one(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "in_place"), [(s, False) for s in range(SEEDS)] + [(s, True) for s in range(IN_PLACE)]
+)
+def test_workers_agree_with_one(seed: int, in_place: bool) -> None:
     rng = random.Random(seed)
-    config, workers = drawn(rng)
+    config, workers = drawn(rng, in_place)
+    assert plan_epoch(config, 1, config.batching.blocks).in_place or not in_place
     B, S, K = config.objective.block, config.batching.streams, config.batching.blocks
     short = rng.randint(0, B * K - 1) if S > 1 else 0  # tokens that the last stream lacks at its end
     inputs, labels = blocks_of(make_stream(S, K * B, TYPES, seed), B, short)

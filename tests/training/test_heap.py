@@ -1,10 +1,14 @@
 """Page faults before and after, in processes of their own."""
 
+import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from tpdist.training.heap import keep_freed_memory
 
 COUNT = """
 import ctypes, resource, sys, torch
@@ -38,3 +42,22 @@ def test_freed_memory_stays_unless_the_user_chose_otherwise(own_choice: bool) ->
     assert before > 5000  # a fault for at most every 16 KB
     assert after < before / 10 or own_choice
     assert after > before / 2 or not own_choice
+
+
+def test_c_libraries_that_keep_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glibc before 2.35 refuses thresholds above 32 MiB, for blocks of their own; others have none at all."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    kept: dict[int, int] = {}
+
+    def mallopt(parameter: int, value: int) -> int:
+        taken = parameter != -3 or value <= 32 << 20
+        kept.update({parameter: value} if taken else {})
+        return taken
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert kept[-3] == 32 << 20
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    keep_freed_memory()

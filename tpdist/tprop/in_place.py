@@ -82,7 +82,7 @@ def visit_in_place(
         penalty=result.penalty,
         residuals=residuals,
         dual=plan.terms.weight**2 * change,
-        carry=neighbours.around(result.predictions[:, -1].clone()),
+        carry=neighbours.around(result.predictions[:, -1]),
         states=states,
     )
 
@@ -132,9 +132,7 @@ def _h_step(
             neighbours=neighbours, arrive=arrive, each=take,
         )  # fmt: skip
     from_left = result.from_left()
-    if from_left is not None:
-        edges.update(
-            {(part.streams.start, 0): from_left[part.streams] for part, *_ in waiting if not part.blocks.start}
-        )
+    if from_left is not None:  # those that still wait begin at boundary 0
+        edges.update({(part.streams.start, 0): from_left[part.streams] for part, *_ in waiting})
     move_those_known()
     moments.keep()

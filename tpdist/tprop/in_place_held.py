@@ -151,8 +151,6 @@ class _Sweep:
         arrive()
         for opened in right:
             close(opened)
-        if neighbours.is_first:
-            self._move_first()
         if self._target is not None:
             self._target[:, 0] = self._ends[:, 0]
 
