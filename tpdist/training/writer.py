@@ -124,10 +124,15 @@ class Writer:
             self._prune(best)
 
     def _prune(self, best: str | None) -> None:
-        """Remove the older checkpoints. What cannot be removed stays until the next time: the newest is whole."""
+        """Remove the older checkpoints. What cannot be removed stays until the next time: the newest is whole.
+
+        An update at an epoch's end may have two, before the evaluation and after; they count as one.
+        """
         with suppress(RunError, OSError):
-            for old in self.depot.names()[: -self._keep]:
-                if old != best:
+            names = self.depot.names()
+            kept = [name for name in names if f"{name}-epoch" not in names][-self._keep :]
+            for old in names:
+                if old not in (*kept, best):
                     self.depot.remove(old)
 
     def _lead(self, name: str, token: int, packed: Packed, own: FileRow) -> None:
