@@ -13,6 +13,7 @@ import tpdist.experiments.sweep as sweep_module
 from tpdist.cli import main
 from tpdist.experiments import precheck
 from tpdist.experiments.points import arms_of, load_sweep
+from tpdist.experiments.reproduce import figure
 from tpdist.launch.tasks import Task
 
 ROOT = Path(__file__).parents[2]
@@ -166,3 +167,12 @@ def test_papers_figures_belong_to_cells():
 def test_what_cannot_be_is_said(clone: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str):
     assert main(["reproduce", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("worst", "decades"), [(140.0, False), (3e8, True)])
+def test_a_cell_that_diverged_does_not_flatten_the_others(worst: float, decades: bool) -> None:
+    arms = [{"arm": f"bptt-hidden{size}", "mean": mean} for size, mean in ((50, 150.0), (100, 120.0), (1024, worst))]
+    drawn = figure("figure3", load_sweep(ROOT / "configs/paper/figure3.yaml", []), arms)
+    assert drawn is not None
+    ticks = [text.text for text in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert ("1e+06" in ticks) == decades

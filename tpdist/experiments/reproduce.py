@@ -147,7 +147,11 @@ def figure(what: str, section: Sweep, arms: Sequence[dict[str, Any]]) -> str | N
     curves = {arm: curve(arm, "mean") for arm in section.arms}
     curves |= {f"{arm}, paper": curve(arm, "paper") for arm in section.arms}
     found = {name: points for name, points in curves.items() if points}
-    return standalone(chart(what, label, found)) if found else None
+    if not found:
+        return None
+    heights = [y for points in found.values() for _, y in points]
+    far = max(heights) > 10 * min(heights)  # what diverged would flatten all others
+    return standalone(chart(what, label, found, log=far))
 
 
 def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
