@@ -45,7 +45,7 @@ def test_freed_memory_stays_unless_the_user_chose_otherwise(own_choice: bool) ->
 
 
 def test_c_libraries_that_keep_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A glibc before 2.35 refuses thresholds above 32 MiB, for blocks of their own; others have none at all."""
+    """An older glibc refuses to keep larger blocks than 32 MiB in its heap; other libraries have no mallopt at all."""
     monkeypatch.setattr(sys, "platform", "linux")
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
