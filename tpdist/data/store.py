@@ -85,7 +85,7 @@ class ArrowTokens:
         _check_range(begin, end, len(self))
         first, last = begin // self._rows, max(begin, end - 1) // self._rows
         if begin == end:
-            return np.empty(0, dtype=self._type.to_pandas_dtype())
+            return np.empty(0, dtype=str(self._type))  # `to_pandas_dtype` of older pyarrows needs pandas
         parts = [self._batch(i)[max(begin - i * self._rows, 0) : end - i * self._rows] for i in range(first, last + 1)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
