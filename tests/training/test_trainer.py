@@ -20,7 +20,7 @@ from tpdist.training.evaluation import Evaluation
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
 
-HUGE = {"optimizer": {"name": "sgd", "lr": 1e30, "clip": None}}
+HUGE = {"optimizer": {"name": "sgd", "lr": 1e20, "clip": None}}  # the first update overflows nothing
 
 
 def test_a_huge_learning_rate(small_corpus: Path, tmp_path: Path):
@@ -32,7 +32,7 @@ def test_a_huge_learning_rate(small_corpus: Path, tmp_path: Path):
     assert said.startswith("step ")
     assert " (epoch 1, window " in said
     assert "; the last finite values: a mean loss of " in said
-    assert "There is no checkpoint yet. Try a lower optimizer.lr (now 1e+30), an optimizer.clip, such as 1" in said
+    assert "There is no checkpoint yet. Try a lower optimizer.lr (now 1e+20), an optimizer.clip, such as 1" in said
     assert "method.h_optimizer.lr (now 5)" in said
     assert "method.dual.lr (now 5)" in said
     assert run.is_dir()  # metrics tell how it came
