@@ -43,13 +43,13 @@ def test_mlflow(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_wandb_offline(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    wandb = pytest.importorskip("wandb", reason="needs pip install 'tpdist[wandb]'")
+    run = pytest.importorskip("wandb.sdk.wandb_run", reason="needs pip install 'tpdist[wandb]'").Run
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     seen: dict[tuple[str, int], float] = {}
-    real = wandb.Run.log
+    real = run.log
     monkeypatch.setattr(
-        wandb.Run,
+        run,
         "log",
         lambda self, data, step: (seen.update({(k, step): v for k, v in data.items()}), real(self, data, step=step)),
     )
