@@ -227,9 +227,21 @@ def test_what_it_does_not_know_it_refuses() -> None:
     als = {"name": "als"}
     linear = {"model": {"cell": "elman", "activation": "identity"},
               "objective": {"block": 1, "loss_on": "target"}}  # fmt: skip
-    config = experiment(als, **linear)
-    with pytest.raises(ConfigError, match=r"method\.name"):
-        costs.operations_per_token(costs.shape_of(config, TYPES), plan_epoch(config, 1, K), True)
+    with pytest.raises(ConfigError, match=r"^method\.name: plan does not know what als costs"):
+        costs.shape_of(experiment(als, **linear), TYPES)
+
+
+def test_what_a_run_would_refuse_it_refuses() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^batching\.blocks: must be at most 19, the blocks that 229 tokens make .*; got 20"
+    ):
+        costs.share_of(experiment({"name": "bptt"}), S * B * (K - 1) + 1)
+    workers = {"batching": {"mode": "batch", "streams": 1}, "cluster": {"workers": 9}}
+    with pytest.raises(
+        ConfigError, match=r"^cluster\.workers: must be at most 8 along time, the .* 33 tokens .*; got 9"
+    ):
+        costs.share_of(experiment({"name": "bptt"}, **workers), 8 * B + 1)
+    assert costs.share_of(experiment({"name": "bptt"}, **workers), 9 * B + 1).blocks == 1
 
 
 def test_gradients_are_counted_as_they_are_sent() -> None:

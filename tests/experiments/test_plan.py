@@ -51,12 +51,22 @@ def test_sweeps_are_as_many_as_a_whole_window_takes(tmp_path: Path) -> None:
     assert found["bytes"]["neighbours"] == (7 + 1) * 3 * width * 4  # δ and h over every edge, in float32
 
 
+def test_of_as_many_workers_as_there_is_room_for_it_takes_the_most_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 2 to 40 workers over 4 streams and windows of 8 blocks."""
+    corpus = ["--gpu", "h100", "--tokens", "1e5", "--types", "100"]
+    assert main(["plan", *corpus, "--set", "cluster.workers={min: 2, max: 40}"]) == 0
+    assert "workers: 4 along stream x 8 along time" in capsys.readouterr().out
+
+
 def test_links() -> None:
     assert link_of("400Gb", 10.0) == Link(1e-5, 5e10)
     assert link_of("100Mb", 0.0) == Link(0.0, 1.25e7)
     for text in ("400", "400GB", "0Gb", "fast"):
         with pytest.raises(TpdistError, match="--link"):
             link_of(text, 10.0)
+
+
+LINEAR = "model.cell=elman model.activation=identity objective.block=1 objective.loss_on=target"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,7 @@ def test_links() -> None:
         ("--types 1", "--types: must be at least 2 and at most 2,147,483,648; got 1"),
         (f"--types 1{'0' * 400}", f"--types: must be at least 2 and at most 2,147,483,648; got 1{'0' * 400}"),
         ("--set method.visit=a:b method.allow_visits_from=[a]", "method.visit: plan knows the built-in visits alone"),
+        (f"--set method.name=als {LINEAR}", "method.name: plan does not know what als costs; write another method"),
         ("--mtbf-hours 0", "--mtbf-hours: must be above 0; got 0"),
         ("--share 0", "--share: must be above 0 and at most 1; got 0"),
         ("--mtbf-hours nan", "argument --mtbf-hours: must be a finite number, got nan"),
@@ -79,7 +90,7 @@ def test_links() -> None:
     ],
 )
 def test_what_no_machine_is_is_said(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    corpus = ["--tokens", "1e6", "--types", "1000", "--gpu", "h100"]
+    corpus = ["--tokens", "1e6", "--types", "1000"]
     with suppress(SystemExit):
         assert main(["plan", *corpus, *options.split()]) == 2
     assert message in capsys.readouterr().err
