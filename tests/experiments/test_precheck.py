@@ -42,6 +42,20 @@ def test_a_dry_run_sees_that_there_are_too_few_gpus(file: Path, home: SweepDirec
     assert [why in line for line in lines if "seed 0" in line] == [True] * 4
 
 
+@pytest.mark.parametrize(
+    ("key", "allow"),
+    [
+        ("model.cell", "model.allow_cells_from"),
+        ("method.visit", "method.allow_visits_from"),
+        ("objective.penalty", "objective.allow_penalties_from"),
+    ],
+)
+def test_own_code_that_cannot_be_loaded_is_seen_beforehand(key: str, allow: str, file: Path, home: SweepDirectory):
+    arms = f"sweep.arms={{a: {{set: {{method.name: pm, {key}: 'nowhere:mine', {allow}: [nowhere]}}}}}}"
+    lines = dry_run(file, [arms], home.path)
+    assert [f"{key}: cannot load 'nowhere:mine'" in line for line in lines[:2]] == [True, True]
+
+
 def test_a_corpus_is_read_once_for_all_settings(file: Path, monkeypatch: pytest.MonkeyPatch):
     points, opened = expand(file), []
     open_or_prepare(points[0].config.data)
@@ -59,6 +73,8 @@ def test_a_corpus_that_is_not_there_is_said_before_any_point_begins(file: Path, 
     changes = [f"data.store={tmp_path / 'new'}"]
     assert any("would be prepared first" in line for line in dry_run(file, changes, home.path))
     assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    assert any("would be prepared first" in line for line in dry_run(file, changes, home.path))
 
 
 def test_a_finished_sweep_asks_for_no_corpus(file: Path, tmp_path: Path, home: SweepDirectory, done: Callable):
