@@ -169,6 +169,11 @@ def test_what_cannot_be_is_said(clone: Path, capsys: pytest.CaptureFixture[str],
     assert message in capsys.readouterr().err
 
 
+def test_cells_of_two_keys_are_no_curve() -> None:
+    cells = ["sweep.cells={model.hidden: [50], model.layers: [1, 2]}"]
+    assert figure("figure3", load_sweep(ROOT / "configs/paper/figure3.yaml", cells), []) is None
+
+
 @pytest.mark.parametrize(("worst", "decades"), [(140.0, False), (3e8, True)])
 def test_a_cell_that_diverged_does_not_flatten_the_others(worst: float, decades: bool) -> None:
     arms = [{"arm": f"bptt-hidden{size}", "mean": mean} for size, mean in ((50, 150.0), (100, 120.0), (1024, worst))]

@@ -136,6 +136,8 @@ def figure(what: str, section: Sweep, arms: Sequence[dict[str, Any]]) -> str | N
 
     None where there is nothing to draw. arms: as they are kept.
     """
+    if len(section.cells) != 1:
+        return None
     ((key, values),) = section.cells.items()
     label = key.split(".")[-1]
     by_name = {arm["arm"]: arm for arm in arms}
