@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tpdist.data import open_or_prepare
@@ -86,6 +88,14 @@ def test_another_sweep_does_not_take_the_directory(file: Path, home: SweepDirect
             go()
     assert (home.path / "results.parquet").read_bytes() == before
     dry_run(file, ["sweep.grid={optimizer.lr: [0.001, 0.7]}"], home.path)  # it may grow and shrink
+
+
+def test_a_table_of_somebody_elses_is_not_written_over(file: Path, home: SweepDirectory):
+    home.path.mkdir()
+    pq.write_table(pa.table({"mine": [1]}), home.path / "results.parquet")
+    with pytest.raises(RunError, match=r"results\.parquet: is no table of a sweep; move it away, or give"):
+        sweep(file, [], home.path, None, Silent())
+    assert pq.read_table(home.path / "results.parquet").to_pydict() == {"mine": [1]}
 
 
 def test_points_of_another_corpus_are_no_peers(

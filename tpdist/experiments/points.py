@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tpdist.config import Arm, Experiment, Sweep, keeps, load_config
-from tpdist.config.sweep import Draw
+from tpdist.config import Arm, Draw, Experiment, Sweep, keeps, load_config
 from tpdist.errors import ConfigError, Setting, key_of, of_variable, place_of
 
 Settings = dict[str, Any]

@@ -80,6 +80,8 @@ class SweepDirectory:
                 known = pq.read_table(table, columns=["point"]).column("point").to_pylist()
             except (pa.ArrowException, OSError):
                 return  # it follows from the points, and is made anew
+            except KeyError as error:
+                raise RunError(f"{table}: is no table of a sweep; {ELSEWHERE}") from error
             if known and not {point.name for point in points} & set(known):
                 raise RunError(f"{self.path}: holds another sweep, {len(known)} points of other settings; {ELSEWHERE}")
 
