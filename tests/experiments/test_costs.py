@@ -224,11 +224,9 @@ def test_a_tree_wins_where_workers_are_many() -> None:
 
 
 def test_what_it_does_not_know_it_refuses() -> None:
-    als = {"name": "als"}
-    linear = {"model": {"cell": "elman", "activation": "identity"},
-              "objective": {"block": 1, "loss_on": "target"}}  # fmt: skip
+    linear = {"model": {"cell": "elman", "activation": "identity"}, "objective": {"block": 1, "loss_on": "target"}}
     with pytest.raises(ConfigError, match=r"^method\.name: plan does not know what als costs"):
-        costs.shape_of(experiment(als, **linear), TYPES)
+        costs.shape_of(experiment({"name": "als"}, **linear), TYPES)
 
 
 def test_what_a_run_would_refuse_it_refuses() -> None:
