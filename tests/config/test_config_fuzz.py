@@ -67,7 +67,7 @@ def test_a_valid_config_survives_yaml(data: dict[str, Any]):
     try:
         config = Experiment.model_validate(data)
     except ValidationError:
-        reject()  # keys that do not fit each other: test_bad_config.py
+        reject()  # keys that do not fit each other: test_misfits.py
     text = to_yaml(config)
     again = load(text.encode())
     assert again == config

@@ -156,6 +156,15 @@ def test_a_link_and_a_place_below_a_file_are_refused_before_the_work(texts, tmp_
                 work(data, tmp_path / out)
 
 
+def test_the_working_directory_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What is renamed into its place would be another directory than the one that the shell is in."""
+    data = Data(recipe="synthetic", synthetic=Synthetic(tokens=1000), store=".")
+    for out in (".", "../here"):
+        with pytest.raises(DataError, match=r"is the working directory, which is not replaced; give one inside it$"):
+            prepare(data, out)
+    assert sorted(os.listdir(tmp_path)) == ["here"]
+
+
 def test_a_path_that_cannot_be_looked_at_is_one_line():
     """A name too long stands for a directory that is closed to the user."""
     long = "a" * 300

@@ -1,336 +1,16 @@
-"""`tpdist plan` against counts of real updates and against numbers worked out by hand."""
+"""`tpdist plan`: what it says of a configuration, and what it refuses."""
 
 import json
-import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tpdist.cli import main
-from tpdist.config import Experiment
-from tpdist.data import ArrayTokens
-from tpdist.errors import ConfigError, TpdistError
-from tpdist.experiments import calibration, costs, failures
-from tpdist.experiments.bench import batch
-from tpdist.experiments.costs import Device, Link
-from tpdist.experiments.plain import random_tokens
+from tpdist.errors import TpdistError
+from tpdist.experiments import calibration
+from tpdist.experiments.costs import Link
 from tpdist.experiments.plan import link_of
-from tpdist.models import build_model
-from tpdist.models.products import by_onednn
-from tpdist.parallel import Place
-from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
-from tpdist.training.batches import Batches
-
-TYPES, HIDDEN, B, S, K = 300, 12, 4, 3, 20
-METHODS: dict[str, dict[str, Any]] = {
-    "bptt": {"name": "bptt"},
-    "pm": {"name": "pm", "h_steps": 2, "starts": "tied", "h_optimizer": {"lr": 0.1}},
-    "admm": {"name": "admm", "h_steps": 2},
-    "admm, tied, one-block": {"name": "admm", "h_steps": 1, "starts": "tied", "first": "one-block"},
-    "alm": {"name": "alm", "starts": "tied", "theta_steps": 2, "h_optimizer": {"name": "adagrad", "lr": 0.1}},
-    "costate": {"name": "costate", "sweeps": 3},
-    "costate, kept": {"name": "costate", "sweeps": 2, "keep_costates": True, "first": "persistent", "relaxation": 2},
-}
-
-
-def experiment(method: dict[str, Any], **parts: Any) -> Experiment:
-    base = {
-        "model": {"hidden": HIDDEN},
-        "objective": {"block": B},
-        "method": method,
-        "batching": {"streams": S, "blocks": K},
-    }
-    return Experiment.model_validate({**base, **parts})
-
-
-class CountProducts(TorchDispatchMode):
-    """Floating-point operations of all matrix products."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
-            left, right = args[:2] if name == "aten::mm" else args[1:3]
-            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
-        elif name == "mkldnn::_linear_pointwise":
-            self.operations += 2 * args[0].shape[0] * args[0].shape[1] * args[1].shape[0]
-        return func(*args, **(kwargs or {}))
-
-
-def test_operations_of_a_batch_update_are_those_counted() -> None:
-    update = batch.BatchUpdate(20_000, 400, 16, "cpu")
-    update.load()
-    with CountProducts() as count:
-        update()
-    # in place the first ĥ is made once more from θ as it was: an update could do without
-    again = 20_000 * 2 * 3 * 16 * (16 + 16)
-    if by_onednn(torch.ones(1)):  # the bias's gradient is a column of the weight's product, to spare a pass
-        again += 20_000 * 2 * 400
-    assert count.operations == pytest.approx(update.operations() + again, rel=0.001)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("chunk_tokens", [16_384, 40])
-@pytest.mark.parametrize("method", METHODS)
-def test_operations_of_an_update_are_those_counted(method: str, chunk_tokens: int, layers: int) -> None:
-    batching = {"streams": S, "blocks": K, "chunk_tokens": chunk_tokens}
-    config = experiment(METHODS[method], batching=batching, model={"hidden": HIDDEN, "layers": layers})
-    plan, model = plan_epoch(config, 1, K), build_model(config.model, config.run, TYPES)
-    inputs, labels = random_tokens(TYPES, 2, B, S, K)
-    window = make_window(inputs, labels, torch.float32, tokens=B * S * K, opens=False)
-    boundaries = Boundaries.for_plan(plan, S, K, model)
-    with CountProducts() as count:
-        visit(model, plan, Theta(model, config.optimizer), window, 0, boundaries, model.zero_state(S), Alone())
-    once = costs.rolled_once(plan, B * S * K, chunk_tokens, whole=True)
-    wanted = costs.operations_per_token(costs.shape_of(config, TYPES), plan, once)
-    assert count.operations == pytest.approx(wanted * B * S * K, rel=0.03)
-
-
-@pytest.mark.parametrize("first", ["persistent", "forward"])
-@pytest.mark.parametrize("relaxation", [1, 3])
-@pytest.mark.parametrize("blocks", [1, 4])
-@pytest.mark.parametrize("order", ["sequential", "shuffled", "shuffled, costates at the edge"])
-def test_operations_of_a_short_window_are_those_counted(order: str, blocks: int, relaxation: int, first: str) -> None:
-    """In random order its states are rolled out from blocks before it; in order those inside it alone are."""
-    order, _, edge = order.partition(", ")
-    reach = relaxation if order == "shuffled" else 0
-    method = {"name": "costate", "first": first, "relaxation": relaxation, "edge_costate": "kept" if edge else "zero"}
-    config = experiment(method, batching={"streams": S, "blocks": blocks, "order": order})
-    plan, model = plan_epoch(config, 1, blocks), build_model(config.model, config.run, TYPES)
-    inputs, labels = random_tokens(TYPES, 2, B, S, reach + blocks)
-    window = make_window(
-        inputs[:, :, reach:], labels[:, :, reach:], torch.float32, tokens=B * S * blocks, opens=False,
-        earlier=inputs[:, :, :reach],
-    )  # fmt: skip
-    boundaries = Boundaries.for_plan(plan, S, reach + blocks, model)
-    with CountProducts() as count:
-        visit(model, plan, Theta(model, config.optimizer), window, reach, boundaries, model.zero_state(S), Alone())
-    once = costs.rolled_once(plan, B * S * blocks, config.batching.chunk_tokens, whole=False)
-    wanted = costs.operations_per_token(costs.shape_of(config, TYPES), plan, once)
-    assert count.operations == pytest.approx(wanted * B * S * blocks, rel=0.03)
-
-
-@pytest.mark.parametrize("mesh", [(1, 1), (1, 3), (2, 2), (1, 5)])
-@pytest.mark.parametrize("order", ["sequential", "shuffled"])
-@pytest.mark.parametrize("blocks", [6, 40, None])  # of a window: 40 are more than a span of 3 workers has
-def test_a_workers_share_is_that_of_its_batches(mesh: tuple[int, int], order: str, blocks: int | None) -> None:
-    tokens = 1 + 4 * B * 60  # no stream is short
-    method = {"name": "costate", "first": "persistent", "relaxation": 2}
-    config = experiment(
-        method,
-        batching={"streams": 4, "order": order, **({"blocks": blocks} if blocks else {"mode": "batch"})},
-        cluster={"workers": mesh[0] * mesh[1], "mesh": list(mesh)},
-    )
-    share = costs.share_of(config, tokens)
-    ids = ArrayTokens(np.zeros(tokens, dtype=np.int32))
-    places = [Place(stream, time, *mesh) for stream in range(mesh[0]) for time in range(mesh[1])]
-    all_batches = [Batches(config, ids, place, torch.device("cpu"), torch.float32) for place in places]
-    assert {len(batches) for batches in all_batches} == {share.updates}
-    assert {batches.per_window for batches in all_batches} == {share.window}
-    assert max(batch.own for batches in all_batches for batch in batches.epoch(1)) == share.tokens
-    plan, shape = plan_epoch(config, 1, share.window), costs.shape_of(config, TYPES)
-    alone = mesh[1] == 1 or order == "shuffled"
-    assert (costs.neighbour_bytes(config, plan, shape) == 0) == alone
-    parts = costs.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
-    assert (parts["neighbours"] == 0) == alone
-
-
-@pytest.mark.parametrize("cell", ["elman", "mrnn", "gru", "lstm"])
-@pytest.mark.parametrize(("layers", "embedding", "tied"), [(1, None, False), (2, 7, False), (2, None, True)])
-def test_parameters_and_state_are_the_models(cell: str, layers: int, embedding: int | None, tied: bool) -> None:
-    config = experiment(
-        {"name": "bptt"},
-        model={"cell": cell, "hidden": 5, "layers": layers, "embedding": embedding, "tied": tied},
-    )
-    model = build_model(config.model, config.run, TYPES)
-    shape = costs.shape_of(config, TYPES)
-    assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.state == model.state_size
-
-
-@pytest.mark.parametrize(
-    ("method", "sent"),  # ARCHITECTURE.md, "Messages"
-    [
-        ({"name": "bptt"}, 1),
-        ({"name": "pm", "h_steps": 3, "first": "zero"}, 2 * 3 + 1),
-        ({"name": "admm", "h_steps": 2, "first": "zero"}, 3 * (2 + 1)),
-        ({"name": "admm", "h_steps": 2, "first": "persistent", "relaxation": 4}, 3 * (2 + 1) + 4),
-        ({"name": "alm", "theta_steps": 2, "starts": "tied", "h_optimizer": {"lr": 0.1}}, 3 * 2 + 1),
-        ({"name": "costate", "sweeps": 5}, 5 + 1),
-        ({"name": "costate", "sweeps": 5, "keep_costates": True}, 5 + 2),
-        ({"name": "pm", "h_steps": 1, "first": "one-block"}, 3 + 1),
-    ],
-)
-def test_bytes_between_neighbours_are_the_table(method: dict[str, Any], sent: int) -> None:
-    config = experiment(method, cluster={"workers": 6, "mesh": [2, 3]}, batching={"streams": 4, "blocks": K})
-    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
-    assert costs.neighbour_bytes(config, plan, shape) == sent * 2 * 4 * HIDDEN * 4  # edges, streams, d, float32
-
-
-def test_sweeps_are_as_many_as_a_whole_window_takes(tmp_path: Path) -> None:
-    """By default one less than its blocks, however many workers share them."""
-    out = tmp_path / "plan.json"
-    settings = ["method.name=costate", "batching.streams=1", "batching.blocks=8"]
-    corpus = ["--tokens", "1e6", "--types", "1000"]
-    assert main(["plan", "--workers", "4", "--gpu", "h100", *corpus, "--json", str(out), "--set", *settings]) == 0
-    found = json.loads(out.read_text())
-    width = found["config"]["model"]["hidden"]
-    assert found["bytes"]["neighbours"] == (7 + 1) * 3 * width * 4  # δ and h over every edge, in float32
-
-
-def test_seconds_by_hand() -> None:
-    """2 workers side by side in time; 1 ms and 10 us a token; α = 1 ms, β = 1 MB/s."""
-    config = experiment({"name": "admm", "h_steps": 1, "first": "zero"}, cluster={"workers": 2, "mesh": [1, 2]})
-    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
-    share = costs.share_of(config, 1 + S * B * K * 7)
-    assert (share.streams, share.blocks, share.tokens, share.updates) == (3, 10, 120, 7)
-    parts = costs.seconds(config, plan, shape, share, Device("d", 1e-3, 1e-5, None), Link(1e-3, 1e6))
-    assert parts["compute"] == pytest.approx(1e-3 + 120e-5)
-    assert parts["neighbours"] == pytest.approx(6 * (1e-3 + 3 * 12 * 4 / 1e6))
-    size = 4 * (2 * 300 * 12 + 300 + 2 * 3 * 12 * 12 + 6 * 12)
-    assert parts["ring"] == pytest.approx(2e-3 + size / 1e6)
-    assert parts["tree"] == pytest.approx(2e-3 + 2 * size / 1e6)
-    assert parts["update"] == pytest.approx(parts["compute"] + parts["neighbours"] + parts["ring"])
-    used = costs.memory(config, plan, shape, share, Device("d", 0, 0, None))
-    assert used["parameters"] == size * 4  # with gradient and Adam's two moments
-    assert used["states"] == 7 * 10 * 3 * 12 * 4  # U
-    assert used["ids"] == 120 * 16
-
-
-@pytest.mark.parametrize("order", ["sequential", "shuffled"])
-@pytest.mark.parametrize("method", METHODS)
-def test_states_are_counted_that_are_kept(method: str, order: str) -> None:
-    """Nobody keeps costates where no sweep makes them, but those at the edge of a window."""
-    kept = {"edge_costate": "kept", "keep_costates": False} if order == "shuffled" else {"keep_costates": True}
-    config = experiment(METHODS[method] | kept, batching={"streams": S, "blocks": K, "order": order})
-    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
-    boundaries = Boundaries.for_plan(plan, S, K, build_model(config.model, config.run, TYPES))
-    kept = len(boundaries.tensors())
-    if plan.h.keep and plan.moves_targets:
-        kept += costs.THETA_STATES[plan.h.name]
-    share, device = costs.share_of(config, 1 + S * B * K), Device("d", 0, 0, None)
-    assert costs.memory(config, plan, shape, share, device)["states"] == kept * K * S * HIDDEN * 4
-    assert costs.limits(config, plan, shape, B * 1e6, 1.0)["states_bytes"] == kept * 1e6 * HIDDEN * 4
-
-
-@pytest.mark.parametrize(("first", "kept"), [("forward", 0), ("persistent", 2)])
-def test_adam_on_targets_is_counted_kept_or_made_anew(first: str, kept: int) -> None:
-    found = []
-    for name in ("sgd", "adam"):
-        config = experiment({"name": "pm", "first": first, "h_steps": 2, "h_optimizer": {"name": name, "lr": 0.1}})
-        share, shape = costs.share_of(config, 1 + S * B * K), costs.shape_of(config, TYPES)
-        found.append(costs.memory(config, plan_epoch(config, 1, K), shape, share, Device("d", 0, 0, None)))
-    one = K * S * HIDDEN * 4
-    assert found[1]["states"] - found[0]["states"] == kept * one
-    assert found[1]["visit"] - found[0]["visit"] == 4 * one  # both moments as they are worked on, and two of a step
-
-
-def test_a_tree_wins_where_workers_are_many() -> None:
-    link = Link(1e-5, 5e10)
-    assert costs.ring(4, 1e9, link) < costs.tree(4, 1e9, link)
-    assert costs.ring(1024, 1e6, link) > costs.tree(1024, 1e6, link)
-    assert costs.ring(1, 1e6, link) == costs.tree(1, 1e6, link) == 0
-
-
-def test_what_it_does_not_know_it_refuses() -> None:
-    als = {"name": "als"}
-    linear = {"model": {"cell": "elman", "activation": "identity"},
-              "objective": {"block": 1, "loss_on": "target"}}  # fmt: skip
-    config = experiment(als, **linear)
-    with pytest.raises(ConfigError, match=r"method\.name"):
-        costs.operations_per_token(costs.shape_of(config, TYPES), plan_epoch(config, 1, K), True)
-
-
-def useful_share_by_simulation(between: float, save: float, recover: float, interval: float, pieces: int) -> float:
-    """The oracle of `failures.useful_share`: failures drawn one after another until so many intervals are saved."""
-    random = np.random.default_rng(0)
-    clock, done, next_failure = 0.0, 0, float(random.exponential(between))
-    while done < pieces:
-        if clock + interval + save <= next_failure:
-            clock, done = clock + interval + save, done + 1
-        else:  # the piece is lost; the clock goes on from the failure
-            clock = next_failure + recover
-            next_failure = clock + float(random.exponential(between))
-    return pieces * interval / clock
-
-
-@pytest.mark.parametrize("mtbf", [1e5, 1e6, 1e7])
-def test_failures_cost_what_a_simulation_says(mtbf: float) -> None:
-    workers, save, recover = 1000, 10.0, 30.0
-    best = failures.best_interval(workers, mtbf, save)
-    for interval in (best / 4, best, 4 * best):
-        wanted = useful_share_by_simulation(mtbf / workers, save, recover, interval, 3000)
-        assert failures.useful_share(workers, mtbf, save, recover, interval) == pytest.approx(wanted, rel=0.1)
-
-
-def test_failures_at_their_limits() -> None:
-    """Never failing costs the saves alone; Young's interval beats a fourth of it and four times it; nothing hangs."""
-    assert failures.useful_share(8, 1e15, 5.0, 9.0, 95.0) == pytest.approx(0.95)
-    workers, mtbf, save, recover = 1000, 3.6e6, 10.0, 30.0
-    best = failures.best_interval(workers, mtbf, save)
-    assert best == pytest.approx(math.sqrt(2 * 10 * 3600))
-    at = {f: failures.useful_share(workers, mtbf, save, recover, f * best) for f in (0.25, 1, 4)}
-    assert at[1] > at[0.25]
-    assert at[1] > at[4]
-    lost = save / best + (best / 2 + recover) / (mtbf / workers)  # to first order
-    assert at[1] == pytest.approx(1 - lost, abs=0.02)
-    assert failures.useful_share(1024, 3600.0, 10.0, 7.0, 5000.0) == 0.0  # no update between two failures
-
-
-def test_stragglers_by_simulation() -> None:
-    assert failures.slowest(1000, 0.0) == 1.0
-    assert failures.slowest(1, 0.1) == pytest.approx(1.0, abs=0.005)
-    assert failures.slowest(2, 0.1) == pytest.approx(1 + 0.1 / math.sqrt(math.pi), abs=0.005)  # of two normals
-    assert failures.slowest(1000, 0.1) == pytest.approx(1 + 0.1 * 3.24, abs=0.05)  # of a thousand
-
-
-def test_links() -> None:
-    assert link_of("400Gb", 10.0) == Link(1e-5, 5e10)
-    assert link_of("100Mb", 0.0) == Link(0.0, 1.25e7)
-    for text in ("400", "400GB", "0Gb", "fast"):
-        with pytest.raises(TpdistError, match="--link"):
-            link_of(text, 10.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--tokens nan", "argument --tokens: must be a finite number, got nan"),
-        ("--tokens 1e400", "argument --tokens: must be a finite number, got 1e400"),
-        ("--tokens 0", "--tokens: must be at least 2; got 0"),
-        ("--types 1", "--types: must be at least 2 and at most 2,147,483,648; got 1"),
-        (f"--types 1{'0' * 400}", f"--types: must be at least 2 and at most 2,147,483,648; got 1{'0' * 400}"),
-        ("--set method.visit=a:b method.allow_visits_from=[a]", "method.visit: plan knows the built-in visits alone"),
-        ("--mtbf-hours 0", "--mtbf-hours: must be above 0; got 0"),
-        ("--share 0", "--share: must be above 0 and at most 1; got 0"),
-        ("--mtbf-hours nan", "argument --mtbf-hours: must be a finite number, got nan"),
-        ("--mtbf-hours inf", "argument --mtbf-hours: must be a finite number, got inf"),
-        ("--price -1", "--price: must be 0 or more; got -1"),
-        ("--latency-us -1", "--latency-us: must be 0 or more; got -1"),
-        ("--json none/x.json", "argument --json: there is no directory none; make it first"),
-        ("--json .", "argument --json: . is a directory; name a file in it"),
-    ],
-)
-def test_what_no_machine_is_is_said(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    corpus = ["--tokens", "1e6", "--types", "1000", "--gpu", "h100"]
-    with suppress(SystemExit):
-        assert main(["plan", *corpus, *options.split()]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_gradients_are_counted_as_they_are_sent() -> None:
-    config = experiment(METHODS["bptt"])
-    plan, shape = plan_epoch(config, 1, K), costs.shape_of(config, TYPES)
-    half = config.model_copy(update={"cluster": config.cluster.model_copy(update={"gradient_dtype": "bfloat16"})})
-    assert costs.gradient_bytes(config, plan, shape) == 2 * costs.gradient_bytes(half, plan, shape)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,6 +38,62 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "a100, h100, h200; got 'abacus'" in capsys.readouterr().err
     assert main(["plan", "--set", f"data.store={tmp_path / 'none'}"]) == 2
     assert "give --tokens and --types" in capsys.readouterr().err
+
+
+def test_sweeps_are_as_many_as_a_whole_window_takes(tmp_path: Path) -> None:
+    """By default one less than its blocks, however many workers share them."""
+    out = tmp_path / "plan.json"
+    settings = ["method.name=costate", "batching.streams=1", "batching.blocks=8"]
+    corpus = ["--tokens", "1e6", "--types", "1000"]
+    assert main(["plan", "--workers", "4", "--gpu", "h100", *corpus, "--json", str(out), "--set", *settings]) == 0
+    found = json.loads(out.read_text())
+    width = found["config"]["model"]["hidden"]
+    assert found["bytes"]["neighbours"] == (7 + 1) * 3 * width * 4  # δ and h over every edge, in float32
+
+
+def test_of_as_many_workers_as_there_is_room_for_it_takes_the_most_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 2 to 40 workers over 4 streams and windows of 8 blocks."""
+    corpus = ["--gpu", "h100", "--tokens", "1e5", "--types", "100"]
+    assert main(["plan", *corpus, "--set", "cluster.workers={min: 2, max: 40}"]) == 0
+    assert "workers: 4 along stream x 8 along time" in capsys.readouterr().out
+
+
+def test_links() -> None:
+    assert link_of("400Gb", 10.0) == Link(1e-5, 5e10)
+    assert link_of("100Mb", 0.0) == Link(0.0, 1.25e7)
+    for text in ("400", "400GB", "0Gb", "fast"):
+        with pytest.raises(TpdistError, match="--link"):
+            link_of(text, 10.0)
+
+
+LINEAR = "model.cell=elman model.activation=identity objective.block=1 objective.loss_on=target"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--tokens nan", "argument --tokens: must be a finite number, got nan"),
+        ("--tokens 1e400", "argument --tokens: must be a finite number, got 1e400"),
+        ("--tokens 0", "--tokens: must be at least 2; got 0"),
+        ("--types 1", "--types: must be at least 2 and at most 2,147,483,648; got 1"),
+        (f"--types 1{'0' * 400}", f"--types: must be at least 2 and at most 2,147,483,648; got 1{'0' * 400}"),
+        ("--set method.visit=a:b method.allow_visits_from=[a]", "method.visit: plan knows the built-in visits alone"),
+        (f"--set method.name=als {LINEAR}", "method.name: plan does not know what als costs; write another method"),
+        ("--mtbf-hours 0", "--mtbf-hours: must be above 0; got 0"),
+        ("--share 0", "--share: must be above 0 and at most 1; got 0"),
+        ("--mtbf-hours nan", "argument --mtbf-hours: must be a finite number, got nan"),
+        ("--mtbf-hours inf", "argument --mtbf-hours: must be a finite number, got inf"),
+        ("--price -1", "--price: must be 0 or more; got -1"),
+        ("--latency-us -1", "--latency-us: must be 0 or more; got -1"),
+        ("--json none/x.json", "argument --json: there is no directory none; make it first"),
+        ("--json .", "argument --json: . is a directory; name a file in it"),
+    ],
+)
+def test_what_no_machine_is_is_said(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = ["--tokens", "1e6", "--types", "1000"]
+    with suppress(SystemExit):
+        assert main(["plan", *corpus, *options.split()]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -85,6 +85,14 @@ def test_a_random_search_draws_from_the_grid(tmp_path: Path):
     assert all(names == [p.name for p in every if p.name in names] for names in other)
 
 
+def test_a_random_search_may_draw_from_more_than_memory_holds(tmp_path: Path):
+    keys = ["run.log_every", "run.check_every", "run.skip_in_row", "model.hidden", "run.epochs", "run.patience"]
+    grid = {key: list(range(1, 1001)) for key in keys}
+    points = expand(write(tmp_path, f"sweep: {{random: {{count: 3}}, grid: {grid}}}"))
+    assert len({point.setting for point in points}) == 3
+    assert all(list(point.tried) == keys for point in points)
+
+
 def test_a_file_without_arms_has_one(tmp_path: Path):
     points = expand(write(tmp_path, "sweep: {grid: {model.hidden: [3, 4]}}"))
     assert [(p.arm, p.config.model.hidden) for p in points] == [("all", 3), ("all", 4)]

@@ -54,6 +54,12 @@ def test_the_reach_of_a_run_that_keeps_no_targets(small_corpus: Path, tmp_path: 
     assert reach(tmp_path / "run", windows=2, blocks=3)[0] == 1
 
 
+def test_the_reach_of_a_run_whose_windows_end_with_kept_costates(small_corpus: Path, tmp_path: Path):
+    method = {"name": "costate", "first": "persistent", "edge_costate": "kept"}
+    tpdist.train(small(small_corpus, method=method, batching={"order": "shuffled"}), tmp_path / "run")
+    assert reach(tmp_path / "run", windows=2, blocks=3)[0] == 1
+
+
 def test_the_gradient_fades_with_the_distance(runs: list[Path]):
     shares = reach(runs[0], windows=2, blocks=4)
     assert len(shares) == 4

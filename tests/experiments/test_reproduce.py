@@ -150,6 +150,18 @@ def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):
     assert old == {**other, "versions": {"torch": "0"}, "command": ""}
 
 
+def test_ratios_name_the_versions_of_all_their_sweeps(clone: Path):
+    (clone / "configs").unlink()
+    shutil.copytree(ROOT / "configs", clone / "configs")
+    results = clone / "configs/paper/results"
+    before = json.loads((results / "small_b5.json").read_text())
+    (results / "small_b5.json").write_text(json.dumps({**before, "versions": {"python": "3.99", "torch": "9.9"}}))
+    assert main(["reproduce", "small/b20", "--cells", "bptt", "--keep"]) == 0
+    made_by = json.loads((results / "ptb_small_ratio.json").read_text())["versions"]
+    assert made_by["torch"].startswith("9.9, ")
+    assert made_by["python"].startswith("3.99, ")
+
+
 def test_papers_figures_belong_to_cells():
     paper = json.loads((ROOT / "configs/paper/paper.json").read_text())
     for what in ("table1", "table2"):
@@ -167,6 +179,11 @@ def test_papers_figures_belong_to_cells():
 def test_what_cannot_be_is_said(clone: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str):
     assert main(["reproduce", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_cells_of_two_keys_are_no_curve() -> None:
+    cells = ["sweep.cells={model.hidden: [50], model.layers: [1, 2]}"]
+    assert figure("figure3", load_sweep(ROOT / "configs/paper/figure3.yaml", cells), []) is None
 
 
 @pytest.mark.parametrize(("worst", "decades"), [(140.0, False), (3e8, True)])

@@ -1,14 +1,17 @@
-"""What a sweep shows: a table on a terminal, lines in a pipe."""
+"""What a sweep shows: a table on a terminal, lines in a pipe, a summary at the end."""
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tpdist.experiments.table import Table, draw
+from tpdist.experiments.points import expand
+from tpdist.experiments.sweep_dir import SweepDirectory
+from tpdist.experiments.table import Table, draw, summary
 from tpdist.training.progress import Plain
 
 
@@ -77,3 +80,51 @@ def test_on_a_terminal_it_is_drawn(sweep: tuple[list[dict[str, Any]], list[Path]
     table.close()
     assert "1 of 4 points done" in out.getvalue()
     assert heard.said == []
+
+
+def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, home: SweepDirectory, done: Callable):
+    points = expand(file, arms=["bptt"])
+    done(points[0], 9.25)
+    home.run(points[1]).mkdir(parents=True)
+    epoch = {"kind": "epoch", "epoch": 1, "step": 40, "valid_perplexity": 8.5}
+    (home.run(points[1]) / "metrics.jsonl").write_text(json.dumps(epoch) + '\n{"kind": "step", "step": 50}\n')
+    console = Console(width=100, record=True)
+    console.print(draw([home.row(p) for p in points], [home.run(p) for p in points]))
+    lines = [line.split() for line in console.export_text().splitlines() if "lr=" in line]
+    states = [next(word for word in line if word in ("running", "done", "waiting")) for line in lines]
+    assert states == ["running", "done", "waiting", "waiting"]
+    assert "8.50" in lines[0]
+    assert "9.25" in lines[1]
+
+
+def test_an_arm_without_a_figure_says_why():
+    rows = [{"arm": arm, "state": state, "error": error} for arm, state, error in (
+        ("early", "waiting", None), ("bad", "failed", "too few tokens"), ("bad", "waiting", None)
+    )]  # fmt: skip
+    assert summary(rows) == [
+        "early: none is done; 1 point is waiting",
+        "bad: none is done; 1 of 2 points failed, --retry runs them again: too few tokens",
+    ]
+
+
+def test_the_test_figure_is_that_of_the_best_setting():
+    """Another may have been evaluated while it was the best."""
+    figures = ((0.001, 7.0, 70.0), (0.05, 6.0, 60.0))
+    rows = [
+        {"arm": "a", "seed": 0, "state": "done", "error": None, "set.lr": lr, "valid_perplexity": valid,
+         "test_perplexity": test} for lr, valid, test in figures
+    ]  # fmt: skip
+    assert summary(rows) == [
+        "a: 2 settings tried, best lr=0.05: validation perplexity 6.00 over 1 seed, test perplexity 60.00 over 1"
+    ]
+
+
+def test_a_summary_counts_settings_and_spreads_over_seeds():
+    values = [(0.1, 0, 6.0), (0.1, 1, 8.0), (0.2, 0, None)]
+    rows = [
+        {"arm": "a", "seed": seed, "state": "done" if valid else "waiting", "error": None, "set.lr": lr,
+         "valid_perplexity": valid, "test_perplexity": None} for lr, seed, valid in values
+    ]  # fmt: skip
+    assert summary(rows) == [
+        "a: 1 of 2 settings tried, best lr=0.1: validation perplexity 7.00 (standard deviation 1.41) over 2 seeds"
+    ]

@@ -6,7 +6,7 @@ from tpdist.config.loader import keeps, load_config, with_place
 from tpdist.config.parts import DUAL_METHODS, Data, Decay, Model, Optimizer, Synthetic
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
-from tpdist.config.sweep import Arm, Sweep
+from tpdist.config.sweep import Arm, Draw, Sweep
 from tpdist.config.unread import unread, unread_by_all
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Cluster",
     "Data",
     "Decay",
+    "Draw",
     "Experiment",
     "Model",
     "Optimizer",

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from tpdist.config.checks import mesh_misfit, misfits
+from tpdist.config.checks import misfits
 from tpdist.config.parts import Batching, Data, Method, Model, Objective, Optimizer, Part
 from tpdist.config.presets import PRESETS, merge
 from tpdist.config.running import Cluster, Run
 from tpdist.config.sweep import Sweep
+from tpdist.config.workers import mesh_misfit
 from tpdist.errors import ConfigError
 
 

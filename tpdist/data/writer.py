@@ -78,7 +78,10 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise DataError if `out` exists and is not an empty directory: nothing is ever overwritten."""
+    """Raise DataError if `out` exists and is not an empty directory: nothing is ever overwritten.
+
+    The working directory is refused too: a shell in it would go on in the one that was replaced.
+    """
     for parent in out.absolute().parents:
         if os.path.isfile(parent):
             raise DataError(f"{parent}: a file, where a directory is expected")
@@ -89,6 +92,8 @@ def refuse_existing(out: Path) -> None:
         raise DataError(f"{out}: is a link or a mount point, which is not replaced; give a directory inside it")
     if not out.is_dir():
         raise DataError(f"{out}: exists and is a file; give another directory")
+    if os.path.samefile(out, "."):
+        raise DataError(f"{out}: is the working directory, which is not replaced; give one inside it")
     with writing(out):
         if any(out.iterdir()):
             kind = "a store" if (out / MANIFEST_FILE).exists() else "other files"

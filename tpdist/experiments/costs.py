@@ -74,8 +74,12 @@ class Share:
 
 
 def shape_of(config: Experiment, types: int) -> Shape:
-    """Raises ConfigError for an own cell, whose matrices are not known."""
+    """Raises ConfigError for what is not known: an own cell's matrices, an own visit, `als`, which solves equations."""
     model = config.model
+    if config.method.visit is not None:
+        raise ConfigError("plan knows the built-in visits alone; write null for the forecast of one", "method.visit")
+    if config.method.name == "als":
+        raise ConfigError("plan does not know what als costs; write another method", "method.name")
     if model.cell not in GATES:
         raise ConfigError(f"plan knows the cells {', '.join(GATES)}; for {model.cell!r} take the nearest", "model.cell")
     E, H, gates = model.embedding or model.hidden, model.hidden, GATES[model.cell]
@@ -92,11 +96,15 @@ def own_windows(config: Experiment) -> bool:
 
 
 def share_of(config: Experiment, tokens: int) -> Share:
-    """The busiest worker's part; mesh (stream, time) of the configuration."""
+    """The busiest worker's part; mesh (stream, time) of the configuration. Raises ConfigError where a run would."""
     streams, times = config.mesh()
     B, S = config.objective.block, config.batching.streams
     blocks = math.ceil((tokens - 1) / S / B)
     window = blocks if config.batching.mode == "batch" else config.batching.blocks
+    for key, got, where in (("batching.blocks", window, ""), ("cluster.workers", times, " along time")):
+        if got > blocks:
+            most = f"must be at most {blocks:,}{where}, the blocks that {tokens:,} tokens make of a stream"
+            raise ConfigError(f"{most}; got {got:,}", key)
     own_streams, own_blocks = math.ceil(S / streams), math.ceil(window / times)
     updates = math.ceil(blocks / window)
     if own_windows(config):
@@ -120,10 +128,7 @@ def operations_per_token(shape: Shape, plan: Plan, once: bool) -> float:
     """Floating-point operations in the matrix products of an update, for each of its tokens.
 
     once: as `rolled_once` has it. Work that `batching.recompute` repeats is not counted.
-    Raises ConfigError for `als`, which solves equations.
     """
-    if plan.als:
-        raise ConfigError("plan does not know what als costs; write another method", "method.name")
     head = 2 * shape.types * shape.hidden  # one product
     into = shape.gates * shape.hidden * (shape.inputs + (shape.layers - 1) * shape.hidden)
     within = shape.gates * shape.hidden * shape.hidden * shape.layers
@@ -163,8 +168,8 @@ def neighbour_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
     """All that crosses between neighbours in an update, over all edges and streams; what `boundary_bytes` counts."""
     if own_windows(config):
         return 0
-    _, times = config.mesh()
-    return sum(states_sent(plan)) * (times - 1) * config.batching.streams * shape.state * NUMBER
+    edges = config.mesh()[1] - 1
+    return sum(states_sent(plan)) * edges * config.batching.streams * shape.state * NUMBER
 
 
 def gradient_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
@@ -189,9 +194,8 @@ def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: 
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
     workers = config.cluster.limits[1]
     times = 1 if own_windows(config) else config.mesh()[1]
-    size = gradient_bytes(config, plan, shape)
+    size, one = gradient_bytes(config, plan, shape), share.streams * shape.state * NUMBER
     sent = sum(states_sent(plan)) if times > 1 else 0
-    one = share.streams * shape.state * NUMBER
     found = {
         "compute": device.fixed_s + device.per_token_s * share.tokens,
         "neighbours": sent * (link.latency_s + one / link.bytes_per_s),

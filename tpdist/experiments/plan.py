@@ -10,7 +10,7 @@ from typing import Any
 
 from tpdist.config import Experiment
 from tpdist.data import Store, default_store
-from tpdist.errors import ConfigError, TpdistError
+from tpdist.errors import TpdistError
 from tpdist.experiments import costs, failures
 from tpdist.experiments.calibration import calibrate
 from tpdist.experiments.costs import Device, Link, Shape, Share
@@ -55,8 +55,8 @@ def plan(
     config: Experiment, tokens: int, types: int, gpu: str | None, link: Link, assumed: Assumed, say: Say
 ) -> dict[str, Any]:
     """Print the forecast of `config` on `cluster.workers` workers; what `--json` writes."""
-    if config.method.visit is not None:
-        raise ConfigError("plan knows the built-in visits alone; write null for the forecast of one", "method.visit")
+    most = config.sizes()[-1]  # as many as fit, where there may be more or fewer
+    config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": most})})
     share = costs.share_of(config, tokens)
     visit_plan = plan_epoch(config, 1, share.window)
     shape = costs.shape_of(config, types)

@@ -1,8 +1,8 @@
 """From a `sweep:` section to points: every setting of every arm with every seed, each a whole configuration."""
 
 import hashlib
-import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tpdist.config import Arm, Experiment, Sweep, keeps, load_config
+from tpdist.config import Arm, Draw, Experiment, Sweep, keeps, load_config
 from tpdist.errors import ConfigError, Setting, key_of, of_variable, place_of
 
 Settings = dict[str, Any]
 Grid = dict[str, list[Any]]
+Axis = list[list[tuple[str, Any]]]  # of a grid: at each place keys and values that go together
 # of a configuration what says where it runs
 PLACE: dict[str, Any] = {"cluster": True, "run": {"device": True, "cuda_graph": True}}
 
@@ -143,23 +144,34 @@ def arms_of(sweep: Sweep) -> dict[str, Arm]:
 
 def settings(sweep: Sweep, arm: Arm) -> list[Settings]:
     """The settings that an arm tries: the grid's product, or `random.count` of it."""
-    product = _product({**sweep.grid, **arm.grid})
-    if sweep.random is None or sweep.random.count >= len(product):
-        return product
-    chosen = random.Random(sweep.random.seed).sample(range(len(product)), sweep.random.count)
-    return [product[i] for i in sorted(chosen)]
+    return _product({**sweep.grid, **arm.grid}, sweep.random)
 
 
 def _part(override: str) -> str:
     return key_of(override).split(".")[0]
 
 
-def _product(grid: Grid) -> list[Settings]:
+def _product(grid: Grid, draw: Draw | None = None) -> list[Settings]:
+    """Every choice of a place on each axis, the last axis turning fastest; or a draw of them.
+
+    Of billions a draw takes a few, so they are not all made first.
+    """
     axes = [_axis(keys, values) for keys, values in grid.items()]
-    return [dict(itertools.chain.from_iterable(choice)) for choice in itertools.product(*axes)]
+    chosen: Sequence[int] = range(math.prod(map(len, axes)))
+    if draw is not None and draw.count < len(chosen):
+        chosen = sorted(random.Random(draw.seed).sample(chosen, draw.count))
+    return [_choice(axes, number) for number in chosen]
 
 
-def _axis(written: str, values: list[Any]) -> list[list[tuple[str, Any]]]:
+def _choice(axes: Sequence[Axis], number: int) -> Settings:
+    found: Settings = {}
+    for axis in reversed(axes):
+        number, place = divmod(number, len(axis))
+        found = {**dict(axis[place]), **found}
+    return found
+
+
+def _axis(written: str, values: list[Any]) -> Axis:
     """One axis of the grid: a key and its values, or several keys that move together and their lists of values."""
     keys = [key.strip() for key in written.split(",")]
     if len(keys) == 1:

@@ -12,6 +12,7 @@ from tpdist.launch.local import check_gpus
 from tpdist.models import imported
 from tpdist.parallel import Workers
 from tpdist.tprop import plan_epoch
+from tpdist.tprop.plan import own_function
 from tpdist.training.batches import Batches
 from tpdist.training.checks import pick_device, try_optimizers
 
@@ -32,6 +33,7 @@ def faults(points: Sequence[Point], here: bool) -> dict[tuple[str, str], ConfigE
                 check_gpus(config)
                 if ":" in config.model.cell:
                     imported(config.model.cell, "model.cell")
+                own_function(config.method.visit, "method.visit")
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), cpu)
             corpus = config.data.model_dump_json()
             if corpus not in corpora:

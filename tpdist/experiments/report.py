@@ -93,7 +93,7 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
     directory = RunDirectory.open(run)
     changes = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
     changes += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
-    changes += ["batching.recompute=false", "method.closing=false", "run.device=cpu"]
+    changes += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
     config = load_config(directory.config_file, changes)
     store = Store.open(default_store(config.data))
     model = directory.load_model(config, "best", store.manifest)

@@ -16,7 +16,7 @@ from tpdist.experiments import longmemory
 from tpdist.experiments import sweep as sweeps
 from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import arms_of, load_sweep
-from tpdist.experiments.results import Row, ratio_row, summarise
+from tpdist.experiments.results import Row, ratio_row, summarise, versions_of
 from tpdist.experiments.svg import chart, standalone
 from tpdist.training.files import write_json, write_text
 from tpdist.training.progress import Reporter
@@ -136,6 +136,8 @@ def figure(what: str, section: Sweep, arms: Sequence[dict[str, Any]]) -> str | N
 
     None where there is nothing to draw. arms: as they are kept.
     """
+    if len(section.cells) != 1:
+        return None
     ((key, values),) = section.cells.items()
     label = key.split(".")[-1]
     by_name = {arm["arm"]: arm for arm in arms}
@@ -174,7 +176,7 @@ def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
     write_json(own, kept)
     for name, contest in CONTESTS.items():
         if any(what == one.partition(":")[0] for one in contest.values()):
-            _keep_ratios(results, name, contest, kept["versions"])
+            _keep_ratios(results, name, contest)
     for document in filter(Path.is_file, DOCUMENTS):
         write_text(document, render(document.read_text(encoding="utf-8"), results))
 
@@ -188,7 +190,7 @@ def _with_other_arms(
     return [found[name] for name in names if name in found]
 
 
-def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: dict[str, str]) -> None:
+def _keep_ratios(results: Path, name: str, contest: dict[int, str]) -> None:
     parts = {block: one.partition(":")[::2] for block, one in contest.items()}
     files = {block: results / f"{what.replace('/', '_')}.json" for block, (what, _) in parts.items()}
     there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in files.items() if path.is_file()}
@@ -199,7 +201,8 @@ def _keep_ratios(results: Path, name: str, contest: dict[int, str], versions: di
     if any(found):
         commands = (f"{what} --cells '*-{cell}'" if cell else what for what, cell in map(parts.__getitem__, there))
         ratios = {"command": "; ".join(f"tpdist reproduce {command} --keep" for command in commands)}
-        ratios |= {"versions": versions, "rows": [row for row in found if row is not None]}
+        ratios |= {"versions": versions_of(one["versions"] for one in there.values())}
+        ratios |= {"rows": [row for row in found if row is not None]}
         write_json(results / f"{name}.json", ratios)
 
 

@@ -60,7 +60,7 @@ def summarise(rows: Sequence[Row], command: str, paper: Mapping[str, float]) -> 
                 if name != entry["setting"]
             ]
         arms.append(entry)
-    return {"command": command, "versions": _versions_of(rows), "arms": arms}
+    return {"command": command, "versions": versions_of(rows), "arms": arms}
 
 
 def best_runs(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -102,9 +102,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__}
 
 
-def _versions_of(rows: Sequence[Row]) -> dict[str, str]:
-    """As the sweeps have noted them beside the runs; else this process's."""
-    return {name: _distinct(row.get(name) for row in rows) or own for name, own in versions().items()}
+def versions_of(notes: Iterable[Row]) -> dict[str, str]:
+    """As sweeps have noted them, beside their runs or in what is kept; else this process's."""
+    notes = list(notes)
+    return {name: _distinct(note.get(name) for note in notes) or own for name, own in versions().items()}
 
 
 def _distinct(values: Iterable[str | None]) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 from tpdist import __version__
 from tpdist.config import Data, unread_by_all
-from tpdist.data import Store, default_store, is_missing, open_or_prepare
+from tpdist.data import default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
 from tpdist.data.disk import unwritable
+from tpdist.data.manifest import MANIFEST_FILE, read_manifest
 from tpdist.errors import NonFiniteError, RunError, TpdistError
 from tpdist.experiments.points import Point, expand, expand_all, load_sweep
 from tpdist.experiments.precheck import faults
@@ -132,13 +133,10 @@ def _corpora(points: Sequence[Point]) -> list[Data]:
 
 def _refuse_other_corpora(home: SweepDirectory, points: Sequence[Point]) -> None:
     """Raise RunError where a point was trained on another text than its store holds now: its figures are no peers."""
-    now: dict[Path, str | None] = {}
     for point in points:
-        directory = default_store(point.config.data)
-        if directory not in now:
-            now[directory] = Store.open(directory).manifest.checksum if directory.is_dir() else None
-        made_on = home.corpus(point)
-        if made_on is not None and now[directory] not in (None, made_on):
+        made_on, directory = home.corpus(point), default_store(point.config.data)
+        there = made_on is not None and (directory / MANIFEST_FILE).is_file()
+        if there and read_manifest(directory).checksum != made_on:
             raise RunError(
                 f"{home.run(point)}: was trained on another corpus than {directory} holds now, and its figures do not "
                 f"compare; delete the old points, or move {home.path} away"

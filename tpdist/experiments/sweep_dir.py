@@ -77,9 +77,12 @@ class SweepDirectory:
         table = self.path / "results.parquet"
         if table.is_file():
             try:
-                known = pq.read_table(table, columns=["point"]).column("point").to_pylist()
+                found = pq.read_table(table)
             except (pa.ArrowException, OSError):
                 return  # it follows from the points, and is made anew
+            if "point" not in found.column_names:
+                raise RunError(f"{table}: is no table of a sweep; {ELSEWHERE}")
+            known = found.column("point").to_pylist()
             if known and not {point.name for point in points} & set(known):
                 raise RunError(f"{self.path}: holds another sweep, {len(known)} points of other settings; {ELSEWHERE}")
 

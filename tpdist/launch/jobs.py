@@ -24,7 +24,7 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
-from tpdist.config.checks import check_devices
+from tpdist.config.workers import check_devices
 from tpdist.errors import ConfigError, Interrupted, TpdistError, key_of
 from tpdist.launch.dashboard import address_of, connect, translated
 from tpdist.launch.entrypoint import NOT_SHOWN, SHARED, entrypoint_of, failure, find_result

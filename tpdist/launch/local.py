@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tpdist.config import Experiment, with_place
-from tpdist.config.checks import check_devices
+from tpdist.config.workers import check_devices
 from tpdist.data import Store, default_store, is_missing, open_or_prepare
 from tpdist.data import dry_run as dry_run_of_store
 from tpdist.data.disk import unwritable
