@@ -4,7 +4,6 @@ No chunks, no masks, no flattening, no kernels: loops over `Cell.step`, torch's 
 meant to be read beside Section 3 of the paper.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -247,7 +246,3 @@ def clip_each(rows: Tensor, largest: float | None) -> Tensor:
     if largest is None:
         return rows
     return torch.stack([row * min(1.0, largest / float(row.norm().clamp(min=1e-300))) for row in rows])
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])

@@ -42,7 +42,7 @@ def build_model(model: Model, run: Run, types: int) -> LanguageModel:
 
 
 def build_cell(model: Model, inputs: int) -> Cell:
-    """One layer that reads `inputs` numbers."""
+    """One layer that reads `inputs` numbers. Raises ConfigError where an own cell cannot be loaded or does not fit."""
     match model.cell:
         case "elman":
             return Elman(inputs, model.hidden, model.activation or "logistic")

@@ -64,7 +64,7 @@ class Cell(nn.Module):
 
 
 class Elman(Cell):
-    """h_t = σ(W_x x_t + W_h h_{t-1} + b) (paper, Section 1.1; Elman 1990)."""
+    """h_t = σ(W_x x_t + W_h h_{t-1} + b) (paper, Section 1.1, without the b; Elman 1990)."""
 
     def __init__(self, inputs: int, hidden: int, activation: str = "logistic"):
         super().__init__(inputs, hidden)
@@ -161,7 +161,10 @@ class LSTM(Cell):
 
 
 def in_pieces(rnn: nn.RNNBase, x: Tensor, state: Any, most: int | None = None) -> tuple[Tensor, Any]:
-    """What `rnn` makes of x and a state. most: steps at a time; None: as many as the device takes."""
+    """`rnn(x, state)`: x [B, N, E], state [1, N, H], of an LSTM two of them -> h [B, N, H], the last state.
+
+    most: steps at a time; None: as many as the device takes.
+    """
     if most is None and x.is_cuda:
         most = CUDNN_STEPS
     with _at_full_precision(rnn, x):

@@ -23,11 +23,11 @@ ROWS = 1024  # states whose derivatives are worked out at once
 def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """nn.GRU's layer: inputs [B, N, E], state [N, H] -> h [B, N, H], the last h [N, H].
 
-    h_t = n + z (h_{t-1} - n), n = tanh(W x + b + r (U h_{t-1} + c)), r and z logistic likewise: cuDNN's
-    variant of Cho et al. (2014), whose r scales h_{t-1} before U.
+    h_t = n + z (h_{t-1} - n), n = tanh(W x + b + r (U h_{t-1} + c)), r and z each σ(W x + b + U h_{t-1} + c) with rows
+    of its own: cuDNN's variant of Cho et al. (2014), who scale h_{t-1} by r before U.
     weights: of input and recurrence [3H, E], [3H, H], their biases [3H] each; parts in the order r, z, n.
     """
-    before: list[Tensor] = []
+    before: list[Tensor] = []  # what `_Steps` leaves for `_Weights`, whose node has to be there first
     frozen = [weight.detach() for weight in weights]
     gradients = _Weights.apply(*weights, inputs.detach(), before)
     x, place = _Project.apply(inputs, *frozen)  # pyright: ignore[reportGeneralTypeIssues]
@@ -35,8 +35,10 @@ def gru(inputs: Tensor, state: Tensor, weights: Sequence[Tensor]) -> tuple[Tenso
     return _Steps.apply(x, place, *gradients, state, frozen[1], frozen[3], before, learns)  # type: ignore[return-value]
 
 
-# `_Steps` sends back two gradients that are none of x's own: that of U h + c, which for r and z is that of W x + b
-# too [B, N, 3H], and that of W x + b for n [B, N, H]. Two nodes take them, each only where it is asked for.
+# `_Steps` works out two gradients: that of U h + c [B, N, 3H], which for r and z is that of W x + b too, and that of
+# W x + b for n [B, N, H]. Two nodes take both, each only where it is asked for: `_Project` for the inputs, `_Weights`
+# for the weights. A gradient comes to a node by a tensor that the node made: the first to `_Project` by x, the others
+# by places, tensors of 0 that nobody reads.
 
 
 class _Project(torch.autograd.Function):

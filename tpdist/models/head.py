@@ -74,9 +74,9 @@ def _softmax_on_cpu(logits: Tensor, label: Tensor, h: Tensor, weight: Tensor, bi
 
 
 def _of_parameters(logits: Tensor, slope: Tensor, h: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """A chunk's gradients of weight [V, H] and bias [V], in the dtype of `logits` [M, V]; `slope`: that of products.
+    """A chunk's gradients of weight [V, H] and bias [V], in the dtype of `logits` [M, V], by now softmax - one-hot.
 
-    h [M, H]; real [M, 1] is 0 where a token is ignored.
+    slope: `logits` in the dtype of products. h [M, H]; real [M, 1] is 0 where a token is ignored.
     """
     if by_onednn(slope):  # one product for both: a column more is free, a pass over the slopes is not
         both = weight_gradient(slope, torch.cat([h * real, real], 1))

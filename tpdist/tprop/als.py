@@ -17,7 +17,7 @@ Where no constraint follows, the token's loss sits on ĥ = J h + c itself; there
 by ¼ ‖W_y‖² ‖Δĥ‖² (spectral norm), so every block, constrained or not, is a row of one weighted least squares
 problem: weight w and pull w·(s - ĥ), s the working target.
 
-Each problem is solved for the change of its variables, with a proximal ridge (`ridge`) on that change: it keeps
+Each problem is solved for the change of its variables, with a proximal ridge (`solve`) on that change: it keeps
 what no token speaks of where it is, and does not bend the fixed point. Normal equations are sums over blocks, so
 workers add theirs up with one `reduce` for each group of parameters.
 

@@ -39,6 +39,7 @@ class Targets:
         self._movable = movable[..., None]
         self._boundaries = boundaries
         self._begin, self._kept = begin, h.shape[1] - 1 + closing
+        self._here = slice(begin, begin + self._kept)  # of what is kept in the boundaries
         free = torch.atanh(h.clamp(-INSIDE, INSIDE)) if spec.bounded else h
         self._free = torch.nn.Parameter(free.clone())  # what the optimiser moves: h, or z of h = tanh(z)
         self._optimizer = build_optimizer(spec, spec.lr, [self._free], "method.h_optimizer")
@@ -64,13 +65,13 @@ class Targets:
         """Leave the optimiser's state in the boundaries, for the next visit."""
         if not self._spec.keep:
             return
-        kept, n = self._kept, self._boundaries
-        moments, n.h_counts[self._begin] = state_of(self._optimizer, self._free)
+        boundaries = self._boundaries
+        moments, boundaries.h_counts[self._begin] = state_of(self._optimizer, self._free)
         for name, value in moments.items():
-            if name not in n.h_moments:
-                assert n.h is not None
-                n.h_moments[name] = torch.zeros_like(n.h)
-            n.h_moments[name][:, self._begin : self._begin + kept] = value[:, :kept]
+            if name not in boundaries.h_moments:
+                assert boundaries.h is not None
+                boundaries.h_moments[name] = torch.zeros_like(boundaries.h)
+            boundaries.h_moments[name][:, self._here] = value[:, : self._kept]
 
     def _load(self) -> None:
         counts = self._boundaries.h_counts.get(self._begin)
@@ -78,7 +79,7 @@ class Targets:
             return
         moments = {name: torch.zeros_like(self.h) for name in self._boundaries.h_moments}
         for name, moment in self._boundaries.h_moments.items():
-            moments[name][:, : self._kept] = moment[:, self._begin : self._begin + self._kept]
+            moments[name][:, : self._kept] = moment[:, self._here]
         put_state(self._optimizer, self._free, moments, counts)
 
 

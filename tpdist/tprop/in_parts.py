@@ -17,7 +17,7 @@ from tpdist.tprop.states import Boundaries, edge_state
 from tpdist.tprop.window import Neighbours, Window
 
 
-def begin(
+def first_values_in_place(
     model: LanguageModel,
     plan: Plan,
     window: Window,
@@ -25,7 +25,7 @@ def begin(
     carried: Tensor,
     neighbours: Neighbours,
 ) -> tuple[Tensor, Tensor]:
-    """h with its first values, and u or zeros; [S, k+1, d], where they are kept."""
+    """h with its first values, as `states.first_values` has them, and u or 0: [S, k+1, d], where they are kept."""
     h = boundaries.h
     assert h is not None
     if neighbours.is_first:
@@ -35,7 +35,7 @@ def begin(
 
 
 def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For Σ ‖h - ĥ‖² by place, and Σ ‖Δĥ‖²."""
+    """Zeros, to which Σ ‖h - ĥ‖² by place [bins] and Σ ‖Δĥ‖² [] are added, in float64."""
     zero = torch.zeros(plan.bins, dtype=torch.float64, device=device)
     return zero, zero.sum()
 
@@ -43,6 +43,11 @@ def sums(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
 def squares(residual: Tensor, coupled: Tensor) -> Tensor:
     """‖r‖² of each boundary, 0 where there is no constraint: residual r [..., d], coupled [...] of 0 and 1 -> [...]."""
     return residual.square().sum(-1) * coupled
+
+
+def shifted(left: Tensor, predictions: Tensor) -> Tensor:
+    """ĥ of blocks [S, m, d] as ĥ where the blocks begin; left [S, d]: that of the block before them."""
+    return torch.cat([left[:, None], predictions[:, :-1]], 1)
 
 
 def _relax(model: LanguageModel, plan: Plan, window: Window, h: Tensor, neighbours: Neighbours) -> None:
@@ -81,7 +86,7 @@ class Moments:
     """H-steps on part after part of the targets, with the optimiser's moments where they are kept."""
 
     def __init__(self, plan: Plan, window: Window, boundaries: Boundaries):
-        self._spec, self._own = plan.h, boundaries
+        self._spec, self._boundaries = plan.h, boundaries
         self._weight, self._window = plan.terms.weight, window
         self._before = boundaries.h_counts.get(0)
         self._after: dict[str, float] = {}
@@ -103,11 +108,11 @@ class Moments:
         with_dual = target[here] - prediction + dual[here]
         gradient = self._weight * with_dual * self._window.coupled[here][..., None] + as_start
         movable = self._window.movable[here][..., None]
-        own, values = self._own, target[here]
+        values = target[here]
         moved = torch.nn.Parameter(values.clone())
         optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
         if self._before is not None:
-            kept = {name: moment[here] for name, moment in own.h_moments.items()}
+            kept = {name: moment[here] for name, moment in self._boundaries.h_moments.items()}
             kept = kept if remember else {name: moment.clone() for name, moment in kept.items()}
             put_state(optimizer, moved, kept, self._before)
         moved.grad = clip_rows(gradient, self._spec.clip).where(movable, 0)
@@ -118,16 +123,17 @@ class Moments:
         return moved.detach().where(movable, values)
 
     def _remember(self, moments: dict[str, Tensor], here: tuple[slice, slice], like: Tensor) -> None:
+        stored = self._boundaries.h_moments
         for name, value in moments.items():
-            if name not in self._own.h_moments:
-                self._own.h_moments[name] = torch.zeros_like(like)
-            kept = self._own.h_moments[name][here]
+            if name not in stored:
+                stored[name] = torch.zeros_like(like)
+            kept = stored[name][here]
             if kept.data_ptr() != value.data_ptr():
                 kept.copy_(value)
 
     def keep(self) -> None:
         """Leave the scalars in the boundaries, for the next visit."""
-        self._own.h_counts[0] = self._after
+        self._boundaries.h_counts[0] = self._after
 
 
 def dual_step(

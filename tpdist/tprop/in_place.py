@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import ask_right
-from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
+from tpdist.tprop.in_parts import Moments, dual_step, first_values_in_place, shifted, squares, sums
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part
@@ -43,7 +43,7 @@ def visit_in_place(
 ) -> Outcome:
     """As `visit`, with starts tied. After a BlowUpError H has moved and U has not."""
     k = window.blocks
-    h, dual = begin(model, plan, window, boundaries, carried, neighbours)
+    h, dual = first_values_in_place(model, plan, window, boundaries, carried, neighbours)
     start = h[:, :k]
     first = torch.empty_like(start)
 
@@ -106,9 +106,8 @@ def _h_step(
     def move(part: Part, values: Tensor, gradient: Tensor) -> None:
         """values, gradient [streams, blocks, d]: ĥ at the right boundaries, the gradient with respect to the starts."""
         left = edges.pop((part.streams.start, part.blocks.start))
-        prediction = torch.cat([left[:, None], values[:, :-1]], 1)
         here = (part.streams, part.blocks)
-        h[here] = moments.step(h, dual, here, prediction, gradient)
+        h[here] = moments.step(h, dual, here, shifted(left, values), gradient)
 
     def take(part: Part, prediction: Tensor, gradient: Tensor | None) -> None:
         assert gradient is not None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tpdist.models import LanguageModel
 from tpdist.tprop.h_steps import ask_right, dual_ascent
-from tpdist.tprop.in_parts import Moments, begin, dual_step, squares, sums
+from tpdist.tprop.in_parts import Moments, dual_step, first_values_in_place, shifted, squares, sums
 from tpdist.tprop.objective import Pass, blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part, from_right_to_left
@@ -43,12 +43,12 @@ def visit_held_in_place(
 ) -> Outcome:
     """As `visit`. After a BlowUpError H has been relaxed and U has not moved."""
     k = window.blocks
-    h, dual = begin(model, plan, window, boundaries, carried, neighbours)
+    h, dual = first_values_in_place(model, plan, window, boundaries, carried, neighbours)
     target = torch.empty_like(h) if plan.dual and not plan.recompute else None
 
     moments = Moments(plan, window, boundaries)
-    sweep = _Sweep(model, plan, window, h, target, dual, moments)
-    sweep.run(theta, neighbours)
+    parts = _RightToLeft(model, plan, window, h, target, dual, moments)
+    parts.run(theta, neighbours)
     states = {"first": h, "start": h[:, :k], "dual": dual} | ({} if target is None else {"target": target})
     before = model.copied() if plan.dual else model
     try:
@@ -57,21 +57,21 @@ def visit_held_in_place(
         error.states = states
         raise
     # without a dual step nothing moves that ĥ follows from
-    residuals, change = sweep.residuals, sums(plan, h.device)[1]
+    residuals, change = parts.residuals, sums(plan, h.device)[1]
     if plan.dual is not None and target is not None:
         residuals, change = dual_step(model, plan, plan.dual, window, h[:, :k], target, dual, before, neighbours)
     elif plan.dual is not None:
-        residuals, change = sweep.dual_step(plan.dual, before, neighbours)
+        residuals, change = parts.dual_step(plan.dual, before, neighbours)
     moments.keep()
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0
     return Outcome(
-        loss=sweep.loss,
-        penalty=sweep.penalty,
+        loss=parts.loss,
+        penalty=parts.penalty,
         residuals=residuals,
         dual=plan.terms.weight**2 * change,
-        carry=neighbours.around(sweep.last),
+        carry=neighbours.around(parts.last),
         states=states,
     )
 
@@ -87,8 +87,11 @@ class _Opened:
     gradient: Tensor | None = None
 
 
-class _Sweep:
+class _RightToLeft:
     """The H-step and the θ-gradient of all parts. loss, penalty, residuals: as `Outcome`'s. last: ĥ [S, d] at the end.
+
+    A part is opened: rolled out. Pulled: there is the gradient with respect to its starts, by targets that have not
+    moved yet. Closed: the targets at its blocks' right ends have moved, and its θ-gradient is added.
 
     target: [S, k+1, d], filled with the moved targets, or None where they are not kept.
     """
@@ -164,9 +167,11 @@ class _Sweep:
 
     def _pass(self, opened: _Opened, target: Tensor, to_theta: bool) -> Pass:
         """target: [S, m+1, d] of the part."""
+        part = opened.part
         return blocks_pass(
-            self._model, self._plan.terms, opened.window, opened.prediction, target, self._dual[opened.part.touched],
-            self._plan.chunk_blocks, to_start=not to_theta, to_theta=to_theta, rolled=opened.rolled,
+            self._model, self._plan.terms, opened.window, self._h[part.streams, part.blocks], target,
+            self._dual[part.touched], self._plan.chunk_blocks, to_start=not to_theta, to_theta=to_theta,
+            rolled=opened.rolled,
         )  # fmt: skip
 
     def _gradient(self, opened: _Opened) -> Tensor:
@@ -237,14 +242,9 @@ class _Sweep:
                 edges[part.streams.start] = (self._before_first[part.streams], edge[part.streams])
             here, streams = (part.streams, part.blocks), part.streams.start
             left, left_now = edges[streams]
-            target = self._moments.step(h, self._dual, here, _shifted(left, opened.prediction), gradient)
-            residual, coupled = target - _shifted(left_now, now), window.coupled[here]
+            target = self._moments.step(h, self._dual, here, shifted(left, opened.prediction), gradient)
+            residual, coupled = target - shifted(left_now, now), window.coupled[here]
             residuals += by_place(plan, squares(residual, coupled), window.offset + part.blocks.start)
             self._dual[here] += dual_ascent(plan, step, residual, coupled)
             edges[streams] = (opened.prediction[:, -1], now[:, -1])
         return residuals, change
-
-
-def _shifted(left: Tensor, predictions: Tensor) -> Tensor:
-    """ĥ of blocks [S, m, d] as ĥ where the blocks begin; left [S, d]: that of the block before them."""
-    return torch.cat([left[:, None], predictions[:, :-1]], 1)

@@ -61,7 +61,7 @@ def blocks_pass(
 
     start [S, k, d]; target, dual, costate [S, k+1, d]: of them only boundaries 1..k are read; the costate's are 0
     where no text lies behind. With `to_theta` the gradient is added to the parameters' `.grad`, with `to_start` it is
-    returned. rolled: these blocks, rolled out already from the same starts with the same θ.
+    returned. rolled: these blocks, rolled out already from `start` with the same θ; its shape alone is then read.
 
     neighbours: send ĥ of the last block to the right as soon as it is known. arrive: fills boundary k of target and
     dual; called as late as possible. before_last: called before the backward pass that ends the θ-gradient.
@@ -95,7 +95,7 @@ def blocks_pass(
         coupled = part.right(window.coupled)
         with torch.set_grad_enabled(to_start or to_theta):
             labels = part.tokens(window.labels)
-            loss, cost = _at_boundaries(
+            loss, cost = _loss_and_penalty(
                 model, terms, prediction, part.right(target), part.right(dual), labels[-1], coupled, window.constrained
             )
             loss = model.loss(h, own_labels(terms, labels, coupled, window.constrained)) + loss
@@ -151,36 +151,36 @@ def _rolled_pass(
     to_start: bool,
     to_theta: bool,
 ) -> Pass:
-    """The same, on a roll-out. Ends it with `to_theta`: the graph is freed and the parameters are about to move."""
-    d = shape[-1]
-    h_right, u_right = (x[:, 1:].reshape(-1, d) for x in (target, dual))
-    coupled, label = window.coupled[:, 1:].reshape(-1), window.labels[-1].reshape(-1)
+    """The same, on a roll-out. `to_theta` ends it: the graph is freed and the parameters are about to move."""
+    h_right, u_right = (x[:, 1:].flatten(0, 1) for x in (target, dual))
+    coupled, label = window.coupled[:, 1:].flatten(), window.labels[-1].flatten()
 
-    def at_boundaries(prediction: Tensor) -> tuple[Tensor, Tensor]:
-        return _at_boundaries(model, terms, prediction, h_right, u_right, label, coupled, window.constrained)
+    def at(prediction: Tensor) -> tuple[Tensor, Tensor]:
+        return _loss_and_penalty(model, terms, prediction, h_right, u_right, label, coupled, window.constrained)
 
     gradient = None
-    if to_start and not to_theta:
-        leaf = rolled.prediction.detach().requires_grad_()
+    if to_theta:
         with torch.enable_grad():
-            _, cost = at_boundaries(leaf)
-        pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
-        gradient = rolled.gradient(pulled).view(shape)
-    with torch.set_grad_enabled(to_theta):
-        loss, cost = at_boundaries(rolled.prediction)
-        loss = rolled.loss + loss
-        if to_theta:
+            loss, cost = at(rolled.prediction)
+            loss = rolled.loss + loss
             total = loss + cost
             if costate is not None:
-                total = total + (costate[:, 1:].reshape(-1, d) * rolled.prediction).sum()
-            total.backward()
-            if to_start:
-                assert rolled.start.grad is not None
-                gradient = rolled.start.grad.view(shape)
+                total = total + (costate[:, 1:].flatten(0, 1) * rolled.prediction).sum()
+        total.backward()
+        if to_start:
+            assert rolled.start.grad is not None
+            gradient = rolled.start.grad.view(shape)
+    else:
+        leaf = rolled.prediction.detach().requires_grad_()
+        with torch.enable_grad(), frozen(model):
+            loss, cost = at(leaf)
+        pulled = torch.autograd.grad(cost, leaf)[0] if cost.requires_grad else torch.zeros_like(leaf)
+        gradient = rolled.gradient(pulled).view(shape)
+        loss = rolled.loss + loss
     return Pass(loss.detach().double(), cost.detach().double(), rolled.prediction.detach().view(shape), gradient)
 
 
-def _at_boundaries(
+def _loss_and_penalty(
     model: LanguageModel,
     terms: Terms,
     prediction: Tensor,

@@ -29,6 +29,7 @@ class Outcome:
 
     @property
     def primal(self) -> Tensor:
+        """Σ ‖h - ĥ‖² over all places."""
         return self.residuals.sum()
 
 

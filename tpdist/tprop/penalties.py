@@ -32,7 +32,7 @@ def penalty(
     """λ C(ĥ, h) summed over n boundaries, in nats.
 
     `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual. An own penalty
-    gives C(h, ĥ) of every boundary, [n]; it has no dual either.
+    gives C(h, ĥ) of every boundary, [n]; it has no dual either. Raises ConfigError where it gives something else.
     """
     if terms.own is not None:
         cost = terms.own(target, prediction)

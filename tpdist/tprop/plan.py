@@ -41,18 +41,18 @@ class HStep:
 
     name: str
     lr: float
-    clip: float | None
+    clip: float | None  # largest norm of the gradient of one boundary's state
     options: dict[str, Any]
     keep: bool  # keep its state from visit to visit
-    bounded: bool
+    bounded: bool  # what moves is z of h = tanh(z)
 
 
 @dataclass(frozen=True)
 class DualStep:
     """u ← u + α λ r."""
 
-    lr: float
-    clip: float | None
+    lr: float  # α
+    clip: float | None  # largest norm of λ r of one boundary
     before_theta: bool
 
 
@@ -68,7 +68,7 @@ class Plan:
     held: bool  # H-steps leave a block's start where it was; else it follows its target
     h_steps: int
     theta_steps: int
-    joint: bool
+    joint: bool  # every θ-step moves H too, along a gradient of the same pass
     h: HStep
     dual: DualStep | None  # None: no dual step in this epoch
     keep_duals: bool  # from visit to visit
@@ -168,7 +168,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
     sweeps = 0
     if method.name == "costate":
         sweeps = blocks - 1 if method.sweeps is None else method.sweeps
-    default_lr = 1 / weight if weight else 1.0
+    default_lr = 1 / weight if weight else 1.0  # a dual step is u ← u + r, an H-step with held starts a costate sweep
     return Plan(
         terms=Terms(
             objective.penalty,

@@ -107,7 +107,7 @@ def first_values(
 def edge_state(
     model: LanguageModel, plan: Plan, window: Window, begin: int, boundaries: Boundaries, carried: Tensor
 ) -> Tensor:
-    """The state at the window's start: zero, carried, or the stored one rolled through the blocks before it."""
+    """The state at the window's start [S, d]: 0, carried, or the stored one rolled through the blocks before it."""
     if window.opens or not plan.carry:
         return torch.zeros_like(carried)
     if not plan.shuffled:

@@ -89,7 +89,7 @@ class Theta:
             self._sum.last_pass()
 
     def step(self, tokens: int) -> None:
-        """Sum, divide by the window's tokens over all workers, clip, step.
+        """Sum, divide by the window's tokens over all workers, clip, step. Raises BlowUpError if it is to `watch`.
 
         Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
         float32, so gradients in float64 are divided here.) On a GPU it then does not step along one that is not finite.
