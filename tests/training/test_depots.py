@@ -48,15 +48,25 @@ def test_a_run_is_resumed_from_there(to: str, small_corpus: Path, tmp_path: Path
     assert figures(tmp_path / "whole") == figures(run)
 
 
-def test_the_newest_is_the_one_with_the_most_updates(to: str, tmp_path: Path):
+def filled(to: str, names: list[str]) -> Depot:
     kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
-    names = ["step-99999999-epoch", "step-100000000", "step-100000000-epoch"]
-    for token, name in enumerate(reversed(names)):
+    for token, name in enumerate(names):
         kept.begin(name, token)
         (kept.stage(name, token) / "manifest.json").write_text("{}")
         kept.publish(name, token, "manifest.json")
         kept.finish(name, token, [])
-    assert kept.names() == names
+    return kept
+
+
+def test_the_newest_is_the_one_with_the_most_updates(to: str):
+    names = ["step-99999999-epoch", "step-100000000", "step-100000000-epoch"]
+    assert filled(to, names[::-1]).names() == names
+
+
+def test_a_copy_that_somebody_has_made_is_no_checkpoint(to: str):
+    """Else a run goes on from it, as the newest, and prunes those that are newer."""
+    copies = ["step-00000005.bak", "step-00000005 (1)", "step-00000009-epoch-copy"]
+    assert filled(to, ["step-00000009-epoch", *copies]).names() == ["step-00000009-epoch"]
 
 
 def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path: Path):
@@ -89,6 +99,23 @@ class Throttled:
 
     def delete_dir(self, path: str) -> None:
         raise OSError("slow down")
+
+
+class ReadAndWrite(Throttled):
+    """One that takes no file away, either."""
+
+    delete_file = Throttled.delete_dir
+
+
+def test_a_store_that_deletes_nothing_has_checkpoints_of_many_workers(tmp_path: Path):
+    """Whose receipts then stay."""
+    kept: Any = ObjectStore(f"file://{tmp_path}/run")
+    for file in ("states-0-1.safetensors.receipt", "manifest.json"):
+        (kept.stage("step-00000001", 1) / file).write_text("{}")
+        kept.publish("step-00000001", 1, file)
+    kept._filesystem = ReadAndWrite(kept._filesystem)
+    kept.finish("step-00000001", 1, ["states-0-1.safetensors.receipt"])
+    assert kept.names() == ["step-00000001"]
 
 
 def test_what_is_half_removed_is_no_checkpoint(tmp_path: Path):
