@@ -12,9 +12,9 @@ import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
-from tpdist.launch.actor import Process
 from tpdist.launch.cluster import ClusterError
 from tpdist.launch.local import dry_run
+from tpdist.launch.messages import Process
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory

@@ -6,10 +6,10 @@ from pathlib import Path
 from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted
-from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller
 from tpdist.launch.crew import WorkerFailedError
+from tpdist.launch.messages import Job
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
