@@ -21,18 +21,10 @@ from torch import Tensor
 
 from tpdist.errors import RunError, first_line
 from tpdist.parallel import Workers
-from tpdist.training.checkpoints import (
-    FORMAT,
-    STATE,
-    TENSORS,
-    FileRow,
-    Packed,
-    file_row,
-    verify_checkpoint,
-    write_manifest,
-)
+from tpdist.training.checkpoints import Packed
 from tpdist.training.depot import MANIFEST, RECEIPT, Depot
 from tpdist.training.files import dump_json, save_tensors
+from tpdist.training.manifest import FORMAT, STATE, TENSORS, FileRow, file_row, verify_checkpoint, write_manifest
 
 LOOK_S = 0.05  # between two looks at the threads of all workers, while they are waited for
 RECEIPTS_S = (0.005, 0.5)  # between two looks for receipts: at first, and at most
