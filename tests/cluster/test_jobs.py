@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobType
 
-from tpdist.errors import ConfigError
+from tpdist.errors import ConfigError, Interrupted
 from tpdist.launch import jobs
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -123,6 +123,20 @@ class Failing(Refusing):
 
     def get_job_info(self, job: str) -> jobs.JobDetails:
         return jobs.JobDetails(type=JobType.SUBMISSION, submission_id=job, status=self.status, entrypoint="x")
+
+
+class Left(Failing):
+    """The user types Ctrl-C while its job is followed."""
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+
+def test_a_job_that_is_left_alone_is_said_to_go_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "connect", lambda _: Left())
+    with pytest.raises(Interrupted, match=r"job (\S+) goes on without you; `tpdist stop \1 --address http://head:1`"):
+        jobs.submit(project / "small.yaml", [], "http://head:1", project, say=lambda _: None)
 
 
 class Stopping(Failing):

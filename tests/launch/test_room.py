@@ -161,3 +161,18 @@ def test_what_took_a_step_stays_to_be_read(
     with pytest.raises(NonFiniteError):
         many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)
     assert run.path.exists() is began
+
+
+def test_a_second_control_c_says_how_to_go_on(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    controller = SimpleNamespace(crew=SimpleNamespace(began=True), run=interrupt, how_to_go_on=lambda: "Continue so")
+    monkeypatch.setattr(many, "Controller", lambda *_: controller)
+    monkeypatch.setattr(many, "connected", lambda *_: nullcontext())
+    config = small(small_corpus, cluster={"workers": 2})
+    run = RunDirectory.create(config, tmp_path / "run")
+    with pytest.raises(Interrupted, match=r"^stopped at once\. Continue so$"):
+        many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)

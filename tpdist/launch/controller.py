@@ -210,9 +210,8 @@ class Controller:
 
     def _given_up(self, reason: str) -> WorkerFailedError:
         lost = "; ".join(self.change.lost) if self.change else "the workers have no room any more"
-        return WorkerFailedError(
-            f"{lost}. Not mended: {reason}. The logs are in {self.job.run}/logs. {self._how_to_go_on()}"
-        )
+        logs = f"{self.job.run}/logs"
+        return WorkerFailedError(f"{lost}. Not mended: {reason}. The logs are in {logs}. {self.how_to_go_on()}")
 
     def _grow(self) -> None:
         """Where the cluster has room for more workers, ask for a new group at the end of the epoch."""
@@ -236,9 +235,10 @@ class Controller:
 
     def _leave_if_stopped(self) -> None:
         if self.stop.received:
-            raise Interrupted(f"stopped while workers were placed. {self._how_to_go_on()}")
+            raise Interrupted(f"stopped while workers were placed. {self.how_to_go_on()}")
 
-    def _how_to_go_on(self) -> str:
+    def how_to_go_on(self) -> str:
+        """What to tell the user of a run that has ended before its end."""
         run = RunDirectory(Path(self.job.run))
         if not has_checkpoints(run.load_config(self.job.overrides), run):
             return "There is no checkpoint yet: start the run again"

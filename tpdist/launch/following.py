@@ -53,8 +53,8 @@ async def _has_ended(client: JobSubmissionClient, job: str) -> bool:
             if not isinstance(error.__cause__, requests.ConnectionError | requests.Timeout):
                 raise
             if time.monotonic() > deadline:
-                goes_on = f"job {job} may go on without you: `tpdist jobs` shows it, `tpdist stop {job}` ends it"
-                raise JobError(f"{error}; {goes_on}") from error
+                ends = f"tpdist stop {job} --address {client.get_address()}"
+                raise JobError(f"{error}; job {job} may go on without you: `{ends}` ends it") from error
         await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -139,7 +139,8 @@ def submit(
         try:
             log = asyncio.run(follow_log(client, job, say))
         except KeyboardInterrupt:
-            raise Interrupted(f"job {job} goes on without you; `tpdist stop {job}` ends it") from None
+            ends = f"tpdist stop {job} --address {client.get_address()}"
+            raise Interrupted(f"job {job} goes on without you; `{ends}` ends it") from None
         with translated(client):
             details = client.get_job_info(job)
         result = find_result(log)

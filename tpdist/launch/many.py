@@ -48,6 +48,8 @@ def run_on_workers(
         worth_reading = controller.crew.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             forget(config, run)
+        elif isinstance(error, KeyboardInterrupt):  # the second; the first lets the workers save
+            raise Interrupted(f"stopped at once. {controller.how_to_go_on()}") from error
         if isinstance(error, SystemExit):  # Ray's answer to SIGTERM, before ours is there
             raise Interrupted("stopped while Ray was starting") from error
         raise
