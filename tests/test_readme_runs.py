@@ -1,8 +1,8 @@
 """The README's commands, run in its order in one directory, as a reader would; on a smaller model and corpus.
 
 Not run here: what installs (`.ci/run` does), what needs an extra (`tests/training/test_trackers.py` does), benchmarks
-(`tests/experiments/test_benches.py`), and a cluster, whose commands are tried dry or parsed here and run by
-`tests/cluster/test_jobs.py`.
+(`tests/experiments/bench/test_benches.py`), and a cluster, whose commands are tried dry or parsed here and run by
+`tests/cluster/test_job_server.py`.
 """
 
 import shutil

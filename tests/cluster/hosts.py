@@ -1,6 +1,6 @@
 """Hosts without machines: each a network, mount, process and host-name namespace of its own, on one virtual switch.
 
-To try something by hand in a cluster of two such hosts (as root), see `Network` in use in test_namespaces.py:
+To try something by hand in a cluster of two such hosts (as root), see `Network` in use in host_cluster.py:
 
     with Network("head", "worker") as network:
         network["head"].run(["ip", "address"])

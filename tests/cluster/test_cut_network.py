@@ -10,7 +10,7 @@ from pathlib import Path
 import hosts
 import pytest
 import yaml
-from test_namespaces import ROOT, two_hosts
+from host_cluster import ROOT, two_hosts
 
 GO_ON_LIMIT_S = 60
 GROW_LIMIT_S = 180

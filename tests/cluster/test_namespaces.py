@@ -1,138 +1,23 @@
-"""Two hosts with addresses of their own, out of namespaces: the containers' entry points make a cluster of them.
+"""Two hosts with addresses of their own: what a cluster of the containers' entry points lets in, and computes."""
 
-To train in such a cluster: `with two_hosts(workers=("one", "two")) as cluster: cluster.tpdist("train", CONFIG, ...)`.
-"""
-
-import contextlib
 import json
-import os
-import socketserver
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import hosts
 import pytest
 import torch
+from host_cluster import GCS_PORT, LOOK, HostCluster, two_hosts
 from safetensors.torch import load_file
 
 import tpdist
-
-ROOT = Path(__file__).parents[2]
-GCS_PORT = 6379
-JOIN_LIMIT_S = 120
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(hosts.missing() is not None, reason=hosts.missing() or ""),
 ]
-
-LOOK = """
-import json, sys, ray
-ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
-own = ray.util.get_node_ip_address()
-nodes = [{"address": n["NodeManagerAddress"], "alive": n["Alive"], **n["Resources"]} for n in ray.nodes()]
-@ray.remote(num_cpus=1)
-def where():
-    import socket
-    return [ray.util.get_node_ip_address(), socket.gethostname()]
-on = [n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU")]
-strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-ran = ray.get([where.options(scheduling_strategy=strategy(node, soft=False)).remote() for node in on])
-print("LOOK " + json.dumps({"own": own, "nodes": nodes, "ran": sorted(ran)}))
-"""
-
-
-@dataclass
-class HostCluster:
-    """A Ray cluster whose head runs on the host `head`, and a worker node on each other host."""
-
-    network: hosts.Network
-    environment: dict[str, str]
-    logs: dict[str, Path]
-    address: str = f"head:{GCS_PORT}"
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def run(self, host: str, arguments: Sequence[str], timeout_s: float = 300, **environment: str) -> str:
-        """Run a command on a host, in the project's directory; its output. Raises with it where the command fails."""
-        done = self.network[host].run(arguments, {**self.environment, **environment}, timeout_s, ROOT)
-        if done.returncode:
-            raise RuntimeError(
-                f"{host}: {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{self.told()}"
-            )
-        return done.stdout
-
-    def tpdist(self, *arguments: str, host: str = "head", timeout_s: float = 300) -> str:
-        """`tpdist ... --address head:6379` on a host."""
-        return self.run(host, ["tpdist", *arguments, "--address", self.address], timeout_s)
-
-    def look(self, host: str, address: str) -> dict:
-        """What Ray says of its nodes, asked on a host."""
-        said = self.run(host, ["python", "-c", LOOK, address])
-        return json.loads(next(line for line in said.splitlines() if line.startswith("LOOK ")).removeprefix("LOOK "))
-
-    def told(self) -> str:
-        """What the entry points have said so far."""
-        return "\n".join(f"-- {host}:\n{log.read_text(errors='replace')}" for host, log in self.logs.items())
-
-    def start(self, host: str, script: str, **environment: str) -> None:
-        """An entry point of docker/ on a host."""
-        with self.logs[host].open("ab") as log:
-            process = self.network[host].start([f"docker/{script}"], log, {**self.environment, **environment}, ROOT)
-        self.processes.append(process)
-
-    def wait_until_joined(self, host: str) -> None:
-        """The raylet's port opens once the node has joined."""
-        probe = f"true >/dev/tcp/{self.network[host].address}/6380"
-        deadline = time.monotonic() + JOIN_LIMIT_S
-        while self.network[host].run(["timeout", "2", "bash", "-c", probe]).returncode:
-            if time.monotonic() > deadline or any(process.poll() is not None for process in self.processes):
-                raise RuntimeError(f"{host} did not join:{self.told()}")
-            time.sleep(0.5)
-
-
-@contextmanager
-def two_hosts(
-    workers: Sequence[str] = ("worker",), others: Sequence[str] = (), cpus: int = 1, head_cpus: int = 1
-) -> Iterator[HostCluster]:
-    """A cluster of the host `head` and the hosts `workers`, with a token; gone without a trace at the end.
-
-    others: hosts on the same network that are not in the cluster. cpus, head_cpus: what a worker and the head offer.
-    """
-    with ExitStack() as stack:
-        network = stack.enter_context(hosts.Network("head", *workers, *others))
-        directory = stack.enter_context(hosts.scratch())
-        token = hosts.write_token(directory, os.urandom(32).hex())
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TPDIST_"))}
-        environment |= {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(directory),
-            "OMP_NUM_THREADS": "1",
-            "RAY_TMPDIR": str(network.disk),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "TPDIST_HEAD": "head",
-            "TPDIST_SHARED": str(directory / "shared"),
-        }
-        logs = {name: directory / f"{name}.log" for name in ("head", *workers)}
-        cluster = HostCluster(network, environment, logs)
-        cluster.start("head", "head.sh", TPDIST_CPUS=str(head_cpus))
-        for worker in workers:
-            cluster.start(worker, "worker.sh", TPDIST_CPUS=str(cpus))
-        for host in ("head", *workers):
-            cluster.wait_until_joined(host)
-        deadline = time.monotonic() + JOIN_LIMIT_S
-        # the port opens a moment before the head counts the node
-        while len(cluster.look("head", "auto")["nodes"]) <= len(workers):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"not all nodes joined:{cluster.told()}")
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -276,79 +161,3 @@ def test_the_scaling_service_measures(cluster: HostCluster, config: Path) -> Non
     results = [json.loads(path.read_text()) for path in sorted((config.parent / "runs").glob("*/result.json"))]
     assert [result["workers"] for result in results] == [1, 2]
     assert [row[1] for row in rows] == [f"{result['tokens_per_second']:.0f}" for result in results]
-
-
-SRUN = """
-import json, os, socket, sys
-words = sys.argv[1:]
-name = next(word.removeprefix("--nodelist=") for word in words if word.startswith("--nodelist="))
-command = words[next(i for i, word in enumerate(words) if not word.startswith("--")):]
-if "docker/" in " ".join(command):
-    assert {"--cpus-per-task=1", "--cpu-bind=none"} < set(words), "Slurm would give all workers of a node one core"
-with socket.socket(socket.AF_UNIX) as control:
-    control.connect(os.environ["SLURM_STAND_IN"])
-    stream = control.makefile("rwb")
-    step = {"host": name, "command": command, "environment": dict(os.environ), "directory": os.getcwd()}
-    stream.write(json.dumps(step).encode() + b"\\n")
-    stream.flush()
-    *output, code = iter(stream.readline, b"")
-    sys.stdout.buffer.writelines(output)
-sys.exit(int(code))
-"""
-
-
-@contextmanager
-def slurm_stand_in(network: hosts.Network, path: Path) -> Iterator[list[tuple[str, str]]]:
-    """Runs, on the hosts, the steps that SRUN sends from any of them to the socket `path`: (host, first word) each."""
-    steps: list[tuple[str, str]] = []
-
-    class Step(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            step = json.loads(self.rfile.readline())
-            steps.append((step["host"], step["command"][0]))
-            done = network[step["host"]].run(step["command"], step["environment"], 300, step["directory"])
-            with contextlib.suppress(BrokenPipeError):
-                self.wfile.write(f"{done.stdout}\n{done.returncode}\n".encode())
-
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = True
-
-    with Server(str(path), Step) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield steps
-        server.shutdown()
-
-
-def test_slurm_sh_starts_a_head_workers_and_the_training(tmp_path: Path) -> None:
-    """With stand-ins for `srun`, `scontrol` and `tpdist`: the batch script runs on the first of three hosts."""
-    with hosts.Network("n1", "n2", "n3") as network, slurm_stand_in(network, tmp_path / "slurm") as steps:
-        binaries = tmp_path / "env" / "bin"
-        binaries.mkdir(parents=True)
-        (binaries / "activate").write_text("")
-        python = f"#!{sys.executable}\n"
-        scripts = {
-            "srun": python + SRUN,
-            "scontrol": "#!/bin/sh\nprintf 'n1\\nn2\\nn3\\n'\n",
-            "tpdist": f"{python}import ray, sys, time\nray.init(sys.argv[-1], logging_level='ERROR')\n"
-            "while sum(n['Alive'] for n in ray.nodes()) < 3: time.sleep(0.5)\n"
-            "print('TRAINED', *sys.argv[1:], ray.cluster_resources()['CPU'], flush=True)\n"
-            "import os\nprint('the token is', os.environ.get('RAY_AUTH_TOKEN', 'its own'), flush=True)\n",
-        }
-        for name, text in scripts.items():
-            (binaries / name).write_text(text)
-            (binaries / name).chmod(0o755)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TPDIST_"))}
-        environment |= {
-            "PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "RAY_TMPDIR": str(network.disk / "r"),
-            "TPDIST_ENV": str(tmp_path / "env"), "SLURM_STAND_IN": str(tmp_path / "slurm"),
-            "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "n[1-3]",
-            "SLURM_CPUS_PER_TASK": "1", "RAY_AUTH_TOKEN": "the user's", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "200",
-        }  # fmt: skip
-        done = network["n1"].run(["cluster/slurm.sh", "a.yaml", "--set", "cluster.workers=3"], environment, 300, ROOT)
-        address = f"{network['n1'].address}:{GCS_PORT}"
-    assert done.returncode == 0, done.stdout
-    assert f"TRAINED train a.yaml --set cluster.workers=3 --address {address} 3.0" in done.stdout
-    assert "the token is its own\n" in done.stdout
-    assert not list(ROOT.glob(".tpdist-42-*"))
-    assert [host for host, command in steps if command == "rm"] == ["n1", "n2", "n3"]  # what Ray left in /tmp

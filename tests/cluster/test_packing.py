@@ -134,6 +134,12 @@ def test_a_file_that_cannot_be_read_is_named(project: Path, tmp_path: Path) -> N
         write_package(project, pack_list(project), tmp_path / "a.zip")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_disk_without_space_for_the_package_is_said(project: Path) -> None:
+    with pytest.raises(JobError, match=r"^/dev/full: cannot be written: No space left on device; free some"):
+        write_package(project, pack_list(project), Path("/dev/full"))
+
+
 def test_a_file_that_has_gone_is_named(project: Path, tmp_path: Path) -> None:
     files = pack_list(project)
     (project / "small.yaml").unlink()

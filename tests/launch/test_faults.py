@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from tpdist.errors import ConfigError
+from tpdist.errors import ConfigError, RunError
 from tpdist.launch.cluster import open_meeting
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.testing import run_ranks
+from tpdist.training.writer import PartMissingError
 
 OWN = [
     ConfigError("wrong", "optimizer.lr"),
@@ -37,6 +38,14 @@ def test_a_disk_that_fails_is_the_machines(number: int) -> None:
     error.__cause__ = OSError(number, "no luck")
     assert of_the_machine(error) is error.__cause__
     assert not lost_neighbour(error)
+
+
+def test_a_part_of_a_checkpoint_that_is_missing_is_another_workers_failure() -> None:
+    """Who has failed says why, or is replaced where it was its disk: the leader, who waited, hides neither."""
+    error = RunError("step-00000009: not every worker wrote its part")
+    error.__cause__ = PartMissingError(errno.ECANCELED, "not every worker wrote its part", "step-00000009")
+    assert lost_neighbour(error)
+    assert not of_the_machine(error)
 
 
 def test_an_error_that_is_its_own_cause() -> None:

@@ -8,8 +8,9 @@ import pytest
 import requests
 from ray.job_submission import JobStatus
 
-from tpdist.launch import jobs
+from tpdist.launch import following
 from tpdist.launch.dashboard import translated
+from tpdist.launch.packing import JobError
 
 
 class Client:
@@ -36,30 +37,32 @@ class Client:
 
 
 def test_a_tunnel_that_is_down_for_a_while(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 0.01)
     said: list[str] = []
-    asyncio.run(jobs._follow(Client(silent=5), "a-job", said.append))  # type: ignore[arg-type]
+    asyncio.run(following.follow_log(Client(silent=5), "a-job", said.append))  # type: ignore[arg-type]
     assert said == ["epoch 1", "epoch 2"]
 
 
 def test_a_cluster_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(jobs, "PATIENCE_S", 0.1)
-    with pytest.raises(jobs.JobError, match=r"has stopped answering: ConnectionError; job a-job may go on without you"):
-        asyncio.run(jobs._follow(Client(silent=1_000_000), "a-job", print))  # type: ignore[arg-type]
+    monkeypatch.setattr(following, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(following, "PATIENCE_S", 0.1)
+    with pytest.raises(
+        JobError, match=r"answering: ConnectionError; job a-job may .*: `tpdist stop a-job --address http://127"
+    ):
+        asyncio.run(following.follow_log(Client(silent=1_000_000), "a-job", print))  # type: ignore[arg-type]
 
 
 def test_of_a_traceback_of_the_clusters_the_last_line_is_told():
     said = "Request failed with status code 500: Traceback (most recent call last):\n  File ...\nTimeoutError: slow\n."
     client = Client(silent=0)
-    with pytest.raises(jobs.JobError, match=r"refused: TimeoutError: slow$"), translated(client):  # type: ignore[arg-type]
+    with pytest.raises(JobError, match=r"refused: TimeoutError: slow$"), translated(client):  # type: ignore[arg-type]
         raise RuntimeError(said)
 
 
 def test_a_port_that_another_ray_holds_is_named():
     said = "Request failed with status code 500: No available agent to submit job, please try again later.."
     with (
-        pytest.raises(jobs.JobError, match=r"later; where another Ray .* --dashboard-agent-listen-port"),
+        pytest.raises(JobError, match=r"later; where another Ray .* --dashboard-agent-listen-port"),
         translated(
             Client(silent=0)  # type: ignore[arg-type]
         ),

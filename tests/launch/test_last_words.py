@@ -10,9 +10,10 @@ from small_runs import Listener
 from tpdist.config import Cluster
 from tpdist.launch import controller as module
 from tpdist.launch import crew, hosted
-from tpdist.launch.actor import Ended, Job, Process, Recorder
+from tpdist.launch.actor import Recorder
 from tpdist.launch.controller import Controller, State
 from tpdist.launch.hosted import Hosted
+from tpdist.launch.messages import Ended, Job, Process
 from tpdist.launch.placement import Node
 from tpdist.training.signals import StopSignal
 

@@ -12,9 +12,9 @@ import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import cluster, many
-from tpdist.launch.actor import Process
 from tpdist.launch.cluster import ClusterError
 from tpdist.launch.local import dry_run
+from tpdist.launch.messages import Process
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
@@ -161,3 +161,18 @@ def test_what_took_a_step_stays_to_be_read(
     with pytest.raises(NonFiniteError):
         many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)
     assert run.path.exists() is began
+
+
+def test_a_second_control_c_says_how_to_go_on(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    controller = SimpleNamespace(crew=SimpleNamespace(began=True), run=interrupt, how_to_go_on=lambda: "Continue so")
+    monkeypatch.setattr(many, "Controller", lambda *_: controller)
+    monkeypatch.setattr(many, "connected", lambda *_: nullcontext())
+    config = small(small_corpus, cluster={"workers": 2})
+    run = RunDirectory.create(config, tmp_path / "run")
+    with pytest.raises(Interrupted, match=r"^stopped at once\. Continue so$"):
+        many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)

@@ -12,9 +12,9 @@ import pytest
 from tpdist.config import Cluster
 from tpdist.launch import controller as module
 from tpdist.launch import crew
-from tpdist.launch.actor import Job
 from tpdist.launch.controller import Controller
 from tpdist.launch.crew import Change, WorkerFailedError
+from tpdist.launch.messages import Job
 from tpdist.launch.placement import Node
 from tpdist.training.progress import Silent
 from tpdist.training.signals import StopSignal
@@ -105,8 +105,12 @@ def rival(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         looks.append(1)
         return [Node("taken", "10.0.0.2", 1.0 if len(looks) == 1 else 0.0, 0.0)]
 
-    monkeypatch.setattr(module, "SETTLE_S", 0.0)
-    return lambda: monkeypatch.setattr(module, "free_nodes", free_nodes)
+    def begin() -> None:
+        for place in (module, crew):
+            monkeypatch.setattr(place, "free_nodes", free_nodes)
+
+    monkeypatch.setattr(crew, "SETTLE_S", 0.0)
+    return begin
 
 
 def test_a_room_that_is_taken_is_nobodys_failure(
@@ -118,6 +122,16 @@ def test_a_room_that_is_taken_is_nobodys_failure(
     assert (tried, len(made.crew), made.failures, made.unfit) == (["taken"], 1, [], set())
     assert made.change is not None
     assert made.change.text(made.crew, 3).startswith("the room for more was taken: 0 new, 1 kept, 1 worker went on")
+
+
+def test_a_room_that_is_gone_before_any_worker_is_placed_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch, tried: list[str]
+):
+    made = controller(monkeypatch, [], (2,))
+    made.generation, made.change = 0, None
+    made.crew.hosted.clear()
+    assert made._place() is module.State.CONNECTED
+    assert tried == []
 
 
 def test_before_the_first_generation_all_is_given_back(

@@ -21,9 +21,10 @@ from small_runs import list_checkpoints, small
 
 from tpdist import TpdistError
 from tpdist.data import Store
-from tpdist.training.checkpoints import file_row, load_checkpoint, verify_checkpoint, write_manifest
+from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.depots import Directory
 from tpdist.training.figures import count_update
+from tpdist.training.manifest import file_row, verify_checkpoint, write_manifest
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.snapshot import restore

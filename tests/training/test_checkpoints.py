@@ -14,10 +14,9 @@ from small_runs import Listener, assert_same_runs, interrupted, list_checkpoints
 import tpdist
 from tpdist import ConfigError, DataError, RunError
 from tpdist.parallel import Workers
-from tpdist.training import checkpoints, files, writer
+from tpdist.training import checkpoints, files, manifest, writer
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.depots import Directory
-from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
 from tpdist.training.writer import Writer
 
 
@@ -45,9 +44,9 @@ def alter(path: Path) -> None:
     path.write_bytes(raw)
 
 
-def leave_out_the_state(manifest: Path) -> None:
-    listed = json.loads(manifest.read_text())["files"]
-    checkpoints.write_manifest(manifest, {name: row for name, row in listed.items() if name != "state.json"})
+def leave_out_the_state(file: Path) -> None:
+    listed = json.loads(file.read_text())["files"]
+    manifest.write_manifest(file, {name: row for name, row in listed.items() if name != "state.json"})
 
 
 DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
@@ -120,11 +119,11 @@ def test_a_list_of_places_that_no_state_fills_is_not_made(tmp_path: Path):
 def test_a_checkpoint_of_another_version(two_checkpoints: Path, tmp_path: Path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(two_checkpoints / "run", run)
-    manifest = run / "checkpoints/step-00000011/manifest.json"
-    files_of_it = json.loads(manifest.read_text())["files"]
+    file = run / "checkpoints/step-00000011/manifest.json"
+    files_of_it = json.loads(file.read_text())["files"]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "FORMAT", 3)
-        checkpoints.write_manifest(manifest, files_of_it)
+        patch.setattr(manifest, "FORMAT", 3)
+        manifest.write_manifest(file, files_of_it)
     with pytest.raises(RunError, match=r"step-00000011/manifest.json: a checkpoint of format 3, this program reads"):
         tpdist.resume(run)
     assert names(run) == ["step-00000009-epoch", "step-00000011"]
@@ -194,24 +193,6 @@ def test_keep_last(every: int, kept: list[str], keep: int, small_corpus: Path, t
     assert names(run) == kept[-keep:]
 
 
-@pytest.mark.parametrize(
-    ("changes", "anew"),
-    [
-        ([], False),
-        (["optimizer.name=adamw", "method.h_optimizer.name=nadam"], True),
-        (["optimizer.options.eps=1e-7", "method.h_optimizer.options.eps=1e-7"], True),
-    ],
-)
-def test_changed_optimisers_start_anew(changes: list[str], anew: bool, small_corpus: Path, tmp_path: Path):
-    run, listener, options = tmp_path / "run", Listener(), {"betas": [0.8, 0.9]}
-    method = {"first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.1, "options": options}}
-    config = small(small_corpus, method=method, optimizer={"options": options})
-    interrupted(lambda: tpdist.train(config, run, stop_at(11)))
-    tpdist.resume(run, changes, listener)
-    for which in ("optimizer", "method.h_optimizer"):
-        assert (f"{which}: changed, so its state starts anew" in listener.said) == anew
-
-
 def test_a_lower_learning_rate_can_be_given(small_corpus: Path, tmp_path: Path):
     run = tmp_path / "run"
     interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(11)))
@@ -254,30 +235,3 @@ def test_a_name_that_exists_is_kept_if_whole_and_written_again_if_not(tmp_path: 
     tear(path / "tensors.safetensors")
     save(path, torch.ones(2))
     assert load_checkpoint(Directory(tmp_path), print).tensors["a"].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "name", ["Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"]
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_optimiser_goes_on_to_the_bit(name: str, dtype: torch.dtype):
-    def steps(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(3):
-            for p in parameters:
-                p.grad = torch.randn(p.shape, generator=generator, dtype=dtype)
-            optimizer.step()
-
-    def make(values: list[torch.Tensor]) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
-        parameters = [torch.nn.Parameter(value.clone()) for value in values]
-        return getattr(torch.optim, name)(parameters, lr=0.01), parameters
-
-    optimizer, parameters = make([torch.ones(3, 2, dtype=dtype), torch.zeros(4, dtype=dtype)])
-    steps(optimizer, parameters, 1)
-    other, copies = make([p.detach() for p in parameters])
-    tensors, scalars = pack_optimizer(optimizer, "theta.")
-    unpack_optimizer(other, "theta.", {k: t.clone() for k, t in tensors.items()}, json.loads(json.dumps(scalars)))
-    steps(optimizer, parameters, 2)
-    steps(other, copies, 2)
-    for p, q in zip(parameters, copies, strict=True):
-        assert torch.equal(p, q)

@@ -1,9 +1,7 @@
 """Checkpoints in a directory of their own, and in object stores: the same files, the same promises."""
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from small_runs import Listener, figures, interrupted, rows, small, stop_at
@@ -19,12 +17,6 @@ from tpdist.training.object_store import ObjectStore
 from tpdist.training.run_dir import RunDirectory
 
 FILES = {"manifest.json", "state.json", "states-0-0.safetensors", "tensors.safetensors"}
-
-
-@pytest.fixture(params=["{}", "file://{}", "memory://{}"])
-def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A directory; pyarrow's file system below a URI; one that pyarrow knows through fsspec."""
-    return request.param.format(tmp_path / "elsewhere")
 
 
 def depot(to: str, run: Path) -> Depot:
@@ -46,61 +38,6 @@ def test_a_run_is_resumed_from_there(to: str, small_corpus: Path, tmp_path: Path
     assert kept.names() == ["step-00000016", "step-00000018-epoch"]
     assert rows(tmp_path / "whole") == rows(run)
     assert figures(tmp_path / "whole") == figures(run)
-
-
-def test_the_newest_is_the_one_with_the_most_updates(to: str, tmp_path: Path):
-    kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
-    names = ["step-99999999-epoch", "step-100000000", "step-100000000-epoch"]
-    for token, name in enumerate(reversed(names)):
-        kept.begin(name, token)
-        (kept.stage(name, token) / "manifest.json").write_text("{}")
-        kept.publish(name, token, "manifest.json")
-        kept.finish(name, token, [])
-    assert kept.names() == names
-
-
-def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path: Path):
-    """What a worker that was cut off leaves after the stage was made anew."""
-    kept = ObjectStore(f"{to}/run") if "://" in to else Directory(Path(to) / "run")
-    name, file = "step-00000001", "states-0-1.safetensors.receipt"
-    kept.begin(name, 1)
-    (kept.stage(name, 1) / "states-0-2.safetensors").write_text("of more workers")
-    kept.publish(name, 1, "states-0-2.safetensors")
-    kept.begin(name, 2)
-    assert kept.read(name, 2, "states-0-2.safetensors") is None
-    for token, text in ((1, "old"), (2, "new")):
-        assert kept.read(name, 2, file) is None
-        (kept.stage(name, token) / file).write_text(text)
-        kept.publish(name, token, file)
-    assert kept.read(name, 2, file) == b"new"
-    assert kept.read(name, 1, file) == b"old"
-    kept.finish(name, 2, [file])
-    assert kept.read(name, 2, file) is None
-
-
-class Throttled:
-    """A file system that takes no directory away."""
-
-    def __init__(self, inner: Any):
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def delete_dir(self, path: str) -> None:
-        raise OSError("slow down")
-
-
-def test_what_is_half_removed_is_no_checkpoint(tmp_path: Path):
-    kept: Any = ObjectStore(f"file://{tmp_path}/run")
-    (kept.stage("step-00000001", 1) / "manifest.json").write_text("{}")
-    kept.publish("step-00000001", 1, "manifest.json")
-    assert kept.names() == ["step-00000001"]
-    kept._filesystem = Throttled(kept._filesystem)
-    with pytest.raises(RunError, match="slow down"):
-        kept.remove("step-00000001")
-    kept._filesystem = kept._filesystem._inner
-    assert kept.names() == []
 
 
 def test_a_damaged_one_is_set_aside(to: str, small_corpus: Path, tmp_path: Path):
@@ -161,15 +98,6 @@ def test_two_runs_of_one_name_that_begin_side_by_side(to: str, small_corpus: Pat
 
     tpdist.train(config, tmp_path / "run", Listener({4: begin_another, 5: begin_another}))
     assert depot(to, tmp_path / "run").names() == ["step-00000009-epoch"]
-
-
-def test_a_place_on_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    assert [Directory(tmp_path / "kept").claim(run) for run in ("one", "two", "one")] == ["one"] * 3
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["run"]
 
 
 def test_a_run_that_never_took_a_step_leaves_its_place(to: str, small_corpus: Path, tmp_path: Path):

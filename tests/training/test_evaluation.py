@@ -2,43 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_runs import small
+from plain_evaluation import make_model, make_tokens, plain_losses
 
-import tpdist
 from tpdist.config import Data, Model, Run
-from tpdist.data import ArrayTokens, Store, prepare
+from tpdist.data import ArrayTokens, prepare
 from tpdist.models import LanguageModel, build_model
 from tpdist.training import evaluation
-from tpdist.training.at_test_time import AtTestTime, HSteps, ThetaSteps
-from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, perplexity, share_of_loss
-from tpdist.training.progress import Silent
-from tpdist.training.run_dir import RunDirectory
-from tpdist.training.worker import run_worker
-
-TYPES = 7
-
-
-def make_model(cell: str = "gru", **options) -> LanguageModel:
-    return build_model(Model(cell=cell, hidden=5, init=0.9, **options), Run(dtype="float64"), TYPES)
-
-
-def make_tokens(count: int, seed: int = 0) -> ArrayTokens:
-    return ArrayTokens(np.random.default_rng(seed).integers(TYPES, size=count).astype(np.uint8))
-
-
-def plain_losses(model: LanguageModel, tokens: ArrayTokens) -> list[float]:
-    """-log p of every token but the first, one after the other."""
-    state, losses = model.zero_state(1), []
-    with torch.no_grad():
-        for now, following in zip(tokens.ids[:-1].tolist(), tokens.ids[1:].tolist(), strict=True):
-            h, state = model.unroll(torch.tensor([[now]]), state)
-            losses.append(-float(model.logits(h[0, 0]).log_softmax(0)[following]))
-    return losses
+from tpdist.training.evaluation import evaluate_tokens, joined, perplexity, share_of_loss
 
 
 @pytest.mark.parametrize(("cell", "layers"), [("gru", 1), ("elman", 2), ("lstm", 2), ("mrnn", 1)])
@@ -147,101 +121,6 @@ def test_what_a_model_never_forgets_is_seen_where_workers_meet(count: int, monke
     assert not fit
 
 
-def piecewise(model: LanguageModel, tokens: ArrayTokens, block: int, steps: AtTestTime) -> list[float]:
-    """Summed loss after every block."""
-    sums: list[float] = []
-    whole = evaluate_tokens(model, tokens, block, test_time=steps)
-    for end in [*range(block, len(tokens) - 1, block), len(tokens) - 1]:
-        part = ArrayTokens(tokens.ids[: end + 1])
-        sums.append(evaluate_tokens(model, part, block, test_time=steps).loss * end)
-    assert sums[-1] == pytest.approx(whole.loss * whole.tokens)
-    return sums
-
-
-@pytest.mark.parametrize("steps", [HSteps(3, 0.5, 0.1), ThetaSteps(2, 0.5)])
-def test_test_time_steps_use_past_tokens_only(steps: AtTestTime):
-    """Other tokens from some place on change no loss before it."""
-    model, block = make_model(), 4
-    tokens = make_tokens(41)
-    before = piecewise(model, tokens, block, steps)
-    for cut in (4, 17, 30):
-        other = ArrayTokens(tokens.ids.copy())
-        other.ids[cut + 1 :] = make_tokens(40 - cut, seed=9).ids
-        after = piecewise(model, other, block, steps)
-        whole = cut // block
-        assert after[:whole] == before[:whole]
-        assert after[whole + 1 :] != before[whole + 1 :]
-
-
-def test_test_time_steps_lower_the_loss_on_repeated_text():
-    """The state can learn at test time what θ does not know: which of two words goes on for ever."""
-    model = make_model()
-    tokens = ArrayTokens(np.array([1, 2, 3, 4] * 40, dtype=np.uint8))
-    rolled = evaluate_tokens(model, tokens, 4).loss
-    assert evaluate_tokens(model, tokens, 4, test_time=HSteps(0, 0.5, 0.1)).loss == pytest.approx(rolled)
-    improved = [evaluate_tokens(model, tokens, 4, test_time=HSteps(n, 0.5, 0.01)).loss for n in (1, 5)]
-    assert improved[1] < improved[0] < rolled
-
-
-def test_dynamic_evaluation_is_a_loop_of_blocks():
-    """Predict a block, then step on θ along the gradient of its mean loss; the state goes on as it was predicted."""
-    model, tokens, block, lr = make_model(), make_tokens(23), 4, 0.3
-    found = evaluate_tokens(model, tokens, block, test_time=ThetaSteps(1, lr))
-    ids, state, total = torch.from_numpy(tokens.ids.astype(np.int64)), model.zero_state(1), 0.0
-    for begin in range(0, len(ids) - 1, block):
-        inputs, labels = ids[begin : begin + block], ids[begin + 1 : begin + block + 1]
-        inputs = inputs[: len(labels)]
-        h, after = model.unroll(inputs[:, None], state)
-        loss = torch.nn.functional.cross_entropy(model.logits(h[:, 0]), labels)
-        total += loss.item() * len(labels)
-        model.zero_grad()
-        loss.backward()
-        torch.optim.SGD(model.parameters(), lr).step()
-        state = after.detach()
-    assert found.loss * found.tokens == pytest.approx(total)
-
-
-def test_h_steps_at_test_time_are_a_loop_of_blocks():
-    """Predict a block, fit its start to it by gradient steps, and go on from where that start leads."""
-    model, tokens, block, lr, weight = make_model(), make_tokens(23), 4, 0.3, 0.7
-    found = evaluate_tokens(model, tokens, block, test_time=HSteps(2, lr, weight))
-    ids, state, total = torch.from_numpy(tokens.ids.astype(np.int64)), model.zero_state(1), 0.0
-    for begin in range(0, len(ids) - 1, block):
-        labels = ids[begin + 1 : begin + block + 1]
-        inputs = ids[begin : begin + len(labels), None]
-        total -= plain_log_p(model, inputs, labels, state).item()
-        start, anchor = state.clone().requires_grad_(), state
-        for _ in range(2):
-            cost = weight / 2 * ((start - anchor) ** 2).sum() - plain_log_p(model, inputs, labels, start)
-            (gradient,) = torch.autograd.grad(cost, start)
-            start = (start - lr * gradient).detach().requires_grad_()
-        state = model.unroll(inputs, start)[1].detach()
-    assert found.loss * found.tokens == pytest.approx(total)
-
-
-def plain_log_p(model: LanguageModel, inputs: torch.Tensor, labels: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Of all labels [B] together, after inputs [B, 1] from a state."""
-    h, _ = model.unroll(inputs, start)
-    return model.logits(h[:, 0]).log_softmax(1).gather(1, labels[:, None]).sum()
-
-
-def test_dynamic_evaluation_passes_over_a_parameter_that_is_not_used():
-    """As an own cell may have one."""
-    model, tokens, steps = make_model(), make_tokens(30), ThetaSteps(2, 0.5)
-    wanted = evaluate_tokens(model, tokens, 4, test_time=steps).loss
-    model.layers[0].register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
-    assert evaluate_tokens(model, tokens, 4, test_time=steps).loss == wanted
-
-
-@pytest.mark.parametrize("steps", [HSteps(2, 0.5, 0.1), ThetaSteps(2, 0.5)])
-def test_test_time_steps_leave_the_parameters_alone(steps: AtTestTime):
-    model = make_model()
-    before = [p.detach().clone() for p in model.parameters()]
-    evaluate_tokens(model, make_tokens(20), 4, test_time=steps)
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
-
-
 def test_unigram_perplexity_by_hand(tmp_path: Path):
     """Counts a 3, b 2, <eos> 1 of 6; the test split's predicted tokens are b and <eos>."""
     for split, text in {"train": "a a b a b\n", "valid": "a a b\n", "test": "a b\n"}.items():
@@ -271,56 +150,3 @@ def test_tick_is_called_after_every_piece_and_may_end_it(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evaluate_tokens(make_model(), make_tokens(30), 4, tick=tick)
     assert len(ticks) == 6
-
-
-@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.03), ("float64", 1e-3)])
-def test_dtypes_train_alike(dtype: str, near: float, small_corpus: Path, tmp_path: Path):
-    """Against float32; bfloat16 rounds matrix products to three digits."""
-    parts = {"run": {"epochs": 3, "dtype": dtype}}
-    first = tpdist.train(small(small_corpus, run={"epochs": 3}), tmp_path / "float32")
-    other = tpdist.train(small(small_corpus, **parts), tmp_path / dtype)
-    assert other.valid_perplexity == pytest.approx(first.valid_perplexity, rel=near)
-    assert other.valid_perplexity != first.valid_perplexity
-    again = tpdist.evaluate(tmp_path / dtype).perplexity
-    assert again == other.valid_perplexity
-
-
-def test_deterministic_runs_repeat_and_leave_torch_as_it_was(small_corpus: Path, tmp_path: Path):
-    seen = []
-    for name in ("one", "two"):
-        config = small(small_corpus, run={"deterministic": True})
-        seen.append(tpdist.train(config, tmp_path / name).valid_perplexity)
-        assert not torch.are_deterministic_algorithms_enabled()
-    assert seen[0] == seen[1]
-    assert Store.open(small_corpus).manifest.unigram_perplexity["valid"] > seen[0]
-
-
-def test_kernels_are_those_of_the_run_and_then_as_they_were(small_corpus: Path, tmp_path: Path, monkeypatch):
-    was, during = precisions(), []
-
-    def evaluated(*arguments: Any, **options: Any) -> Evaluation:
-        during.append(precisions())
-        return evaluate_tokens(*arguments, **options)
-
-    monkeypatch.setattr("tpdist.launch.trained.evaluate_tokens", evaluated)
-    monkeypatch.setattr("tpdist.training.epoch_end.evaluate_tokens", evaluated)
-    tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
-    assert precisions() == was
-    tpdist.evaluate(tmp_path / "run")
-    assert precisions() == was
-    assert during == [("ieee", "ieee")] * 3  # validation and test of the run, and the command's
-    assert torch.get_float32_matmul_precision() == "highest"  # raises where a setting was left behind
-
-
-def precisions() -> tuple[str, str]:
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
-
-
-def test_a_worker_is_deterministic_wherever_it_is_hosted(small_corpus: Path, tmp_path: Path):
-    """Not by the command's process alone: under Ray it has one of its own."""
-    config = small(small_corpus, run={"deterministic": True, "epochs": 1})
-    try:
-        run_worker(config, Store.open(small_corpus), RunDirectory.create(config, tmp_path / "run"), Silent(), False)
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)

@@ -38,8 +38,8 @@ def after(calls: int, original: Callable[..., Any]) -> Callable[..., Any]:
 WRITES = {
     "checkpoint": ("tpdist.training.writer", "save_tensors", 3),
     "checkpoint's state": ("tpdist.training.writer", "dump_json", 1),
-    "model": ("tpdist.training.run_dir", "save_tensors", 2),
-    "model's description": ("tpdist.training.run_dir", "write_json", 2),
+    "model": ("tpdist.training.kept_model", "save_tensors", 2),
+    "model's description": ("tpdist.training.kept_model", "write_json", 2),
     "sync": ("tpdist.training.depots", "sync", 9),
     "result": ("tpdist.training.worker", "write_json", 0),
     "events": ("tpdist.training.trackers", "Event", 9),

@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import interrupted, small, stop_at
 
 import tpdist
 from tpdist.cli import main
+from tpdist.training import inspection
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,23 @@ def test_verify(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert heard.err == f"tpdist: 1 of 2 checkpoints are not whole: {wrong}\n"
     assert heard.out.splitlines()[1] == f"step-00000011        {wrong}"
     assert main(["checkpoint", "list", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("read", ["verify_checkpoint", "read_checkpoint", "counters"])
+def test_what_is_pruned_meanwhile_is_not_damaged(
+    read: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """By the training, while the first of two is read."""
+    shutil.copytree(run, tmp_path / "run")
+    original = getattr(inspection, read)
+
+    def prune(*arguments: Any) -> Any:
+        shutil.rmtree(tmp_path / "run/checkpoints/step-00000009-epoch", ignore_errors=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(inspection, read, prune)
+    assert main(["checkpoint", "verify", str(tmp_path / "run")]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["step-00000011"]
 
 
 def test_verify_reads_the_models_too(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

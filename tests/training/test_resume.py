@@ -16,14 +16,12 @@ from small_runs import (
     rows,
     small,
     stop_at,
-    tensors,
 )
 
 import tpdist
 from tpdist import RunError
 from tpdist.data import Store
-from tpdist.experiments.report import report
-from tpdist.training.changes import changes
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
 from tpdist.training.trainer import Trainer
@@ -71,50 +69,6 @@ CASES: dict[str, dict[str, Parts]] = {
         "run": {"patience": 2, "epochs": 9},
     },
 }
-
-
-def test_what_is_changed_is_said_and_noted(small_corpus: Path, tmp_path: Path):
-    run, listener = RunDirectory(tmp_path / "run"), Listener()
-    tpdist.train(small(small_corpus, run={"epochs": 1}), run.path)
-    assert changes(run) == []
-    tpdist.resume(run.path, ["run.epochs=2", "method.name=costate", "optimizer.options.eps=1e-7"], listener)
-    said = next(line for line in listener.said if line.startswith("changed from here on: "))
-    assert 'method.name "admm" -> "costate"' in said
-    assert "run.epochs 1 -> 2" in said
-    assert "method.h_steps 1 -> 0" in said  # what the method fixes
-    assert "optimizer.options.eps null -> 1e-07" in said
-    noted = changes(run)
-    assert len(noted) == said.count(" -> ")
-    assert {(change["step"], change["epoch"]) for change in noted} == {(9, 2)}
-    report([str(run.path)], tmp_path / "report.html")
-    html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<td>9</td><td>method.name</td><td>admm</td><td>costate</td>" in html
-    listener = Listener()
-    tpdist.resume(run.path, ["run.epochs=3"], listener)
-    assert [line for line in listener.said if "->" in line] == ["changed from here on: run.epochs 2 -> 3"]
-    assert changes(run)[: len(noted)] == noted
-
-
-def test_what_is_edited_in_the_runs_file_is_noted_too(small_corpus: Path, tmp_path: Path):
-    run, listener = RunDirectory(tmp_path / "run"), Listener()
-    tpdist.train(small(small_corpus, run={"epochs": 1}), run.path)
-    text = run.config_file.read_text()
-    run.config_file.write_text(text.replace("epochs: 1\n", "epochs: 2\n"))
-    tpdist.resume(run.path, ["optimizer.lr=0.01"], listener)
-    assert "changed from here on: optimizer.lr 0.02 -> 0.01, run.epochs 1 -> 2" in listener.said
-    noted = changes(run)
-    assert [change["setting"] for change in noted] == ["optimizer.lr", "run.epochs"]
-    (run.path / ".config.yaml").unlink()  # a run of an older version, or copied without hidden files
-    tpdist.resume(run.path, ["run.epochs=3"])
-    assert [change["setting"] for change in changes(run)[2:]] == ["run.epochs"]
-
-
-@pytest.mark.parametrize("line", [b"\xff", b"{}", b"[]", b"3", b"[" * 3000 + b"]" * 3000])
-def test_a_damaged_line_of_changes_is_left_out(line: bytes, tmp_path: Path):
-    whole = {"step": 9, "epoch": 2, "setting": "run.epochs", "was": 1, "now": 2}
-    lines = [line, json.dumps(whole).encode(), json.dumps(whole | {"step": "x"}).encode()]
-    (tmp_path / "changes.jsonl").write_bytes(b"\n".join(lines))
-    assert changes(RunDirectory(tmp_path)) == [whole]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -198,11 +152,12 @@ def test_a_kill_falls_back_to_the_periodic_checkpoint(step: int, small_corpus: P
     assert_same_runs(tmp_path / "whole", run)
 
 
-@pytest.mark.parametrize("where", ["save_model", "save_checkpoint"])
-def test_a_kill_after_the_row_of_an_epoch_writes_it_once(where: str, small_corpus: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("owner", "where"), [(KeptModel, "save"), (Trainer, "save_checkpoint")])
+def test_a_kill_after_the_row_of_an_epoch_writes_it_once(
+    owner: type, where: str, small_corpus: Path, tmp_path: Path, monkeypatch
+):
     config, run = small(small_corpus, run={"checkpoint_every": 9}), tmp_path / "run"
     tpdist.train(config, tmp_path / "whole")
-    owner = RunDirectory if where == "save_model" else Trainer
     original = getattr(owner, where)
 
     def dies(self: Any, *arguments: Any) -> None:
@@ -239,17 +194,6 @@ def test_a_second_control_c_before_the_first_checkpoint(small_corpus: Path, tmp_
         tpdist.resume(tmp_path / "run")
 
 
-def test_a_finished_run_resumes_to_itself_and_goes_on_with_more_epochs(small_corpus: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    tpdist.train(small(small_corpus, run={"epochs": 3}), tmp_path / "whole")
-    first = tpdist.train(small(small_corpus), run)
-    assert tpdist.resume(run).valid_perplexity == first.valid_perplexity
-    interrupted(lambda: tpdist.resume(run, ["run.epochs=3"], stop_at(20)))
-    assert tpdist.resume(run).epochs == 3  # the override stays with the run
-    assert_same_runs(tmp_path / "whole", run)
-    assert tensors(run).keys() == tensors(tmp_path / "whole").keys()
-
-
 def test_a_run_comes_back_at_an_epochs_end_and_goes_on_to_the_same_bits(small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, run={"epochs": 3})
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -266,58 +210,9 @@ def test_a_run_comes_back_at_an_epochs_end_and_goes_on_to_the_same_bits(small_co
     assert_same_runs(whole, parted)
 
 
-@pytest.mark.parametrize("file", ["best.json", "best.safetensors"])
-def test_a_damaged_best_model_does_not_count(file: str, small_corpus: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    tpdist.train(small(small_corpus), run)
-    (run / "models" / file).write_text("{")
-    with pytest.raises(
-        RunError, match=rf"{file}: .*no epoch is left to write another: --set run.epochs=3, or more, or evaluate"
-    ):
-        tpdist.resume(run)
-    listener = Listener()
-    result = tpdist.resume(run, ["run.epochs=3"], listener)
-    assert f"{file}: not" in listener.text
-    assert "the best of the epochs to come counts" in listener.text
-    assert result.best_epoch == 3
-    assert tpdist.evaluate(run).perplexity == pytest.approx(result.valid_perplexity)
-
-
-def test_a_run_that_is_done_stays_as_it_is(small_corpus: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    done = tpdist.train(small(small_corpus), run)
-    result = json.loads((run / "result.json").read_text()) | {"boundary_bytes": 7}  # of when it trained
-    (run / "result.json").write_text(json.dumps(result))
-    before = {file: (run / file).read_bytes() for file in ("config.yaml", "result.json")}
-    listener = Listener()
-    again = tpdist.resume(run, ["run.epochs=1"], listener)
-    assert "nothing is left to do; for more: --set run.epochs=3, or more" in listener.said
-    assert again.valid_perplexity == done.valid_perplexity
-    assert {file: (run / file).read_bytes() for file in before} == before
-
-
 def test_a_run_keeps_the_dtype_of_its_parameters(small_corpus: Path, tmp_path: Path):
     run = tmp_path / "run"
     tpdist.train(small(small_corpus, run={"epochs": 1}), run)
     with pytest.raises(RunError, match=r"is of float32, where run\.dtype is float64: leave it as it was"):
         tpdist.resume(run, ["run.epochs=2", "run.dtype=float64"])
     assert tpdist.resume(run, ["run.epochs=2", "run.dtype=bfloat16"]).epochs == 2  # of which float32 holds the sums
-
-
-def test_that_nothing_is_left_to_train_is_said(small_corpus: Path, tmp_path: Path):
-    run, listener = tmp_path / "run", Listener()
-    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(11)))  # in epoch 2
-    tpdist.resume(run, ["run.epochs=1"], listener)
-    assert "nothing is left to train; for more: --set run.epochs=2, or more" in listener.said
-
-
-def test_a_run_that_has_lost_its_best_model_and_has_no_epoch_left_is_said(small_corpus: Path, tmp_path: Path):
-    run = RunDirectory(tmp_path / "run")
-    interrupted(lambda: tpdist.train(small(small_corpus), run.path, stop_at(11)))
-    (run.models / "best.safetensors").write_bytes(b"{")
-    interrupted(lambda: tpdist.resume(run.path, reporter=stop_at(12)))  # which saves that there is none
-    with pytest.raises(
-        RunError, match=r"its best epoch was damaged; no epoch is left to write another: --set run\.epochs=2"
-    ):
-        tpdist.resume(run.path, ["run.epochs=1"])
-    assert tpdist.resume(run.path).best_epoch == 2

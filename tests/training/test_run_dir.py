@@ -1,4 +1,4 @@
-"""A run's directory: what is in it, what is refused, what is left of a run that fails."""
+"""A run's directory: what is in it, what is refused, who holds it."""
 
 import json
 import os
@@ -11,13 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
-from small_runs import Listener, Parts, assert_same_runs, interrupted, small, stop_at
+from small_runs import interrupted, small, stop_at
 
 import tpdist
-from tpdist import ConfigError, DataError, Interrupted, RunError
+from tpdist import Interrupted, RunError
 from tpdist.launch.local import dry_run
-from tpdist.models import build_model
 from tpdist.training import run_dir
 from tpdist.training.run_dir import RunDirectory
 
@@ -57,27 +55,6 @@ def test_result(small_corpus: Path, tmp_path: Path):
     rows = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
     trained = {row["epoch"]: row["perplexity"] for row in rows if row["kind"] == "epoch"}
     assert figures["train_perplexity"] == trained[figures["best_epoch"]]
-
-
-def test_what_is_said_of_a_model_is_written_after_it(small_corpus: Path, tmp_path: Path, monkeypatch):
-    """Who is killed between the two has a model of which the step is an older one's, and it does not count."""
-    written: list[str] = []
-
-    def noted(write: Callable[..., None]) -> Callable[..., None]:
-        return lambda path, what: written.append(path.name) or write(path, what)
-
-    for name in ("write_atomic", "write_json"):
-        monkeypatch.setattr(run_dir, name, noted(getattr(run_dir, name)))
-    tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
-    assert written == ["best.safetensors", "best.json", "last.safetensors", "last.json"]
-
-
-def test_a_file_with_more_parameters_than_the_model_is_another_models(small_corpus: Path):
-    config = small(small_corpus)
-    model = build_model(config.model, config.run, 12)
-    more = {**dict(model.named_parameters()), "extra": torch.zeros(1)}
-    with pytest.raises(RunError, match=r"f: holds another model: parameter extra is \(1,\) there and absent in"):
-        run_dir.load_parameters(model, more, "f")
 
 
 def test_the_default_name(small_corpus: Path, tmp_path: Path, monkeypatch):
@@ -165,79 +142,6 @@ def test_a_working_directory_that_no_configuration_can_name_is_refused(
     assert list(Path().iterdir()) == []
     tpdist.train(small(small_corpus, run={"epochs": 1}), "run")  # nothing in its configuration is below this directory
     assert tpdist.evaluate("run").tokens
-
-
-FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
-    (
-        {"optimizer": {"options": {"bets": 1.0}}},
-        ConfigError,
-        r"optimizer.options.bets: torch.optim.Adam takes no 'bets'; it",
-    ),
-    (
-        {"optimizer": {"options": {"betas": 0.9}}},
-        ConfigError,
-        "optimizer.options.betas: torch.optim.Adam: 'float' object is not subscriptable; got 0.9",
-    ),
-    ({"optimizer": {"options": {"betas": (2.0, 0.9)}}}, ConfigError, "torch.optim.Adam: Invalid beta parameter"),
-    (
-        {"optimizer": {"options": {"capturable": True, "fused": False}}},
-        ConfigError,
-        r"^optimizer\.options: torch\.optim\.Adam: (.*); got capturable: true, fused: false$",
-    ),
-    (
-        {"method": {"h_optimizer": {"options": {"eps": 1.0}}}},
-        ConfigError,
-        "method.h_optimizer.options.eps: torch.optim.SGD",
-    ),
-    ({"batching": {"streams": 60}}, ConfigError, "batching.streams: 60 streams of at least one block of 4 steps need"),
-    (
-        {"batching": {"blocks": 26}},
-        ConfigError,
-        "batching.blocks: a window of 26 blocks is longer than a stream, which",
-    ),
-    ({"run": {"device": "cuda"}}, ConfigError, "run.device: torch sees no CUDA device here; write cpu or auto"),
-    (
-        {"model": {"cell": "no.such:Cell", "allow_cells_from": ["no"]}},
-        ConfigError,
-        r"model.cell: cannot load 'no.such:",
-    ),
-    ({"data": {"level": "char"}}, DataError, "made with data.level word, the configuration has char"),
-]
-
-
-@pytest.mark.parametrize(("parts", "kind", "said"), FAILURES)
-def test_bad_input_leaves_no_directory(parts, kind, said: str, small_corpus: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    listener = Listener()
-    with pytest.raises(kind, match=re.escape(said) if "(" not in said else said):
-        tpdist.train(small(small_corpus, **parts), tmp_path / "run", listener)
-    assert not (tmp_path / "run").exists()
-    assert listener.closed
-
-
-def test_a_fault_of_the_users_own_cell_is_not_swallowed(small_corpus: Path, tmp_path: Path, monkeypatch):
-    (tmp_path / "faulty_cells.py").write_text(
-        "from tpdist.models import GRU\n"
-        "class Faulty(GRU):\n"
-        "    def forward(self, x, state):\n"
-        "        return {}['mine']\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    model = {"cell": "faulty_cells:Faulty", "allow_cells_from": ["faulty_cells"]}
-    with pytest.raises(KeyError, match="mine"):
-        tpdist.train(small(small_corpus, model=model), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_control_c_before_the_first_update(small_corpus: Path, tmp_path: Path, monkeypatch):
-    """What is saved then is the beginning."""
-    run = tmp_path / "run"
-    tpdist.train(small(small_corpus), tmp_path / "whole")
-    saying = Listener()
-    monkeypatch.setattr(saying, "say", lambda text: __import__("signal").raise_signal(2) if "B=4" in text else None)
-    assert "stopped at step 0; saved" in interrupted(lambda: tpdist.train(small(small_corpus), run, saying))
-    tpdist.resume(run)
-    assert_same_runs(tmp_path / "whole", run)
 
 
 def test_two_processes_do_not_train_in_one_directory(small_corpus: Path, tmp_path: Path):

@@ -18,7 +18,7 @@ from tpdist.parallel.traffic import Traffic
 from tpdist.training import epoch_end, trainer, writer
 from tpdist.training.checkpoints import Packed, Shard, load_checkpoint
 from tpdist.training.depots import Directory
-from tpdist.training.writer import Writer
+from tpdist.training.writer import PartMissingError, Writer
 
 
 def names(run: Path) -> list[str]:
@@ -167,7 +167,7 @@ def test_a_run_that_failed_does_not_wait_for_a_worker_that_died(tmp_path: Path, 
     leader.give_up()
     assert not leader.busy
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="not every worker wrote its part"):
+    with pytest.raises(PartMissingError, match="not every worker wrote its part"):
         leader.check()
 
 

@@ -30,6 +30,7 @@ from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
 from tpdist.tprop.prediction import predict
 from tpdist.training.batches import Batch, Batches
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.run_dir import RunDirectory
 
 WINDOWS = 16
@@ -63,7 +64,7 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
     config = _config(directory, [*base, "method.name=costate", "method.edge_costate=zero", "objective.weight=0.0"])
     store = Store.open(default_store(config.data))
-    model = directory.load_model(config, "best", store.manifest)
+    model = KeptModel(directory, "best").load(config, store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
     configs = {name: _config(directory, [*base, *changes]) for name, changes in cases(weight).items()}
     found: dict[str, list[float]] = {name: [] for name in configs}

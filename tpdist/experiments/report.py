@@ -25,6 +25,7 @@ from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.training.batches import Batches
 from tpdist.training.changes import changes
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import flat
@@ -96,7 +97,7 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
     changes += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
     config = load_config(directory.config_file, changes)
     store = Store.open(default_store(config.data))
-    model = directory.load_model(config, "best", store.manifest)
+    model = KeptModel(directory, "best").load(config, store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), model.bias.dtype)
     plan = plan_epoch(config, 1, batches.per_window)
     sums = torch.zeros(blocks)

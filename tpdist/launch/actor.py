@@ -6,10 +6,8 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import ray
@@ -22,6 +20,7 @@ from tpdist.data import Store
 from tpdist.errors import DataError, RunError
 from tpdist.launch.cluster import gpu_index
 from tpdist.launch.faults import lost_neighbour, of_the_machine
+from tpdist.launch.messages import Ended, Job, Process, Rendezvous
 from tpdist.launch.metrics import Metrics
 from tpdist.launch.placement import choose_backend
 from tpdist.parallel import Workers
@@ -34,56 +33,6 @@ from tpdist.training.worker import run_worker
 LOOK_EVERY_S = 1.0
 MEETING_LIMIT_S = 5.0
 LEASE_ENDED = 75  # the exit code of a worker that nobody asks any more
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far.
-
-    directory: the user's, where the paths in `overrides` begin.
-    """
-
-    run: str
-    store: str
-    overrides: tuple[str, ...]
-    directory: str
-    resume: bool
-    threads: int
-    recoveries: int = 0
-
-
-@dataclass(frozen=True)
-class Process:
-    """An actor's, and where it runs. gpu: (node, Ray's name of it there), or None."""
-
-    node: str
-    host: str
-    id: int
-    gpu: tuple[str, str] | None
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where the workers of one generation meet, a TCPStore that the controller keeps; who they are, by rank."""
-
-    host: str
-    port: int
-    generation: int
-    processes: tuple[Process, ...]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How `train` came back, if not by the worker's own error.
-
-    result: the leader's, once the run is finished. lost: what the worker heard when another one went. failed: what its
-    machine did to it. regroup: it waits at an epoch's end, as it was asked to.
-    """
-
-    result: dict[str, Any] | None = None
-    lost: str | None = None
-    failed: str | None = None
-    regroup: bool = False
 
 
 @ray.remote(max_restarts=0, concurrency_groups={"ctl": 4})  # pyright: ignore[reportCallIssue]

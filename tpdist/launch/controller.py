@@ -21,19 +21,18 @@ import ray
 
 from tpdist.config import Cluster
 from tpdist.errors import Interrupted
-from tpdist.launch.actor import Job, Rendezvous
 from tpdist.launch.cluster import ClusterError, free_nodes, open_meeting, wait_for_room
 from tpdist.launch.crew import Change, Crew, WorkerFailedError
 from tpdist.launch.hosted import Hosted
+from tpdist.launch.messages import Job, Rendezvous
 from tpdist.launch.placement import Node, assign, room
-from tpdist.launch.policy import SETTLE_S, Action, Decision, Limits, Situation, decide
+from tpdist.launch.policy import Action, Limits, Situation, decide
 from tpdist.training.depots import has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 
 GROW_EVERY_S = 5.0
-START_LIMIT_S = 120.0
 
 
 class State(enum.Enum):
@@ -65,10 +64,11 @@ class Controller:
     failures: list[float] = field(default_factory=list)
     unfit: set[str] = field(default_factory=set)
     change: Change | None = None
-    error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.crew = Crew(self.reporter, self.cluster.heartbeat_s)
+        cluster = self.cluster
+        self.crew = Crew(self.reporter, cluster.heartbeat_s)
+        self._limits = Limits(self.sizes, cluster.max_restarts, cluster.restart_window_s, cluster.rejoin_s)
 
     def run(self) -> dict[str, Any]:
         """Through the states to FINISHED. Raises what failed, the worker's own error first."""
@@ -80,14 +80,12 @@ class Controller:
             State.RECOVERING: self._recover,
         }
         try:
-            while self.state in steps:
-                try:
-                    self.state = steps[self.state]()
-                except Exception as error:
-                    self.error, self.state = error, State.FAILED
-            if self.error is not None:
-                raise self.error
+            while self.state is not State.FINISHED:
+                self.state = steps[self.state]()
             return self._result
+        except Exception:
+            self.state = State.FAILED
+            raise
         finally:
             self.crew.release()
 
@@ -106,18 +104,20 @@ class Controller:
         while True:
             self._note_lost()
             nodes = self._nodes(answering=self.generation > 0)
-            decision = self._decide(room(nodes, *self._needs))
+            now, space = time.monotonic(), room(nodes, *self._needs)
+            decision = decide(Situation(self.failures, now, self.wanted, len(self.crew), space), self._limits)
             if decision.action is Action.WAIT:
                 self._leave_if_stopped()
                 self.crew.look()
                 continue
             if decision.action is Action.FAIL:
+                if not self.generation and not self.failures:  # the room was there a moment ago
+                    return State.CONNECTED
                 raise self._given_up(decision.reason)
             self.crew.keep(decision.workers)
             missing = decision.workers - len(self.crew)
-            new = [Hosted.on(node, self.cluster) for node in assign(nodes, missing, *self._needs)] if missing else []
-            self.crew.add(new)
-            if not self._start():
+            self.crew.add([Hosted.on(node, self.cluster) for node in assign(nodes, missing, *self._needs)])
+            if not self.crew.start(self._needs, self._leave_if_stopped):
                 if self.generation:
                     continue
                 self.crew.keep(0)  # what it holds may be what the other waits for
@@ -147,29 +147,6 @@ class Controller:
         enough = len(self.crew) + room(fit, *self._needs) >= self.sizes[0]
         return fit if enough else nodes
 
-    def _start(self) -> bool:
-        """Until the new actors run; those that do not within the limit are lost.
-
-        -> False where the room of some was taken before they had it: those are let go, and it is nobody's failure.
-        """
-        began = time.monotonic()
-        while waiting := [one for one in self.crew.hosted if one.process is None and one.fault is None]:
-            self._leave_if_stopped()
-            self.crew.look([one.placing for one in waiting])
-            passed = time.monotonic() - began
-            for one in waiting:
-                one.has_started(passed > START_LIMIT_S)
-            if passed > SETTLE_S and (roomless := self._roomless()):
-                self.crew.let_go(roomless)
-                return False
-        return True
-
-    def _roomless(self) -> list[Hosted]:
-        """Workers that Ray has not placed, on nodes that have no room left."""
-        places = {node.id: node.room(*self._needs) for node in free_nodes()}
-        starting = [one for one in self.crew.hosted if one.process is None and one.fault is None]
-        return [one for one in starting if not places.get(one.node.id) and not one.placed]
-
     def _join(self) -> State:
         """A new generation: all workers meet and train."""
         self.generation += 1
@@ -181,8 +158,11 @@ class Controller:
         """Watch until all have ended; pass on what they say, and the user's wish to stop."""
         while True:
             self.crew.look()
-            if self.crew.result is not None:
-                return self._finish(self.crew.result)
+            if (result := self.crew.result) is not None:
+                self._tell_change(ended=True)
+                self.crew.hear_out_all()
+                self._result = result
+                return State.FINISHED
             if any(one.own for one in self.crew.hosted):
                 self._call_back()
                 self.crew.hear_out()
@@ -216,12 +196,6 @@ class Controller:
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)
         return State.PLACING
 
-    def _finish(self, result: dict[str, Any]) -> State:
-        self._tell_change(ended=True)
-        self.crew.hear_out_all()
-        self._result = result
-        return State.FINISHED
-
     def _call_back(self) -> None:
         """Have all come back from `train`.
 
@@ -234,16 +208,10 @@ class Controller:
     def _own_error(self) -> Exception | None:
         return self.crew.own_error(self.stop.received, f"{self.job.run}/logs")
 
-    def _decide(self, room: int) -> Decision:
-        cluster = self.cluster
-        limits = Limits(self.sizes, cluster.max_restarts, cluster.restart_window_s, cluster.rejoin_s)
-        return decide(Situation(self.failures, time.monotonic(), self.wanted, len(self.crew), room), limits)
-
     def _given_up(self, reason: str) -> WorkerFailedError:
         lost = "; ".join(self.change.lost) if self.change else "the workers have no room any more"
-        return WorkerFailedError(
-            f"{lost}. Not mended: {reason}. The logs are in {self.job.run}/logs. {self._how_to_go_on()}"
-        )
+        logs = f"{self.job.run}/logs"
+        return WorkerFailedError(f"{lost}. Not mended: {reason}. The logs are in {logs}. {self.how_to_go_on()}")
 
     def _grow(self) -> None:
         """Where the cluster has room for more workers, ask for a new group at the end of the epoch."""
@@ -259,18 +227,18 @@ class Controller:
 
     def _tell_change(self, ended: bool = False) -> None:
         """One line on what was mended, or on how the run has grown, once the workers train again."""
-        if self.change is None:
-            return
-        step = self.crew.went_on_from(ended)
-        if step is not None or ended:
-            self.reporter.say(self.change.text(self.crew, step))
-            self.change = None
+        if self.change is not None:
+            step = self.crew.went_on_from(ended)
+            if step is not None or ended:
+                self.reporter.say(self.change.text(self.crew, step))
+                self.change = None
 
     def _leave_if_stopped(self) -> None:
         if self.stop.received:
-            raise Interrupted(f"stopped while workers were placed. {self._how_to_go_on()}")
+            raise Interrupted(f"stopped while workers were placed. {self.how_to_go_on()}")
 
-    def _how_to_go_on(self) -> str:
+    def how_to_go_on(self) -> str:
+        """What to tell the user of a run that has ended before its end."""
         run = RunDirectory(Path(self.job.run))
         if not has_checkpoints(run.load_config(self.job.overrides), run):
             return "There is no checkpoint yet: start the run again"

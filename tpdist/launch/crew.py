@@ -1,19 +1,22 @@
-"""The workers of one run, seen together: what they say, how they end, who is lost."""
+"""The workers of one run, seen together: how they start, what they say, how they end, who is lost."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from tpdist.errors import Interrupted, TpdistError
-from tpdist.launch.actor import Job, Process, Rendezvous
+from tpdist.launch.cluster import free_nodes
 from tpdist.launch.hosted import WORDS_LIMIT_S, Answer, Hosted
+from tpdist.launch.messages import Job, Process, Rendezvous
+from tpdist.launch.policy import SETTLE_S
 from tpdist.training.progress import Reporter, together
 
 LOOK_EVERY_S = 0.25
 LONGEST_LOOK_S = 1.0
+START_LIMIT_S = 120.0
 # survivors that take longer to come back hang in a message, and are replaced too
 RETURN_LIMIT_S = 10.0
 
@@ -71,6 +74,29 @@ class Crew:
     def add(self, new: Sequence[Hosted]) -> None:
         """Ranks follow the nodes, so that neighbours in time are near each other."""
         self.hosted = sorted([*self.hosted, *new], key=lambda one: (one.node.address, one.node.id))
+
+    def start(self, needs: tuple[float, float], leave_if_stopped: Callable[[], None]) -> bool:
+        """Until the new actors run; those that do not within the limit are lost. needs: CPUs and GPUs of each.
+
+        -> False where the room of some was taken before they had it: those are let go, and it is nobody's failure.
+        """
+        began = time.monotonic()
+        while starting := [one for one in self.hosted if one.process is None and one.fault is None]:
+            leave_if_stopped()
+            self.look([one.placing for one in starting])
+            passed = time.monotonic() - began
+            for one in starting:
+                one.has_started(passed > START_LIMIT_S)
+            if passed > SETTLE_S and (roomless := self._roomless(needs)):
+                self.let_go(roomless)
+                return False
+        return True
+
+    def _roomless(self, needs: tuple[float, float]) -> list[Hosted]:
+        """Workers that Ray has not placed, on nodes that have no room left."""
+        places = {node.id: node.room(*needs) for node in free_nodes()}
+        starting = [one for one in self.hosted if one.process is None and one.fault is None]
+        return [one for one in starting if not places.get(one.node.id) and not one.placed]
 
     def train(self, job: Job, rendezvous: Rendezvous) -> None:
         """Begin a generation."""

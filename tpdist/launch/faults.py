@@ -6,6 +6,8 @@ import re
 import torch
 import torch.distributed as dist
 
+from tpdist.training.writer import PartMissingError
+
 # Gloo raises plain RuntimeErrors, whose messages begin with its source file
 GROUP_ERROR = re.compile(r"gloo/|nccl", re.IGNORECASE)
 # a disk or a network below the file system, not a file that is wrong
@@ -15,7 +17,8 @@ MACHINE_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, err
 def lost_neighbour(error: BaseException) -> bool:
     """Whether a worker ended because another one, or the way to it, is gone."""
     return any(
-        isinstance(one, dist.DistError) or (type(one) is RuntimeError and bool(GROUP_ERROR.search(str(one))))
+        isinstance(one, dist.DistError | PartMissingError)
+        or (type(one) is RuntimeError and bool(GROUP_ERROR.search(str(one))))
         for one in _chain(error)
     )
 

@@ -15,7 +15,8 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
-from tpdist.launch.actor import Ended, Job, Process, Rendezvous, SpanActor
+from tpdist.launch.actor import SpanActor
+from tpdist.launch.messages import Ended, Job, Process, Rendezvous
 from tpdist.launch.placement import Node
 from tpdist.training.progress import Status
 

@@ -11,7 +11,6 @@ import re
 import secrets
 import shlex
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,26 +18,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tpdist.config import load_config, with_place
 from tpdist.config.workers import check_devices
 from tpdist.errors import ConfigError, Interrupted, TpdistError, key_of
 from tpdist.launch.dashboard import address_of, connect, translated
-from tpdist.launch.entrypoint import NOT_SHOWN, SHARED, entrypoint_of, failure, find_result
+from tpdist.launch.entrypoint import SHARED, entrypoint_of, failure, find_result
+from tpdist.launch.following import follow_log
 from tpdist.launch.packing import (
     JobError,
     below_shared,
     needed_there,
+    overrides_there,
     pack_list,
     paths_there,
     write_package,
 )
 
-LOOK_EVERY_S = 1.0
-PATIENCE_S = 60.0  # with a cluster that does not answer
 # for a stopped job to save everything; Ray's own 3 s would cut it off. The files of cluster/ and docker/ have the same
 # number for jobs that other programs send
 STOP_LIMIT_S = 120
@@ -105,7 +102,7 @@ def submit(
     if resume:
         # a directory may be called "run #2"; the job's name is part of URLs
         name, files = re.sub(r"[^\w.-]+", "-", TIME_OF_A_JOB.sub("", Path(resume).name)), pack_list(root, say)
-        work, arguments = _Submission(None, name, _lifted(overrides), files), ["--resume", resume]
+        work, arguments = _Submission(None, name, overrides_there(overrides), files), ["--resume", resume]
     else:
         work = _new(Path(str(config_path)), overrides, root, say)
         files, arguments = work.files, [str(work.config)]
@@ -140,9 +137,10 @@ def submit(
         if not follow:
             return JobOutcome(job, JobStatus.PENDING.value, run)
         try:
-            log = asyncio.run(_follow(client, job, say))
+            log = asyncio.run(follow_log(client, job, say))
         except KeyboardInterrupt:
-            raise Interrupted(f"job {job} goes on without you; `tpdist stop {job}` ends it") from None
+            ends = f"tpdist stop {job} --address {client.get_address()}"
+            raise Interrupted(f"job {job} goes on without you; `{ends}` ends it") from None
         with translated(client):
             details = client.get_job_info(job)
         result = find_result(log)
@@ -153,7 +151,12 @@ def submit(
             raise JobFailedError(failure(log, details))
         if outcome.result is not None and home is not None:
             target = home / "result.json"
-            target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
+            try:
+                target.write_text(json.dumps(outcome.result, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise JobError(
+                    f"{target}: cannot be written: {error.strerror}; on the cluster it is in {outcome.run}"
+                ) from error
             say(f"result: {target}")
         return outcome
 
@@ -186,17 +189,6 @@ def _new(config_path: Path, overrides: Sequence[str], root: Path, say: Callable[
     sets = [one for one in overrides if key_of(one) not in there]
     sets += [f"{key}={path}" for key, path in there.items()]
     return _Submission(inside.as_posix(), config.run.name, sets, files, needed_there(config, there))
-
-
-def _lifted(overrides: Sequence[str]) -> list[str]:
-    """Overrides of a run that goes on, with relative paths where they lie there."""
-
-    def lifted(override: str) -> str:
-        key, value = key_of(override), override.partition("=")[2].strip()
-        made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
-        return f"{key}={below_shared(value)}" if made else override
-
-    return [lifted(one) for one in overrides]
 
 
 def _run_of(resume: str, client: JobSubmissionClient | None) -> str:
@@ -246,57 +238,6 @@ def _made(directory: Path | None) -> Iterator[None]:
     finally:
         with suppress(OSError):  # there is something in it
             directory.rmdir()
-
-
-async def _follow(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> str:
-    """The job's whole log, passed to `say` line by line while it grows; a broken connection is made again."""
-    log, said = "", 0
-    while True:
-        seen = 0
-        try:
-            # a new connection begins at the log's start
-            async for text in client.tail_job_logs(job):
-                new = text[max(0, len(log) - seen) :]
-                seen += len(text)
-                log += new
-                said = _say_lines(log, said, say)
-        except (RuntimeError, OSError, aiohttp.ClientError):
-            pass
-        if await _has_ended(client, job):
-            break
-        await asyncio.sleep(LOOK_EVERY_S)
-    with translated(client, job):
-        log = client.get_job_logs(job)  # whole: the connection may have closed before the last lines
-    _say_lines(log + "\n", said, say)
-    return log
-
-
-async def _has_ended(client: JobSubmissionClient, job: str) -> bool:
-    """A cluster that does not answer is asked again for a while: the job goes on while a tunnel is down.
-
-    Raises JobError where it answers no more, and for an answer that is none.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            with translated(client, job):
-                return client.get_job_status(job).is_terminal()
-        except JobError as error:
-            if not isinstance(error.__cause__, requests.ConnectionError | requests.Timeout):
-                raise
-            if time.monotonic() > deadline:
-                goes_on = f"job {job} may go on without you: `tpdist jobs` shows it, `tpdist stop {job}` ends it"
-                raise JobError(f"{error}; {goes_on}") from error
-        await asyncio.sleep(LOOK_EVERY_S)
-
-
-def _say_lines(log: str, said: int, say: Callable[[str], None]) -> int:
-    """Pass on the whole lines behind `said`; how far that is."""
-    end = log.rfind("\n") + 1
-    for line in log[said:end].splitlines():
-        if line and not NOT_SHOWN.match(line):
-            say(line)
-    return max(said, end)
 
 
 def _line(details: JobDetails) -> JobLine:

@@ -27,9 +27,10 @@ from tpdist.training.progress import Reporter, Silent
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.snapshot import restore
+from tpdist.training.summary import introduction
 from tpdist.training.trackers import check_installed
 from tpdist.training.trainer import Trainer
-from tpdist.training.worker import introduction, refuse_occupied, run_worker
+from tpdist.training.worker import refuse_occupied, run_worker
 
 
 def train(

@@ -6,10 +6,10 @@ from pathlib import Path
 from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.errors import Interrupted
-from tpdist.launch.actor import Job
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller
 from tpdist.launch.crew import WorkerFailedError
+from tpdist.launch.messages import Job
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
@@ -48,6 +48,8 @@ def run_on_workers(
         worth_reading = controller.crew.began or isinstance(error, WorkerFailedError)  # metrics, the workers' logs
         if not worth_reading and resumed_with is None and not has_checkpoints(config, run):
             forget(config, run)
+        elif isinstance(error, KeyboardInterrupt):  # the second; the first lets the workers save
+            raise Interrupted(f"stopped at once. {controller.how_to_go_on()}") from error
         if isinstance(error, SystemExit):  # Ray's answer to SIGTERM, before ours is there
             raise Interrupted("stopped while Ray was starting") from error
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data import default_store, missing_source
-from tpdist.errors import ConfigError, TpdistError, first_line
+from tpdist.errors import ConfigError, TpdistError, first_line, key_of
 from tpdist.launch.entrypoint import SHARED
 
 # the head keeps the zip in its memory
@@ -83,6 +83,17 @@ def paths_there(config: Experiment, root: Path, files: Sequence[Path]) -> dict[s
     return found
 
 
+def overrides_there(overrides: Sequence[str]) -> list[str]:
+    """Overrides of a run that goes on, with the relative paths among them where they lie on the cluster."""
+
+    def there(override: str) -> str:
+        key, value = key_of(override), override.partition("=")[2].strip()
+        made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
+        return f"{key}={below_shared(value)}" if made else override
+
+    return [there(one) for one in overrides]
+
+
 def needed_there(config: Experiment, there: Mapping[str, str]) -> list[str]:
     """What of `paths_there` a job only reads: files, and the store where nothing says what to make it from."""
     made = {"run.checkpoint_to"} if missing_source(config.data) else {"run.checkpoint_to", "data.store"}
@@ -95,19 +106,28 @@ def below_shared(path: str) -> str:
 
 
 def write_package(root: Path, files: Sequence[Path], package: Path) -> None:
-    """A zip of `files`; equal files give equal zips, which Ray then sends once."""
-    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
-            try:
-                body, mode = (root / path).read_bytes(), (root / path).stat().st_mode
-            except OSError as error:
-                raise JobError(
-                    f"{root / path}: cannot be read: {error.strerror}; name it in .gitignore if it is not needed"
-                ) from error
-            entry = zipfile.ZipInfo(path.as_posix(), (2020, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = (mode & 0o777) << 16
-            archive.writestr(entry, body)
+    """A zip of `files`; equal files give equal zips, which Ray then sends once. Raises JobError, naming the file."""
+    try:
+        with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in files:
+                _add(archive, root / path, path.as_posix())
+    except OSError as error:
+        raise JobError(
+            f"{package}: cannot be written: {error.strerror}; free some space there, or set TMPDIR to another directory"
+        ) from error
+
+
+def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
+    try:
+        body, mode = file.read_bytes(), file.stat().st_mode
+    except OSError as error:
+        raise JobError(
+            f"{file}: cannot be read: {error.strerror}; name it in .gitignore if it is not needed"
+        ) from error
+    entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = (mode & 0o777) << 16
+    archive.writestr(entry, body)
 
 
 def _git_files(root: Path) -> list[Path] | None:

@@ -17,6 +17,7 @@ from tpdist.training.depots import depot_for
 from tpdist.training.evaluation import Evaluation, evaluate_tokens
 from tpdist.training.inspection import Found, inspect
 from tpdist.training.interchange import export_model
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.sampling import sample_text
 
@@ -113,8 +114,8 @@ def checkpoints(run_dir: str | Path, overrides: Sequence[str] = ()) -> list[Foun
 def damaged_models(run_dir: str | Path) -> list[str]:
     """What is wrong with a run's `best` and `last` model, where they are there."""
     run = RunDirectory.open(run_dir)
-    found = [run.damage(which) for which in MODELS if (run.models / f"{which}.json").exists()]
-    return [wrong for wrong in found if wrong is not None]
+    kept = [KeptModel(run, which) for which in MODELS]
+    return [wrong for one in kept if one.about_file.exists() and (wrong := one.damage()) is not None]
 
 
 def export(
@@ -127,7 +128,7 @@ def export(
     Raises RunError where the directory exists, TpdistError where the extra `onnx` is asked for and not installed.
     """
     with _loaded(run_dir, which, overrides) as (config, store, model):
-        figures, vocabulary = RunDirectory(Path(run_dir)).figures(which), store.vocabulary
+        figures, vocabulary = KeptModel(RunDirectory(Path(run_dir)), which).figures(), store.vocabulary
     # behind it: torch's export to ONNX refuses kernels that are set for recurrences alone
     export_model(model.cpu(), vocabulary, config, figures, Path(out), onnx)
     return Path(out)
@@ -145,7 +146,7 @@ def _loaded(
     try:
         device = pick_device(config)
         store = open_or_prepare(config.data, data_progress)
-        model = run.load_model(config, which, store.manifest).to(device)
+        model = KeptModel(run, which).load(config, store.manifest).to(device)
     except ConfigError as error:
         raise with_place(error, config) from error
     with settings_kept():

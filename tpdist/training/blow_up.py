@@ -1,6 +1,9 @@
-"""After an update whose figures are not finite: say whose block it was, then stop the run or leave the update out."""
+"""Where numbers are not finite: say whose block it was, then stop the run or leave the update out."""
 
 from typing import TYPE_CHECKING, NoReturn
+
+import torch
+from torch import Tensor
 
 from tpdist.errors import NonFiniteError
 from tpdist.training.diagnosis import first_cause, locate
@@ -38,6 +41,16 @@ def blown_up(trainer: "Trainer", batch: "Batch", error: "BlowUpError", undo: "Un
     if state.skipped_in_row > run.skip_in_row:
         stop_non_finite(trainer, f"{said}; the {run.skip_in_row} updates before it were skipped")
     trainer.reporter.say(f"{said}; this update is skipped, {state.skipped} so far")
+
+
+def refuse_non_finite(trainer: "Trainer", tensors: dict[str, Tensor]) -> None:
+    """Stop the run where one of the `tensors` of any worker is not finite. All workers call it at once."""
+    bad = (name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all())
+    wrong = next(bad, None)
+    if trainer.workers.any(wrong is not None):
+        rank, name = next((rank, name) for rank, name in enumerate(trainer.workers.gather(wrong)) if name is not None)
+        which = f"{name} of {trainer.workers.name(rank)}"
+        stop_non_finite(trainer, f"after step {trainer.state.step}: a parameter or a state is not finite, {which}")
 
 
 def stop_non_finite(trainer: "Trainer", what: str) -> NoReturn:

@@ -7,20 +7,22 @@ token stands in the names of receipts alone. A late worker may still write over 
 then tells.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 MANIFEST = "manifest.json"
 OWNER = "run"  # the file with the id of the run whose checkpoints these are
-PATTERN = "step-????????*"
+NAME = re.compile(r"step-(\d{8,})(-epoch)?")  # of a checkpoint: a copy beside it, such as step-00000009.bak, is none
 RECEIPT = ".receipt"  # behind a file's name: a worker's word that it is whole
 ASIDE = "damaged-"
 
 
 def oldest_first(names: Iterable[str]) -> list[str]:
-    """By their updates. From a hundred million on a name has more digits, and the plain order is wrong."""
-    return sorted(names, key=lambda name: (len(name.split("-")[1]), name))
+    """Those of `names` that are checkpoints', by their updates."""
+    found = [match for name in names if (match := NAME.fullmatch(name))]
+    return [match[0] for match in sorted(found, key=lambda match: (int(match[1]), match[0]))]
 
 
 class Depot(Protocol):

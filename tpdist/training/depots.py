@@ -7,7 +7,7 @@ from pathlib import Path
 from tpdist.config import Experiment
 from tpdist.data.disk import sync, unwritable
 from tpdist.errors import ConfigError, TpdistError
-from tpdist.training.depot import ASIDE, OWNER, PATTERN, Depot, oldest_first
+from tpdist.training.depot import ASIDE, OWNER, Depot, oldest_first
 from tpdist.training.files import clear_leftovers
 from tpdist.training.object_store import ObjectStore
 from tpdist.training.run_dir import RunDirectory
@@ -35,7 +35,7 @@ class Directory:
         (self.path / OWNER).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        return oldest_first(path.name for path in self.path.glob(PATTERN))
+        return oldest_first(path.name for path in self.path.glob("step-*"))
 
     def fetch(self, name: str, scratch: Path) -> Path:
         return self.path / name

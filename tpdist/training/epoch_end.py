@@ -12,6 +12,7 @@ from tpdist.models import LanguageModel
 from tpdist.training.blow_up import stop_non_finite
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, share_of_loss
 from tpdist.training.figures import metrics_row, own_work
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
 
@@ -111,8 +112,8 @@ def _save_models(trainer: "Trainer", valid: Evaluation, better: bool) -> None:
         "model": trainer.config.model.model_dump(mode="json"),
     }
     if better:
-        trainer.run.save_model("best", trainer.model, about)
-    trainer.run.save_model("last", trainer.model, about)
+        KeptModel(trainer.run, "best").save(trainer.model, about)
+    KeptModel(trainer.run, "last").save(trainer.model, about)
 
 
 def hand_on(trainer: "Trainer") -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpdist.errors import RunError
-from tpdist.training.checkpoints import Loaded, read_checkpoint, verify_checkpoint
+from tpdist.training.checkpoints import Loaded, read_checkpoint
 from tpdist.training.depot import Depot
+from tpdist.training.manifest import verify_checkpoint
 from tpdist.training.snapshot import counters
 from tpdist.training.state import RunState
 
@@ -24,25 +25,27 @@ class Found:
 
 
 def inspect(depot: Depot) -> list[Found]:
-    """Every checkpoint, oldest first; every byte of them is read."""
+    """Every checkpoint, oldest first; every byte of them is read. A run that is trained meanwhile may prune some."""
     found, state = [], RunState()
     for name in depot.names():
         with tempfile.TemporaryDirectory() as scratch:
             one, state = _look(depot, name, Path(scratch), state)
+        if one.wrong is None or name in depot.names():
             found.append(one)
     best = f"step-{state.best_step:08d}-epoch" if state.best is not None else None
     return [replace(one, best=one.name == best) for one in found]
 
 
 def _look(depot: Depot, name: str, scratch: Path, before: RunState) -> tuple[Found, RunState]:
-    path, where = depot.fetch(name, scratch), f"{depot.where}/{name}"
+    where = f"{depot.where}/{name}"
     try:
+        path = depot.fetch(name, scratch)
         if wrong := verify_checkpoint(path, where):
             return Found(name, wrong), before
         loaded: Loaded = read_checkpoint(name, path, where)
         loaded.shards()
         state = counters(loaded.state, where)
-    except RunError as error:
+        size = sum(file.stat().st_size for file in path.iterdir())
+    except (RunError, OSError) as error:
         return Found(name, str(error)), before
-    size = sum(file.stat().st_size for file in path.iterdir())
     return Found(name, None, size, state.step, state.place), state

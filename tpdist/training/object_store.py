@@ -2,12 +2,12 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpdist.errors import ConfigError, RunError, first_line
-from tpdist.training.depot import ASIDE, MANIFEST, OWNER, PATTERN, RECEIPT, oldest_first
+from tpdist.training.depot import ASIDE, MANIFEST, NAME, OWNER, RECEIPT, oldest_first
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -77,7 +77,7 @@ class ObjectStore:
                 return stream.read()
 
     def finish(self, name: str, token: int, unwanted: list[str]) -> None:
-        with self._told():
+        with suppress(RunError), self._told():  # it is whole: what cannot be deleted stays, and harms nobody
             for file in unwanted:
                 self._filesystem.delete_file(self._path(name, token, file))
         self.leave(token)
@@ -124,8 +124,7 @@ class ObjectStore:
 
         below = FileSelector(self._base, allow_not_found=True, recursive=True)
         paths = [Path(info.path) for info in self._filesystem.get_file_info(below)]
-        found = {path if path.match(PATTERN) else path.parent for path in paths}
-        found = {path for path in found if path.match(PATTERN)}
+        found = {path if NAME.fullmatch(path.name) else path.parent for path in paths}
         return oldest_first(path.name for path in found if (path / MANIFEST in paths) == complete)
 
     @contextmanager

@@ -28,15 +28,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from tpdist.config import Experiment, load_config, to_yaml
 from tpdist.config.yaml_text import control_character, shown
-from tpdist.data import Manifest, default_store
+from tpdist.data import default_store
 from tpdist.data.disk import parse_json
 from tpdist.errors import RunError, TpdistError
-from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import clear_leftovers, load_tensors, save_tensors, write_atomic, write_json, write_text
+from tpdist.training.files import clear_leftovers, write_text
 from tpdist.training.locks import locked
 
 
@@ -98,7 +95,7 @@ class RunDirectory:
         refuse_bytes(self.path, "--run-dir")
         if os.path.isfile(self.config_file):
             way_on = f"continue it with `{self.resume_command}`"
-            if not self._may_go_on():
+            if not self.may_go_on():
                 way_on = "no checkpoint is in it: delete it"
             raise RunError(
                 f"{self.path}: exists already and is not overwritten; {way_on}, or give --run-dir a new name"
@@ -108,7 +105,7 @@ class RunDirectory:
         if any(os.path.isfile(parent) for parent in self.path.parents):
             raise RunError(f"{self.path}: cannot be made: {os.strerror(errno.ENOTDIR)}")
 
-    def _may_go_on(self) -> bool:
+    def may_go_on(self) -> bool:
         """Whether there may be a checkpoint: here, or where nobody has looked."""
         try:
             return any(self.checkpoints.iterdir()) or self.load_config().run.checkpoint_to is not None
@@ -172,65 +169,6 @@ class RunDirectory:
         """Remove the directory of a run that never took a step."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def save_model(self, which: str, model: LanguageModel, about: dict[str, Any]) -> None:
-        """models/<which>.safetensors and .json; the JSON last, so that a whole pair is known by it."""
-        # tied ones once: safetensors refuses shared memory
-        own: dict[str, Tensor] = dict(model.named_parameters())
-        write_atomic(self.models / f"{which}.safetensors", lambda file: save_tensors(own, file))
-        write_json(self.models / f"{which}.json", about)
-
-    def load_model(self, config: Experiment, which: str, corpus: Manifest) -> LanguageModel:
-        """The model of the `best` or the `last` epoch, on the CPU. Raises RunError if `corpus` is not the model's."""
-        about = self._about(which)
-        if about["corpus"] != corpus.checksum:
-            raise RunError(
-                f"{self.path}: its model was trained on another corpus than the store that the configuration names "
-                f"now holds; prepare that corpus again"
-            )
-        model = build_model(config.model, config.run, about["types"])
-        file = self.models / f"{which}.safetensors"
-        load_parameters(model, load_tensors(file), str(file))
-        return model
-
-    def damage(self, which: str, step: int | None = None) -> str | None:
-        """What is wrong with the files of the `best` or the `last` model, if anything. step: when it was saved."""
-        try:
-            saved = self._about(which).get("step")
-            load_tensors(self.models / f"{which}.safetensors")
-        except RunError as error:
-            return str(error)
-        if step is not None and saved != step:
-            file = self.models / f"{which}.json"
-            return f"{file}: is of step {saved}, and the best until the checkpoint, of step {step}, is gone"
-        return None
-
-    def _about(self, which: str, needed: Sequence[str] = ("types", "corpus")) -> dict[str, Any]:
-        """What `save_model` was told, with all that its reader has `needed`. Raises RunError where it is not whole."""
-        file = self.models / f"{which}.json"
-        if not file.is_file():
-            way_on = f"; go on with `{self.resume_command}`" if self._may_go_on() else ""
-            raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
-        try:
-            about: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
-            _ = [about[name] for name in needed]
-            return about
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            other = "evaluate --model last, or " if which == "best" else ""
-            raise RunError(
-                f"{file}: not what tpdist wrote; {other}train an epoch more, which writes it again"
-            ) from error
-
-    def figures(self, which: str) -> dict[str, Any]:
-        """What is known of the `best` or the `last` model: its epoch, perplexities; more where the run has ended."""
-        kept = ("epoch", "valid_perplexity")
-        about = self._about(which, kept)
-        known = {name: about[name] for name in kept}
-        if which == "best":
-            with suppress(OSError, ValueError, KeyError, TypeError):  # none, or not ours
-                result = parse_json(self.result_file.read_text(encoding="utf-8"))
-                known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
-        return known
-
 
 def refuse_bytes(path: Path, option: str) -> None:
     """Raise RunError for a name that is not UTF-8: safetensors writes there and reads nothing."""
@@ -246,21 +184,6 @@ def _names_by_time(name: str) -> Iterator[Path]:
     yield stem
     for number in itertools.count(2):
         yield stem.with_name(f"{stem.name}-{number}")
-
-
-def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
-    own = dict(model.named_parameters())
-    for name in sorted(own.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else None
-        wanted = tuple(own[name].shape) if name in own else None
-        if got != wanted:
-            raise RunError(
-                f"{source}: holds another model: parameter {name} is {got or 'absent'} there and {wanted or 'absent'} "
-                f"in the configuration; use the configuration that it was trained with"
-            )
-    for name, parameter in own.items():
-        parameter.data.copy_(tensors[name])
 
 
 def with_absolute_paths(config: Experiment, base: Path) -> Experiment:

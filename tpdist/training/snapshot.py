@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from tpdist.errors import RunError
-from tpdist.training.checkpoints import STATE, Loaded, Packed, Shard, not_a_state
+from tpdist.training.checkpoints import Loaded, Packed, Shard, not_a_state
+from tpdist.training.kept_model import load_parameters
+from tpdist.training.manifest import STATE
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
-from tpdist.training.run_dir import load_parameters
 from tpdist.training.state import EpochSums, RunState
 
 if TYPE_CHECKING:
@@ -202,8 +202,3 @@ def _layout(trainer: "Trainer") -> dict[str, Any]:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of a tensor that holds an infinity or a not-a-number."""
-    return next((name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()), None)

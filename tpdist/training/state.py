@@ -71,6 +71,11 @@ class RunState:
         """Have more epochs passed without gain than the run shall wait? patience: None for no end."""
         return patience is not None and self.stale >= patience
 
+    def forget_best(self) -> None:
+        """No epoch until here counts as the best."""
+        self.best, self.best_epoch, self.best_step, self.best_train = None, 0, 0, None
+        self.stale = self.decay_wait = 0
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

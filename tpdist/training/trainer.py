@@ -25,18 +25,19 @@ from tpdist.tprop import (
     visit,
 )
 from tpdist.training.batches import Ahead, Batch, Batches
-from tpdist.training.blow_up import blown_up, stop_non_finite
+from tpdist.training.blow_up import blown_up, refuse_non_finite
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, try_optimizers
 from tpdist.training.depots import depot_for
 from tpdist.training.diagnosis import compare_workers
 from tpdist.training.epoch_end import end_epoch, evaluate_split
 from tpdist.training.figures import count_update, live_status, metrics_row
+from tpdist.training.kept_model import KeptModel
 from tpdist.training.profiling import Profile
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import Regroup, StopSignal
-from tpdist.training.snapshot import first_not_finite, pack, restore
+from tpdist.training.snapshot import pack, restore
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
 from tpdist.training.undo import Undo
@@ -108,7 +109,7 @@ class Trainer:
         """A model of the best epoch that cannot be read does not count. Raises RunError where no epoch is left."""
         damage = None
         if self.workers.leads and self.state.best is not None:
-            damage = self.run.damage("best", self.state.best_step)
+            damage = KeptModel(self.run, "best").damage(self.state.best_step)
         damage = self.workers.gather(damage)[0]
         if damage is None and self.over and self.state.best is None:  # as it was found before
             damage = f"{self.run.path}: the model of its best epoch was damaged"
@@ -117,8 +118,7 @@ class Trainer:
         if self.over:
             raise RunError(f"{damage}; no epoch is left to write another: {self.for_more}, or evaluate --model last")
         self.reporter.say(f"{damage}; the best of the epochs to come counts")
-        self.state.best, self.state.best_epoch, self.state.best_step, self.state.best_train = None, 0, 0, None
-        self.state.stale = self.state.decay_wait = 0
+        self.state.forget_best()
 
     @property
     def over(self) -> bool:
@@ -241,11 +241,7 @@ class Trainer:
         Raises NonFiniteError rather than save what no step can use.
         """
         packed = pack(self)
-        wrong = first_not_finite(packed.tensors | packed.states)
-        if self.workers.any(wrong is not None):
-            seen = [(rank, name) for rank, name in enumerate(self.workers.gather(wrong)) if name is not None]
-            which = f"{seen[0][1]} of {self.workers.name(seen[0][0])}"
-            stop_non_finite(self, f"after step {self.state.step}: a parameter or a state is not finite, {which}")
+        refuse_non_finite(self, packed.tensors | packed.states)
         compare_workers(self.workers, self.theta.parameters, self.state.step)
         state = self.state
         name = f"step-{state.step:08d}" + ("-epoch" if state.position == 0 else "")

@@ -4,12 +4,11 @@ from contextlib import nullcontext, suppress
 
 import torch
 
-from tpdist.config import Experiment, unread
+from tpdist.config import Experiment
 from tpdist.data import Store
 from tpdist.data.disk import NO_SPACE, parse_json
 from tpdist.errors import Interrupted, OutputError, RunError, first_line
 from tpdist.parallel import Traffic, Workers
-from tpdist.tprop import Plan, plan_epoch
 from tpdist.training.changes import Change, note_changes, text
 from tpdist.training.checks import device_name, set_kernels
 from tpdist.training.depot import OWNER, Depot
@@ -19,10 +18,12 @@ from tpdist.training.evaluation import perplexity
 from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
-from tpdist.training.progress import Reporter, clock
+from tpdist.training.kept_model import KeptModel
+from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
+from tpdist.training.summary import conclusion, introduction
 from tpdist.training.trainer import Trainer
 
 LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
@@ -99,7 +100,8 @@ def run_worker(
             if explained is None:
                 raise
             raise explained from error
-    _conclude(result, reporter)
+    for line in conclusion(result):
+        reporter.say(line)
     return result
 
 
@@ -177,7 +179,8 @@ def _test(trainer: Trainer, stop: StopSignal) -> float:
     """The best model's perplexity on the test split. All workers call it at once. Raises Interrupted."""
     run, workers = trainer.run, trainer.workers
     # the leader's: another machine may see the directory as it was
-    best = run.load_model(trainer.config, "best", trainer.store.manifest) if workers.leads else trainer.model.copied()
+    kept = KeptModel(run, "best")
+    best = kept.load(trainer.config, trainer.store.manifest) if workers.leads else trainer.model.copied()
     best.to(trainer.device)
     with torch.no_grad():
         for parameter in best.parameters():
@@ -217,55 +220,3 @@ def _result(trainer: Trainer, test: float | None, traffic: Traffic, recoveries: 
         recoveries=recoveries,
         train_perplexity=None if state.best_train is None else perplexity(state.best_train),
     )
-
-
-def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
-    """The lines that a run begins with. device: of its workers, where they are elsewhere."""
-    config, layout, place = trainer.config, trainer.batches.layout, trainer.workers.place
-    plan = plan_epoch(config, trainer.state.epoch, trainer.batches.per_window)
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    lines = [
-        f"run {trainer.run.path}",
-        f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}"
-        + (f" in {config.model.layers} layers" if config.model.layers > 1 else "")
-        + f", {parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
-        f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
-        f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; " + ", ".join(_steps(plan)),
-    ]
-    if trainer.workers.count > 1:
-        lines.append(f"{trainer.workers.count} workers: {place.streams} along stream x {place.times} along time")
-    if config.sweep is not None:
-        lines.append("of the file's sweep: section nothing is run here; tpdist sweep runs it")
-    return [*lines, *unread(config)]
-
-
-def _steps(plan: Plan) -> list[str]:
-    """λ and what a visit is made of, in words."""
-
-    def count(number: int, what: str) -> str:
-        return f"{number} {what}" + ("s" if number > 1 else "")
-
-    starts = f" ({'held' if plan.held else 'tied'} starts)"
-    h_steps = [count(plan.h_steps, "H-step") + starts] if plan.h_steps else []
-    theta_steps = count(plan.theta_steps, "step") + " on H and θ" + starts if plan.joint else None
-    sweeps = [count(plan.sweeps, "costate sweep")] if plan.sweeps else []
-    return [f"λ {plan.terms.weight:g}", *h_steps, theta_steps or count(plan.theta_steps, "θ-step"), *sweeps]
-
-
-def _conclude(result: Result, reporter: Reporter) -> None:
-    reporter.say(
-        f"validation perplexity {result.valid_perplexity:.2f} (unigram model {result.unigram_perplexity:.2f}), "
-        + (f"test perplexity {result.test_perplexity:.2f}, " if result.test_perplexity is not None else "")
-        + f"best epoch {result.best_epoch}"
-        + (f", best possible {result.best_possible_perplexity:.2f}" if result.best_possible_perplexity else "")
-    )
-    reporter.say(
-        f"{result.steps} updates in {clock(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s, "
-        f"{result.workers} worker{'s' if result.workers > 1 else ''}; results in {result.path / 'result.json'}"
-    )
-    if result.workers > 1:
-        reporter.say(
-            f"sent: {result.boundary_bytes:,} bytes of boundaries, {result.carried_bytes:,} of carried states, "
-            f"{result.gradient_bytes:,} of gradients; waited {result.waiting_neighbours:.1%} of the time for "
-            f"neighbours, {result.waiting_reduction:.1%} for the sum of gradients"
-        )

@@ -21,22 +21,18 @@ from torch import Tensor
 
 from tpdist.errors import RunError, first_line
 from tpdist.parallel import Workers
-from tpdist.training.checkpoints import (
-    FORMAT,
-    STATE,
-    TENSORS,
-    FileRow,
-    Packed,
-    file_row,
-    verify_checkpoint,
-    write_manifest,
-)
+from tpdist.training.checkpoints import Packed
 from tpdist.training.depot import MANIFEST, RECEIPT, Depot
 from tpdist.training.files import dump_json, save_tensors
+from tpdist.training.manifest import FORMAT, STATE, TENSORS, FileRow, file_row, verify_checkpoint, write_manifest
 
 LOOK_S = 0.05  # between two looks at the threads of all workers, while they are waited for
 RECEIPTS_S = (0.005, 0.5)  # between two looks for receipts: at first, and at most
 GRACE_S = 2.0  # that a run which has failed waits for receipts
+
+
+class PartMissingError(OSError):
+    """Another worker has not written its part of a checkpoint; why, it says itself."""
 
 
 class Writer:
@@ -169,7 +165,7 @@ class Writer:
         return file_row(path)
 
     def _receipts(self, name: str, token: int, files: list[str]) -> dict[str, dict[str, Any]]:
-        """What every other worker says of its file. Raises OSError where the run failed before all have."""
+        """What every other worker says of its file. Raises PartMissingError where the run failed before all have."""
         found: dict[str, dict[str, Any]] = {}
         pause, longest = RECEIPTS_S
         until = None
@@ -186,7 +182,7 @@ class Writer:
             if self._failed.is_set():
                 until = until or time.monotonic() + GRACE_S
                 if time.monotonic() > until:
-                    raise OSError(errno.ECANCELED, "not every worker wrote its part", name)
+                    raise PartMissingError(errno.ECANCELED, "not every worker wrote its part", name)
                 time.sleep(pause)
             else:
                 self._failed.wait(pause)
