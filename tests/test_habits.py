@@ -92,15 +92,20 @@ def test_a_dry_run_finds_what_is_wrong(here: Path, capsys: Printed):
         assert capsys.readouterr().err.startswith("tpdist: ")
 
 
+OWN_CELL = ["model.cell=nowhere:Cell", "model.allow_cells_from=[nowhere]"]
+OWN_VISIT = ["method.visit=nowhere:visit", "method.allow_visits_from=[nowhere]"]
+
+
+@pytest.mark.parametrize("own", [OWN_CELL, OWN_VISIT], ids=["cell", "visit"])
 @pytest.mark.parametrize("store", ["store", "none"])
-def test_a_dry_run_finds_a_cell_that_cannot_be_loaded(store: str, here: Path, capsys: Printed):
-    changes = ["model.cell=nowhere:Cell", "model.allow_cells_from=[nowhere]", f"data.store={store}"]
+def test_a_dry_run_finds_code_that_cannot_be_loaded(own: list[str], store: str, here: Path, capsys: Printed):
+    changes, why = [*own, f"data.store={store}"], own[0].replace("=", ": cannot load '")
     assert main(["train", "c.yaml", "--dry-run", "--set", *changes]) == 2
-    assert "model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().err
+    assert why in capsys.readouterr().err
     assert main(["sweep", "s.yaml", "--dry-run", "--set", *changes]) == 0
-    assert "would fail: --set: model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().out
+    assert f"would fail: --set: {why}" in capsys.readouterr().out
     assert main(["sweep", "s.yaml", "--set", *changes]) == 2
-    assert "model.cell: cannot load 'nowhere:Cell'" in capsys.readouterr().err
+    assert why in capsys.readouterr().err
     assert not (here / "runs" / "run-sweep" / "failed").exists()
 
 

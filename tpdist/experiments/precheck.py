@@ -11,8 +11,7 @@ from tpdist.experiments.points import Point
 from tpdist.launch.local import check_gpus
 from tpdist.models import imported
 from tpdist.parallel import Workers
-from tpdist.tprop import plan_epoch
-from tpdist.tprop.plan import own_function
+from tpdist.tprop import own_function, plan_epoch
 from tpdist.training.batches import Batches
 from tpdist.training.checks import pick_device, try_optimizers
 

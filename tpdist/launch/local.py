@@ -17,7 +17,7 @@ from tpdist.errors import ConfigError, RunError, TpdistError
 from tpdist.launch.placement import Node
 from tpdist.models import build_model
 from tpdist.parallel import Workers
-from tpdist.tprop import plan_epoch
+from tpdist.tprop import own_function, plan_epoch
 from tpdist.training.changes import differences, text
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, settings_kept, try_optimizers
@@ -85,6 +85,7 @@ def dry_run(
             store = dry_run_of_store(config.data, default_store(config.data))
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
             build_model(config.model, config.run, types=2)  # as few as a store can have
+            own_function(config.method.visit, "method.visit")
             missing = "the store is missing and would be prepared first:"
             return [missing, *store, "what depends on it is checked once it is there"]
         # an update of windows of workers' own spans covers as many as there are
