@@ -45,7 +45,7 @@ TOP_LEVEL = {
     "pyproject.toml", "README.md", "tpdist", "cluster", "configs", "tests", "docker",
     "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE", "RESULTS.md",
 }  # fmt: skip
-LONGEST = 600
+LONGEST = 250
 
 
 def tracked() -> list[Path]:
