@@ -11,6 +11,7 @@ from tpdist.models import IGNORED, cross_entropy, token_losses
 from tpdist.models import head as head_module
 
 
+@pytest.mark.usefixtures("onednn")  # in float32
 @pytest.mark.parametrize("rows", [1, 4, 100])
 @pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("needed", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tpdist.models.products import by_onednn, linear, weight_gradient
+from tpdist.models.products import HAS_ONEDNN, linear, weight_gradient
 
 SHAPES = ((1, 5, 7), (3, 1, 1), (40, 20, 60), (0, 5, 7), (3, 0, 4), (2, 3, 0))  # M, K, N
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "inner", "columns"), SHAPES)
 def test_both_products_equal_mm(rows: int, inner: int, columns: int, dtype: torch.dtype) -> None:
@@ -21,7 +22,8 @@ def test_both_products_equal_mm(rows: int, inner: int, columns: int, dtype: torc
     torch.testing.assert_close(weight_gradient(gradient, x).double(), gradient.double().t() @ x.double(), **close)
 
 
-@pytest.mark.skipif(not by_onednn(torch.ones(1)), reason="this build of torch has no oneDNN for it")
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.skipif(not HAS_ONEDNN, reason="this build of torch has no oneDNN for it")
 def test_parts_and_transposed_tensors_are_what_their_copies_are() -> None:
     """Each is a layout that the cells or the head hand over; slices are those that oneDNN would take slowly."""
     torch.manual_seed(0)

@@ -3,18 +3,20 @@
 import torch
 from torch import Tensor
 
-ONEDNN = (
+HAS_ONEDNN = (
     torch.backends.mkl.is_available()  # an x86 CPU's build
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+ONEDNN = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"  # where it is the faster one
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """x weightᵀ + bias: x [M, K], weight [N, K], bias [N] -> [M, N], in `out` or anew. Without gradient.
 
-    oneDNN is 8 % faster than MKL, which `mm` asks, on a CPU with AVX2, and 2.3 times as fast on an AMD one with
-    AVX-512. torch gives it to its compiler alone, under a name with an underscore, with no place for the result to go.
+    oneDNN is 2.3 times as fast as MKL, which `mm` asks, on an AMD CPU with AVX-512; on one with AVX2 alone it takes 1
+    to 1.8 times the time. torch gives it to its compiler alone, under a name with an underscore, with no place for the
+    result to go.
     """
     if by_onednn(x):
         if not (weight.is_contiguous() or weight.t().is_contiguous()):
