@@ -150,12 +150,14 @@ def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):
     assert old == {**other, "versions": {"torch": "0"}, "command": ""}
 
 
-def test_ratios_name_the_versions_of_all_their_sweeps(clone: Path):
+def test_ratios_name_the_versions_that_made_their_arms(clone: Path):
     (clone / "configs").unlink()
     shutil.copytree(ROOT / "configs", clone / "configs")
     results = clone / "configs/paper/results"
     before = json.loads((results / "small_b5.json").read_text())
-    (results / "small_b5.json").write_text(json.dumps({**before, "versions": {"python": "3.99", "torch": "9.9"}}))
+    arms = [{**arm, "versions": {"python": "3.99", "torch": "9.9"}} for arm in before["arms"]]
+    arms.append({"arm": "blocks", "versions": {"python": "2.7", "torch": "0.1"}})  # of which no ratio is made
+    (results / "small_b5.json").write_text(json.dumps({**before, "arms": arms}))
     assert main(["reproduce", "small/b20", "--cells", "bptt", "--keep"]) == 0
     made_by = json.loads((results / "ptb_small_ratio.json").read_text())["versions"]
     assert made_by["torch"].startswith("9.9, ")

@@ -201,7 +201,13 @@ def _keep_ratios(results: Path, name: str, contest: dict[int, str]) -> None:
     if any(found):
         commands = (f"{what} --cells '*-{cell}'" if cell else what for what, cell in map(parts.__getitem__, there))
         ratios = {"command": "; ".join(f"tpdist reproduce {command} --keep" for command in commands)}
-        ratios |= {"versions": versions_of(one["versions"] for one in there.values())}
+        made_by = [
+            arm.get("versions", one["versions"])
+            for block, one in there.items()
+            for arm in one["arms"]
+            if arm["arm"].startswith(("ours", "bptt")) and arm["arm"].endswith(parts[block][1])
+        ]
+        ratios |= {"versions": versions_of(made_by)}
         ratios |= {"rows": [row for row in found if row is not None]}
         write_json(results / f"{name}.json", ratios)
 
