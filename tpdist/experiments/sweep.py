@@ -133,10 +133,11 @@ def _corpora(points: Sequence[Point]) -> list[Data]:
 
 def _refuse_other_corpora(home: SweepDirectory, points: Sequence[Point]) -> None:
     """Raise RunError where a point was trained on another text than its store holds now: its figures are no peers."""
+    stores = {default_store(point.config.data) for point in points}
+    now = {store: read_manifest(store).checksum for store in stores if (store / MANIFEST_FILE).is_file()}
     for point in points:
         made_on, directory = home.corpus(point), default_store(point.config.data)
-        there = made_on is not None and (directory / MANIFEST_FILE).is_file()
-        if there and read_manifest(directory).checksum != made_on:
+        if made_on is not None and made_on != now.get(directory, made_on):
             raise RunError(
                 f"{home.run(point)}: was trained on another corpus than {directory} holds now, and its figures do not "
                 f"compare; delete the old points, or move {home.path} away"

@@ -5,8 +5,8 @@
                    │ └── RECOVERING ←──┘ │ a worker is lost
                    └─────────────────────┘ the cluster has room for more, and an epoch has ended
 
-back to CONNECTED where another run took the room before the first generation had it, and from every state to FAILED.
-A state has one method, which does its work and returns the next state. The survivors of a failure keep their process:
+back to CONNECTED where another run took the room before the first generation had it. A state has one method, which does
+its work and returns the next state; what it raises ends the run. The survivors of a failure keep their process:
 they leave the old group, and join the next generation beside those that are new.
 """
 
@@ -42,7 +42,6 @@ class State(enum.Enum):
     TRAINING = enum.auto()
     RECOVERING = enum.auto()
     FINISHED = enum.auto()
-    FAILED = enum.auto()
 
 
 @dataclass
@@ -83,9 +82,6 @@ class Controller:
             while self.state is not State.FINISHED:
                 self.state = steps[self.state]()
             return self._result
-        except Exception:
-            self.state = State.FAILED
-            raise
         finally:
             self.crew.release()
 
