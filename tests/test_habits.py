@@ -30,10 +30,14 @@ def here(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 TEXT = "data prepare text --train train.txt --valid valid.txt --test test.txt --out new"
+MANY = "cluster.workers.min=2 cluster.workers.max=60"
 DRY = [
     ("train c.yaml --run-dir new", ["run new", "199 tokens, 12 types; gru 6", "9 updates in 1 epoch\n"]),
     ("train s.yaml", ["of the file's sweep: section nothing is run here; tpdist sweep runs it"]),
     ("train c.yaml --set cluster.workers=2", ["run runs/NAME-TIME", "2 workers: 2 along stream x 1 along time"]),
+    # two streams of 25 blocks: no more than the corpus can fill
+    (f"train c.yaml --set {MANY} batching.blocks=60 batching.mode=batch", ["2 to 25 workers as they come and go"]),
+    (f"train c.yaml --set {MANY} batching.blocks=25", ["2 to 50 workers as they come and go"]),
     ("train c.yaml --set data.store=none", ["the store is missing and would be prepared first:", "would write none"]),
     (TEXT, ["train: train.txt, 40 bytes", "would write new"]),
     ("data prepare synthetic --out new", ["train: 200,000 tokens, drawn from a source of 64 types"]),

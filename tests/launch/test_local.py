@@ -185,6 +185,14 @@ def test_errors_know_their_line(small_corpus: Path, tmp_path: Path):
         tpdist.train(tpdist.load_config(tmp_path / "c.yaml"), tmp_path / "run")
 
 
+def test_workers_that_the_corpus_cannot_fill_are_not_started(small_corpus: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tpdist.launch.many.connected", None)
+    crew = {"objective": {"block": 100}, "batching": {"streams": 1}, "cluster": {"workers": 3, "mesh": [1, 3]}}
+    with pytest.raises(ConfigError, match=r"^cluster.workers: 3 workers along time share streams of 2 blocks; use"):
+        tpdist.train(small(small_corpus, **crew), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_control_c_during_the_preparation_leaves_nothing(tmp_path: Path):
     def control_c(at: object) -> None:
         raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from tpdist.data import ArrayTokens
 from tpdist.models import IGNORED
 from tpdist.parallel import Place
 from tpdist.tprop import Window
-from tpdist.training.batches import Ahead, Batches
+from tpdist.training.batches import Ahead, Batches, crew_sizes
 
 
 def make(tokens: int, block: int, place: Place | None = None, method=None, seed: int = 0, **batching) -> Batches:
@@ -155,3 +155,22 @@ def test_the_next_batch_is_made_ahead():
         assert len(made) == min(len(seen) + 1, 4)
     assert seen == made == [batch.begin for batch in batches.epoch(1)]
     assert len(seen) == 4
+
+
+def sizes(tokens: int, **batching) -> tuple[int, ...]:
+    cluster = {"workers": {"min": 1, "max": 8}}
+    return crew_sizes(small("nowhere", batching=batching, cluster=cluster), tokens)
+
+
+def test_a_run_grows_to_as_many_workers_as_the_corpus_has_blocks_for():
+    # two streams of three blocks of four steps: one or two workers along stream, one to three along time
+    assert sizes(25, streams=2, blocks=16) == (1, 2, 3, 4, 6)
+    assert sizes(25, streams=2, blocks=2) == (1, 2, 4)  # the window's own limit, as before
+    assert sizes(25, streams=1, mode="batch") == (1, 2, 3, 4, 5, 6)
+
+
+def test_workers_that_no_corpus_can_fill():
+    with pytest.raises(
+        ConfigError, match=r"^cluster.workers: 3 workers along time share streams of 2 blocks; use at most that many$"
+    ):
+        crew_sizes(small("nowhere", batching={"streams": 1, "blocks": 16}, cluster={"workers": 3, "mesh": [1, 3]}), 9)

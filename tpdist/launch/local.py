@@ -18,6 +18,7 @@ from tpdist.launch.placement import Node
 from tpdist.models import build_model
 from tpdist.parallel import Workers
 from tpdist.tprop import own_function, plan_epoch
+from tpdist.training.batches import crew_sizes
 from tpdist.training.changes import differences, text
 from tpdist.training.checkpoints import load_checkpoint
 from tpdist.training.checks import pick_device, settings_kept, try_optimizers
@@ -82,15 +83,17 @@ def dry_run(
         if not going_on:
             refuse_occupied(depot)
         if is_missing(config.data):
-            store = dry_run_of_store(config.data, default_store(config.data))
+            prepared = dry_run_of_store(config.data, default_store(config.data))
             try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
             build_model(config.model, config.run, types=2)  # as few as a store can have
             own_function(config.method.visit, "method.visit")
             missing = "the store is missing and would be prepared first:"
-            return [missing, *store, "what depends on it is checked once it is there"]
-        # an update of windows of workers' own spans covers as many as there are
-        first, device = Workers.first_of(config.mesh()), torch.device("cpu") if many else None
-        trainer = Trainer(config, open_or_prepare(config.data), run, Silent(), first, device)
+            return [missing, *prepared, "what depends on it is checked once it is there"]
+        store = open_or_prepare(config.data)
+        # an update of windows of workers' own spans covers as many as there are: at most as many as fit
+        sizes = crew_sizes(config, len(store.tokens("train")))
+        first = Workers.first_of(config.mesh(sizes[-1]))
+        trainer = Trainer(config, store, run, Silent(), first, torch.device("cpu") if many else None)
         if going_on:
             loaded = load_checkpoint(depot, said.append)
             restore(trainer, loaded)
@@ -102,9 +105,8 @@ def dry_run(
         elif config.model.init_from is not None:
             start_from(trainer.model, config.model.init_from, trainer.store.vocabulary)
         lines = introduction(trainer, ("cuda" if config.cluster.gpus_per_worker else "cpu") if many else None)
-        fewest, most = config.cluster.limits
-        if fewest < most:
-            lines.append(f"{fewest} to {most} workers as they come and go")
+        if len(sizes) > 1:
+            lines.append(f"{sizes[0]} to {sizes[-1]} workers as they come and go")
         lines += said
         epochs = config.run.epochs
         updates = f"{epochs * len(trainer.batches):,} updates in {epochs} epoch{'s' if epochs > 1 else ''}"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.errors import Interrupted
+from tpdist.errors import ConfigError, Interrupted
 from tpdist.launch.cluster import connected
 from tpdist.launch.controller import Controller
 from tpdist.launch.crew import WorkerFailedError
 from tpdist.launch.messages import Job
+from tpdist.training.batches import crew_sizes
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
@@ -40,7 +41,13 @@ def run_on_workers(
         threads=max(1, int(cluster.cpus_per_worker)),
     )
     stop = StopSignal()
-    controller = Controller(job, cluster, tuple(config.sizes()), reporter, stop)
+    try:
+        sizes = crew_sizes(config, len(store.tokens("train")))
+    except ConfigError:
+        if resumed_with is None:
+            forget(config, run)
+        raise
+    controller = Controller(job, cluster, sizes, reporter, stop)
     try:
         with connected(address, cluster.limits[1] * cluster.cpus_per_worker, reporter), stop:
             return Result(**controller.run())

@@ -72,22 +72,16 @@ class Batches:
 
     def _cut(self, config: Experiment) -> list[list[range]]:
         """Windows [update][worker along time]: the blocks of the window that each draws, all the same if shared."""
-        blocks, K, times = self.layout.blocks, self.per_window, self._place.times
+        blocks, K = self.layout.blocks, self.per_window
         if blocks < K:
             raise ConfigError(
                 f"a window of {K} blocks is longer than a stream, which has {blocks} blocks of {self.layout.block} "
                 f"steps; use at most {blocks}, fewer streams, or batching.mode: batch",
                 "batching.blocks",
             )
-        if times > blocks:
-            raise ConfigError(f"{times} workers along time share streams of {blocks} blocks", "cluster.workers")
-        shortest = blocks % K or K
-        if config.method.name == "als" and times > shortest:
-            raise ConfigError(
-                f"als needs a block of every window for each of {times} workers along time, and the shortest window "
-                f"has {shortest}; use at most {shortest}",
-                "cluster.workers",
-            )
+        times = self._place.times
+        if misfit := _time_misfit(config, blocks, times):
+            raise ConfigError(misfit, "cluster.workers")
         if not self.own_windows:
             return [[range(begin, end)] * times for begin, end in self.layout.windows(K)]
         spans = balanced(blocks, times)
@@ -181,6 +175,33 @@ class Batches:
             [self.layout.length(s) for s in range(self.layout.streams) if streams is None or s in streams]
         )
         return int(np.clip(lengths - blocks.start * B, 0, len(blocks) * B).sum())
+
+
+def crew_sizes(config: Experiment, tokens: int) -> tuple[int, ...]:
+    """How many workers may share a training split of so many tokens, in rising order: their mesh fits the batching too.
+
+    Raises ConfigError with the key where no number does.
+    """
+    blocks = _layout(config, tokens).blocks
+    misfits = {size: _time_misfit(config, blocks, config.mesh(size)[1]) for size in config.sizes()}
+    fit = tuple(size for size, misfit in misfits.items() if misfit is None)
+    if not fit:
+        raise ConfigError(str(next(iter(misfits.values()))), "cluster.workers")
+    return fit
+
+
+def _time_misfit(config: Experiment, blocks: int, times: int) -> str | None:
+    """Why so many workers along time cannot share streams of so many blocks."""
+    if times > blocks:
+        return f"{times} workers along time share streams of {blocks} blocks; use at most that many"
+    K = blocks if config.batching.mode == "batch" else config.batching.blocks
+    shortest = blocks % K or K
+    if config.method.name == "als" and times > shortest:
+        return (
+            f"als needs a block of every window for each of {times} workers along time, and the shortest window "
+            f"has {shortest}; use at most {shortest}"
+        )
+    return None
 
 
 def _layout(config: Experiment, tokens: int) -> StreamLayout:
