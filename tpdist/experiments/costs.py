@@ -18,6 +18,7 @@ from tpdist.data.writer import id_dtype
 from tpdist.errors import ConfigError
 from tpdist.models.head import rows_at_once
 from tpdist.tprop import Plan
+from tpdist.training.batches import layout_of
 
 GATES = {"elman": 1, "mrnn": 1, "gru": 3, "lstm": 4}  # matrices of H columns in a layer
 THETA_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2}
@@ -99,12 +100,8 @@ def share_of(config: Experiment, tokens: int) -> Share:
     """The busiest worker's part; mesh (stream, time) of the configuration. Raises ConfigError where a run would."""
     streams, times = config.mesh()
     B, S = config.objective.block, config.batching.streams
-    blocks = math.ceil((tokens - 1) / S / B)
+    blocks = layout_of(config, tokens, times).blocks
     window = blocks if config.batching.mode == "batch" else config.batching.blocks
-    for key, got, where in (("batching.blocks", window, ""), ("cluster.workers", times, " along time")):
-        if got > blocks:
-            most = f"must be at most {blocks:,}{where}, the blocks that {tokens:,} tokens make of a stream"
-            raise ConfigError(f"{most}; got {got:,}", key)
     own_streams, own_blocks = math.ceil(S / streams), math.ceil(window / times)
     updates = math.ceil(blocks / window)
     if own_windows(config):

@@ -16,6 +16,7 @@ from tpdist.experiments.calibration import calibrate
 from tpdist.experiments.costs import Device, Link, Shape, Share
 from tpdist.experiments.measure import Say, machine
 from tpdist.tprop import Plan, plan_epoch
+from tpdist.training.batches import crew_sizes
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def plan(
     config: Experiment, tokens: int, types: int, gpu: str | None, link: Link, assumed: Assumed, say: Say
 ) -> dict[str, Any]:
     """Print the forecast of `config` on `cluster.workers` workers; what `--json` writes."""
-    most = config.sizes()[-1]  # as many as fit, where there may be more or fewer
+    most = crew_sizes(config, tokens)[-1]  # as many as fit, where there may be more or fewer
     config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": most})})
     share = costs.share_of(config, tokens)
     visit_plan = plan_epoch(config, 1, share.window)

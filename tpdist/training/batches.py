@@ -57,7 +57,7 @@ class Batches:
 
     def __init__(self, config: Experiment, tokens: Tokens, place: Place, device: torch.device, dtype: torch.dtype):
         batching, method = config.batching, config.method
-        self.layout = _layout(config, len(tokens))
+        self.layout = layout_of(config, len(tokens), place.times)
         self.per_window = self.layout.blocks if batching.mode == "batch" else batching.blocks
         self._tokens, self._place = tokens, place
         self._device, self._dtype = device, dtype
@@ -67,21 +67,12 @@ class Batches:
         self._reach = method.relaxation if self._shuffled and method.edge == "carry" else 0
         self.streams = place.own_streams(batching.streams)
         self.own_windows = self._shuffled and place.times > 1
-        self._windows = self._cut(config)
+        self._windows = self._cut()
         self._begins, self.slots = self._places()
 
-    def _cut(self, config: Experiment) -> list[list[range]]:
+    def _cut(self) -> list[list[range]]:
         """Windows [update][worker along time]: the blocks of the window that each draws, all the same if shared."""
-        blocks, K = self.layout.blocks, self.per_window
-        if blocks < K:
-            raise ConfigError(
-                f"a window of {K} blocks is longer than a stream, which has {blocks} blocks of {self.layout.block} "
-                f"steps; use at most {blocks}, fewer streams, or batching.mode: batch",
-                "batching.blocks",
-            )
-        times = self._place.times
-        if misfit := _time_misfit(config, blocks, times):
-            raise ConfigError(misfit, "cluster.workers")
+        blocks, K, times = self.layout.blocks, self.per_window, self._place.times
         if not self.own_windows:
             return [[range(begin, end)] * times for begin, end in self.layout.windows(K)]
         spans = balanced(blocks, times)
@@ -175,6 +166,24 @@ class Batches:
             [self.layout.length(s) for s in range(self.layout.streams) if streams is None or s in streams]
         )
         return int(np.clip(lengths - blocks.start * B, 0, len(blocks) * B).sum())
+
+
+def layout_of(config: Experiment, tokens: int, times: int) -> StreamLayout:
+    """Of a training split of so many tokens, for `times` workers along time.
+
+    Raises ConfigError with the key where it is too short for the streams, the windows or the workers.
+    """
+    layout = _layout(config, tokens)
+    blocks, K = layout.blocks, config.batching.blocks
+    if config.batching.mode == "minibatch" and blocks < K:
+        raise ConfigError(
+            f"a window of {K} blocks is longer than a stream, which has {blocks} blocks of {layout.block} steps; use "
+            f"at most {blocks}, fewer streams, or batching.mode: batch",
+            "batching.blocks",
+        )
+    if misfit := _time_misfit(config, blocks, times):
+        raise ConfigError(misfit, "cluster.workers")
+    return layout
 
 
 def crew_sizes(config: Experiment, tokens: int) -> tuple[int, ...]:
