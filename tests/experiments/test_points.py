@@ -103,6 +103,7 @@ def test_a_file_without_arms_has_one(tmp_path: Path):
     [
         ("optimizer.lr=9", "--set: optimizer.lr: the sweep of .*a.yaml gives it a value of its own in every arm"),
         ("run.seed=3", "--set: run.seed: the seeds of a sweep are sweep.seeds; give that"),
+        ("run={epochs: 2, seed: 3}", "--set: run.seed: the seeds of a sweep are sweep.seeds; give that"),
         ("run.test=true", "--set: run.test: a sweep tests what it chooses: --test; give that"),
     ],
 )

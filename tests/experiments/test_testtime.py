@@ -30,7 +30,8 @@ def test_every_arm_tries_as_many_sizes_on_its_first_seed(
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results.parquet")
     monkeypatch.setattr(testtime, "SIZES", {"h": (1e-6, 1e6), "theta": (1e-6, 1e6)})
 
-    found = testtime.at_test_time(tmp_path, [], [])
+    found = testtime.at_test_time(tmp_path, ["bptt"], ["run.device=cpu"])
+    assert found["command"].endswith(f".testtime {tmp_path} --arms bptt --set run.device=cpu")
     (entry,) = found["test_time"].values()
     assert entry["seeds"] == [0, 1]
     assert entry["plain"] == [round(tpdist.evaluate(run).perplexity, 3) for run in runs]

@@ -16,7 +16,8 @@ from tpdist.errors import TpdistError
 from tpdist.training.checks import set_kernels, settings_kept
 
 Say = Callable[[str], None]
-RESET_PEAK = "5"  # written to /proc/self/clear_refs; proc(5)
+PROC = Path("/proc/self")
+RESET_PEAK = "5"  # written to its clear_refs; proc(5)
 
 
 def run(what: str, device: str, say: Say, **options: Any) -> dict[str, Any]:
@@ -96,7 +97,9 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+            if not PROC.is_dir():
+                raise TpdistError(f"memory is measured through {PROC}, which only Linux has; run this bench there")
+            (PROC / "clear_refs").write_text(RESET_PEAK)
             self._before = _status("VmRSS")
 
     def bytes(self) -> int:
@@ -111,5 +114,5 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = (PROC / "status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.config import Arm, Draw, Experiment, Sweep, keeps, load_config
+from tpdist.config.overrides import read_overrides
 from tpdist.errors import ConfigError, Setting, key_of, of_variable, place_of
 
 Settings = dict[str, Any]
@@ -94,8 +95,9 @@ def _refuse_unread(path: str | Path, overrides: Sequence[str], points: Sequence[
         key, place = key_of(text), place_of(text)
         if of_variable(text) or _part(text) == "sweep":
             continue
-        if key in others:
-            raise ConfigError(f"{others[key]}; give that", f"{place}: {key}")
+        written = {name for override in read_overrides([text], []) for name in override.tree.places}
+        for name in others.keys() & written:  # by itself, or in `run={seed: 3}`
+            raise ConfigError(f"{others[name]}; give that", f"{place}: {name}")
         if not any(keeps(point.config, key, place) for point in points):
             where = f"the sweep of {path} gives it a value of its own in every arm; change it there"
             raise ConfigError(where, f"{place}: {key}")

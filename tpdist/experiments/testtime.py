@@ -6,6 +6,7 @@ steps a block, and every arm may try as many sizes of them, chosen on its first 
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +38,9 @@ def at_test_time(sweep: Path, arms: Sequence[str], overrides: Sequence[str] = ()
             values = [tried[size], *(_with(kind, size, point, overrides) for point in points[1:])]
             entry[kind] = {"size": size, "valid": values, "tried": {str(one): value for one, value in tried.items()}}
         found[arm] = entry
-    command = f"python -m tpdist.experiments.testtime {sweep}"
+    given = {"--arms": arms, "--set": overrides}
+    options = [word for option, words in given.items() if words for word in (option, *words)]
+    command = shlex.join(["python", "-m", "tpdist.experiments.testtime", str(sweep), *options])
     return {"command": command, "versions": versions(), "steps": STEPS, "test_time": found}
 
 

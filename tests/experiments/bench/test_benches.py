@@ -8,6 +8,7 @@ import torch
 
 from tpdist.cli import main
 from tpdist.config import Experiment
+from tpdist.errors import TpdistError
 from tpdist.experiments import measure
 from tpdist.experiments.bench import BENCHES, arms, batch, checkpoint, evaluation, head, step, timeparallel
 from tpdist.experiments.plain import CLIP, LR, PlainLoop, random_tokens
@@ -35,6 +36,12 @@ def allocate(mebibytes: int) -> int:
 
 def test_peak_memory_is_what_was_in_use_at_most() -> None:
     assert measure.in_own_process(allocate, 200) == pytest.approx(200 * MIB, rel=0.05)
+
+
+def test_peak_memory_is_measured_on_linux_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "PROC", tmp_path / "proc")
+    with pytest.raises(TpdistError, match="which only Linux has; run this bench there"):
+        measure.Peak()
 
 
 def test_the_plain_loop_takes_the_steps_of_bptt() -> None:
