@@ -72,12 +72,13 @@ def sweep(
         if address is None:
             for point in to_run:
                 check_gpus(point.config)
-        for data in _corpora(to_run):
+        corpora = _corpora(to_run)
+        if any(is_missing(data) for data in corpora):  # to prepare it may take long
+            _refuse_if_none_would_run(points, to_run, address is None)
+        for data in corpora:
             open_or_prepare(data)  # once, before many points want it
         _refuse_other_corpora(home, points)
-        wrong = faults(to_run, address is None)
-        if len(wrong) == len({point.setting for point in points}):
-            raise next(iter(wrong.values()))  # none has run, and none would
+        _refuse_if_none_would_run(points, to_run, address is None)
 
         def write() -> list[Row]:
             rows = wanted_rows(home.known(everything), tuning)
@@ -124,6 +125,13 @@ def _test(home: SweepDirectory, point: Point) -> None:
         reached = {"error": str(error)}
     home.test(point).parent.mkdir(exist_ok=True)
     write_json(home.test(point), reached)
+
+
+def _refuse_if_none_would_run(points: Sequence[Point], to_run: Sequence[Point], here: bool) -> None:
+    """Raise the first of `faults` where none has run, and none would."""
+    wrong = faults(to_run, here)
+    if len(wrong) == len({point.setting for point in points}):
+        raise next(iter(wrong.values()))
 
 
 def _corpora(points: Sequence[Point]) -> list[Data]:

@@ -53,6 +53,8 @@ def train(
         RunDirectory(Path(run_dir)).refuse_existing()
     with_absolute_paths(config, Path.cwd())  # refuses those that could not be read again, before anything is made
     with _at_work(config, reporter, address):
+        if is_missing(config.data):  # to prepare it may take long
+            try_without_store(config)
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
         return _run(config, store, run, reporter or Silent(), None, address)
@@ -84,9 +86,7 @@ def dry_run(
             refuse_occupied(depot)
         if is_missing(config.data):
             prepared = dry_run_of_store(config.data, default_store(config.data))
-            try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
-            build_model(config.model, config.run, types=2)  # as few as a store can have
-            own_function(config.method.visit, "method.visit")
+            try_without_store(config)
             missing = "the store is missing and would be prepared first:"
             return [missing, *prepared, "what depends on it is checked once it is there"]
         store = open_or_prepare(config.data)
@@ -112,6 +112,13 @@ def dry_run(
         updates = f"{epochs * len(trainer.batches):,} updates in {epochs} epoch{'s' if epochs > 1 else ''}"
         left = (epochs + 1 - trainer.state.epoch) * len(trainer.batches) - trainer.state.position
         return [*lines, f"{left:,} more of {updates}" if going_on else updates]
+
+
+def try_without_store(config: Experiment) -> None:
+    """What may be wrong whatever the corpus: options that torch refuses, code of one's own. Raises ConfigError."""
+    try_optimizers(config, plan_epoch(config, 1, config.batching.blocks), torch.device("cpu"))
+    build_model(config.model, config.run, types=2)  # as few as a store can have
+    own_function(config.method.visit, "method.visit")
 
 
 def resume(
