@@ -49,7 +49,8 @@ def is_missing(data: Data) -> bool:
 def check_options(store: Store, data: Data) -> None:
     """Raise DataError, naming the option and both values, unless the store was made as `data` says.
 
-    Files that the configuration gives are compared by size, and by SHA-256 if they are newer than the store.
+    Files that the configuration gives are compared by size, and then by SHA-256: of another file of that size, such as
+    the same lines in another order, no date tells that it is not the one that was read.
     """
     made = store.manifest.options
     asked = recipes.store_options(data)
@@ -67,24 +68,20 @@ def check_options(store: Store, data: Data) -> None:
         files = recipes.source_files(data)
     except DataError:
         return  # the text is no longer there; the store is enough
-    made_at = (store.directory / MANIFEST_FILE).stat().st_mtime
     split_of: dict[Path, Split] = {path: split for split, path in files.items()}  # text8 has one file for all
     for path, split in split_of.items():
         was = store.manifest.sources[split]
         try:
             if not path.is_file():
                 continue  # as above
-            status = path.stat()
-            same_size = status.st_size == was.bytes
-            # a file that is older than the store is the one that was read
-            newer = was.sha256 is not None and status.st_mtime > made_at
-            changed = same_size and newer and sha256_of(path) != was.sha256
+            size = path.stat().st_size
+            differs = size == was.bytes and was.sha256 is not None and sha256_of(path) != was.sha256
         except OSError:
             continue
-        if not same_size:
-            raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {path} has {status.st_size:,}")
-        if changed:
-            raise _other(store, f"made from {was.name} as it was, {path} has changed since")
+        if size != was.bytes:
+            raise _other(store, f"made from {was.name} of {was.bytes:,} bytes, {path} has {size:,}")
+        if differs:
+            raise _other(store, f"made from {was.name} as it was, {path} holds another text")
 
 
 def _other(store: Store, what: str, use: str = "") -> DataError:
