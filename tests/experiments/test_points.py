@@ -36,7 +36,9 @@ def test_a_point_is_the_same_wherever_it_runs(tmp_path: Path):
     assert not {point.name for point in expand(file, ["run.tf32=true"])} & set(names)  # which rounds as it computes
 
 
-@pytest.mark.parametrize("grid", ["run.cuda_graph: [true, false]", "cluster.cpus_per_worker: [1, 2]"])
+@pytest.mark.parametrize(
+    "grid", ["run.cuda_graph: [true, false]", "run: [{device: cpu}, {device: auto}]", "cluster.cpus_per_worker: [1, 2]"]
+)
 def test_points_that_try_places_are_as_many(grid: str, tmp_path: Path):
     text = f"data: {{recipe: synthetic}}\nsweep: {{grid: {{{grid}}}}}\n"
     assert len({point.name for point in expand(write(tmp_path, text))}) == 2
@@ -169,6 +171,8 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
         ("sweep: {grid: {model.hiden: [3]}}", "a.yaml:1: sweep.grid.model.hiden: unknown key; did you mean"),
         ("sweep: {grid: {run.seed: [3]}}", "sweep.grid.run.seed: cannot be tried; sweep.seeds holds the seeds"),
         ("sweep: {grid: {run.test: [true]}}", "sweep.grid.run.test: cannot be tried; tpdist sweep --test"),
+        ("sweep: {grid: {run: [{seed: 3}, {seed: 4}]}}", "sweep.grid.run: run.seed cannot be tried; sweep.seeds holds"),
+        ("sweep: {arms: {a: {set: {run: {test: true}}}}}", "sweep.arms.a.set.run: run.test cannot be tried; tpdist"),
         ("sweep: {arms: {a: {set: null}}}", "sweep.arms.a.set: must be a mapping of keys to values, got null"),
         ("sweep: {grid: {model.hidden: 3}}", "sweep.grid.model.hidden: must be a list of the values to try, got 3"),
         ("sweep: {arms: {a: {sett: {}}}}", "sweep.arms.a.sett: unknown key; an arm has set, grid"),

@@ -25,6 +25,10 @@ from tpdist.errors import ConfigError
 
 NAME_WORDS = "letters, digits, '.', '_' and '-', the first a letter or a digit"
 NO_SPACE = "a space is missing behind the colon"
+NOT_TRIED = {
+    "run.seed": "cannot be tried; sweep.seeds holds the seeds",
+    "run.test": "cannot be tried; tpdist sweep --test evaluates what was chosen",
+}
 
 
 def keep_known(data: dict[str, Any], texts: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -95,11 +99,14 @@ def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
                 said.append((key, f"must be a list of the values to try, got {_got(tried, None)}"))
             for name in map(str.strip, written.split(",")):
                 wrong = why_unknown([shown(step) for step in name.split(".")])
-                if name.split(".")[0] == "sweep" or name == "run.seed":
-                    wrong = "cannot be tried; sweep.seeds holds the seeds"
-                if name == "run.test":
-                    wrong = "cannot be tried; tpdist sweep --test evaluates what was chosen"
+                if name.split(".")[0] == "sweep":
+                    wrong = NOT_TRIED["run.seed"]
+                wrong = NOT_TRIED.get(name, wrong)
                 said += [(key, wrong)] if wrong else []
+            if written.strip() == "run":  # `run: {seed: 3}`, where one value is tried or several
+                sections = [one for one in (tried if isinstance(tried, list) else [tried]) if isinstance(one, dict)]
+                inside = NOT_TRIED.keys() & {f"run.{name}" for section in sections for name in section}
+                said += [(key, f"{name} {NOT_TRIED[name]}") for name in sorted(inside)]
     return said
 
 

@@ -54,7 +54,7 @@ class Point:
 
 def _is_place(key: str) -> bool:
     part, _, name = key.partition(".")
-    return part == "cluster" or (part == "run" and name in PLACE["run"])
+    return part == "cluster" or key == "run" or (part == "run" and name in PLACE["run"])
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str]) -> Sweep:
