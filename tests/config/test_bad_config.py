@@ -37,6 +37,7 @@ BAD = [
     ("method: {h_steps: true}", ["a.yaml:1: method.h_steps: must be a whole number, got true"]),
     ("method: {h_steps: }", ["a.yaml:1: method.h_steps: must be a whole number, got nothing"]),
     ("data: {max_types: 1e4}", ["a.yaml:1: data.max_types: must be a whole number or null, got 1e4; write 10000"]),
+    ("data: {max_types: 1e30}", ["a.yaml:1: data.max_types: must be a whole number or null, got 1e30"]),
     ("run: {seed: 0x10}", ["a.yaml:1: run.seed: must be a whole number, got '0x10'"]),
     ("run: {seed: 010}", ["a.yaml:1: run.seed: 010 begins with 0; write 10, or '010' in quotes if it is text"]),
     ("run: {name: 001}", ["a.yaml:1: run.name: 001 begins with 0; write 1, or '001' in quotes if it is text"]),

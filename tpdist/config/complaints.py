@@ -20,7 +20,7 @@ from tpdist.config.keys import (
 )
 from tpdist.config.parts import NAME_PATTERN, Part
 from tpdist.config.running import UNION_TAG
-from tpdist.config.yaml_text import Tree, join, shown
+from tpdist.config.yaml_text import LARGEST_INT, Tree, join, shown
 from tpdist.errors import ConfigError
 
 NAME_WORDS = "letters, digits, '.', '_' and '-', the first a letter or a digit"
@@ -184,7 +184,7 @@ def _words(kind: str, ctx: Mapping[str, Any], path: list[int | str], value: Any,
         choices = choices.removeprefix("a list [").removesuffix(", ...]").removeprefix("one of ")
         hint = close_to(value, choices.split(", ")) if isinstance(value, str) else ""
         return f"must be one of {choices}{null}; got {got}{hint}"
-    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_INT:
         return f"must be a whole number{null}, got {got}; write {int(value)}"
     simple = {
         "int_type": "a whole number",
