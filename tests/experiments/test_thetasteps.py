@@ -41,6 +41,7 @@ def test_the_chosen_settings_seeds_stand_together_and_runs_that_go_on_are_left_o
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results.parquet")
     found = theta_steps(tmp_path, [100, 400])
     assert found["theta_steps"] == {"h1": {"seeds": [0, 1], "losses": {"100": [4.0, 4.0], "400": [1.0, 1.0]}}}
+    assert found["command"] == f"python -m tpdist.experiments.thetasteps {tmp_path} --steps 100 400"
     assert table(found).splitlines() == [
         "| θ-steps | 100 | 400 | seeds |",
         "| --- | --- | --- | --- |",

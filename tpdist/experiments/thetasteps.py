@@ -5,6 +5,7 @@ time, and blocks in parallel save it, so the method is faster only if H-steps le
 """
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def theta_steps(sweep: Path, steps: Sequence[int] = STEPS) -> dict[str, Any]:
                 if step not in reached:
                     raise TpdistError(f"{run}: logged no loss at θ-step {step}; choose {', '.join(map(str, reached))}")
                 arm["losses"][str(step)].append(round(reached[step], 4))
-    return {"command": f"python -m tpdist.experiments.thetasteps {sweep}", "theta_steps": arms}
+    options = [] if tuple(steps) == STEPS else ["--steps", *map(str, steps)]
+    command = shlex.join(["python", "-m", "tpdist.experiments.thetasteps", str(sweep), *options])
+    return {"command": command, "theta_steps": arms}
 
 
 def main() -> None:
