@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from small_runs import small
 
 import tpdist
@@ -50,12 +51,15 @@ def test_the_program_looks_at_the_chosen_runs_and_keeps_its_commands(
         rows.append({"point": point, "arm": "bptt", "state": "done", "set.x": point, "valid_perplexity": 2.0})
         rows[-1]["chosen"] = chosen
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "results.parquet")
-    for weight in ("1.0", "0.5"):
-        command = ["angles", str(tmp_path), "--windows", "1", "--weight", weight, "--json", str(tmp_path / "kept.json")]
-        monkeypatch.setattr("sys.argv", command)
+    file = tmp_path / "kept.json"
+    for weight in (["--weight", "0.5"], []):
+        monkeypatch.setattr("sys.argv", ["angles", str(tmp_path), "--json", str(file), "--windows", "1", *weight])
         main()
-    kept = json.loads((tmp_path / "kept.json").read_text())
-    assert list(kept["cosines"]) == ["B = 4, λ = 1", "B = 4, λ = 0.5"]
+        if weight:  # the first column is another machine's
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"versions": {"torch": "0.1"}}))
+    kept = json.loads(file.read_text())
+    assert kept["versions"]["torch"] == f"0.1, {torch.__version__}"
+    assert list(kept["cosines"]) == ["B = 4, λ = 0.5", "B = 4, λ = 1"]
     assert all(len(values) == 1 for column in kept["cosines"].values() for values in column.values())
     assert kept["command"].count("python -m tpdist.experiments.angles") == 2
 

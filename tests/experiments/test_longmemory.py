@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tpdist.cli import main
+from tpdist.experiments.longmemory import with_others
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,6 +98,16 @@ def test_copying_arms_join_what_is_kept(clone: Path, capsys: pytest.CaptureFixtu
     assert list(kept["copying"]) == [f"copy-{name}" for name in wanted]
     rows = [row.split(" | ") for row in (clone / "RESULTS.md").read_text().splitlines() if "of 1" in row]
     assert [(row[1], row[4]) for row in rows] == [("60", "0.1667"), *[("197", "1.3863")] * 7]
+
+
+def test_what_was_kept_before_keeps_its_versions_and_its_command():
+    old = {"command": "reproduce --cells a", "versions": {"torch": "0.1"}, "adding": {"a": [1]}, "copying": {}}
+    new = {"command": "reproduce", "versions": {"torch": "0.2"}, "adding": {"b": [2]}, "copying": {}}
+    joined = with_others(new, old)
+    assert joined["adding"] == {"a": [1], "b": [2]}
+    assert joined["command"] == "reproduce --cells a; reproduce"
+    assert joined["versions"]["torch"] == "0.1, 0.2"
+    assert with_others(new, joined) == joined
 
 
 def test_a_run_that_diverged_ends_and_says_so(clone: Path, capsys: pytest.CaptureFixture[str]):

@@ -23,7 +23,7 @@ from tpdist.experiments.adding import ADDING
 from tpdist.experiments.copying import COPYING
 from tpdist.experiments.memory import Problem
 from tpdist.experiments.points import Point, expand
-from tpdist.experiments.results import Kept, versions
+from tpdist.experiments.results import Kept, versions, versions_of
 from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
 from tpdist.training.files import write_json
@@ -109,10 +109,11 @@ def problem_of(arm: str) -> str:
 def with_others(kept: Kept, before: Kept) -> Kept:
     """`kept`, and the arms that were kept before and are not in it."""
     joined = {name: {**before.get(name, {}), **kept[name]} for name in PROBLEMS}
-    command, was = kept["command"], before["command"]
+    command, was, made_by = kept["command"], before["command"], kept["versions"]
     if any(joined[name] != kept[name] for name in PROBLEMS):
-        command = was if command in was else f"{was}; {command}"
-    return {**kept, "command": command, **joined}
+        command = "; ".join(dict.fromkeys([*was.split("; "), command]))
+        made_by = versions_of([before["versions"], made_by])
+    return {**kept, "command": command, "versions": made_by, **joined}
 
 
 def learn(problem: Problem, config: Experiment) -> dict[str, Any]:

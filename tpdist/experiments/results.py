@@ -109,7 +109,8 @@ def versions_of(notes: Iterable[Row]) -> dict[str, str]:
 
 
 def _distinct(values: Iterable[str | None]) -> str:
-    return ", ".join(dict.fromkeys(filter(None, values)))
+    """Of several lists too, such as `2.12, 2.13`, each once."""
+    return ", ".join(dict.fromkeys(one for value in values if value for one in value.split(", ")))
 
 
 def _figures(setting: str, done: Mapping[str, list[Row]]) -> Kept:
