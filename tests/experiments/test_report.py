@@ -67,6 +67,16 @@ def test_the_gradient_fades_with_the_distance(runs: list[Path]):
     assert all(a > b > 0 for a, b in pairwise(shares))
 
 
+def test_the_reach_is_that_of_the_blocks_own_loss_and_needs_no_penalty_of_the_users(runs: list[Path], tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    text = (run / "config.yaml").read_text()
+    text = text.replace("loss_on: prediction", "loss_on: target").replace("penalty: l2", "penalty: nowhere:penalty")
+    text = text.replace("allow_penalties_from: []", "allow_penalties_from: [nowhere]")
+    (run / "config.yaml").write_text(text)
+    assert reach(run, windows=2, blocks=4) == reach(runs[1], windows=2, blocks=4)
+
+
 def test_a_sweep_stands_for_its_points_and_a_model_that_cannot_be_made_for_its_curves(runs: list[Path], tmp_path: Path):
     points = tmp_path / "sweep" / "points"
     points.mkdir(parents=True)

@@ -95,6 +95,8 @@ def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list
     changes = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
     changes += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
     changes += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
+    # a block's own loss, all of it; and no penalty, whose code may not be here
+    changes += ["objective.loss_on=prediction", "objective.penalty=l2"]
     config = load_config(directory.config_file, changes)
     store = Store.open(default_store(config.data))
     model = KeptModel(directory, "best").load(config, store.manifest)
