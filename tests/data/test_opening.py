@@ -47,6 +47,16 @@ def test_files_that_the_configuration_gives_are_prepared(texts):
             "stores/text-word: no such store; run `tpdist data prepare text --train FILE --valid FILE --test FILE "
             "--out stores/text-word`, or give data.valid, data.test in the configuration",
         ),
+        (  # a column is one of Parquet, and a file that is cut is none
+            {"recipe": "text", "column": "body"},
+            "stores/text-word: no such store; run `tpdist data prepare text --train FILE --valid FILE --test FILE "
+            "--column body --out stores/text-word`, or give data.train, data.valid, data.test in the configuration",
+        ),
+        (
+            {"recipe": "ptb", "column": "body"},
+            "stores/ptb-word: no such store; run `tpdist data prepare ptb --source DIR --out stores/ptb-word`, "
+            "or give data.source in the configuration",
+        ),
         ({"recipe": "ptb", "source": "x"}, "x: no such directory; recipe ptb takes the directory of its text files"),
     ],
 )

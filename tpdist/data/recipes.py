@@ -72,7 +72,7 @@ def prepare_command(data: Data) -> str:
         "ptb": "--source DIR",
         "wikitext": "--source DIR",
         "text8": "--source FILE",
-        "text": "--train FILE --valid FILE --test FILE" if data.train or data.valid or data.test else "--source FILE",
+        "text": "--train FILE --valid FILE --test FILE" if _of_three_files(data) else "--source FILE",
     }
     words = ["tpdist data prepare", data.recipe, given.get(data.recipe, "")]
     words += [
@@ -82,11 +82,16 @@ def prepare_command(data: Data) -> str:
             ("max_types", data.max_types, None),
             ("min_count", data.min_count, None),
             ("max_tokens", data.max_tokens, None),
-            ("column", shlex.quote(data.column), "text"),
+            ("column", shlex.quote(data.column) if data.recipe == "text" else "text", "text"),
         )
         if value != default
     ]
     return " ".join(filter(None, [*words, f"--out {shlex.quote(str(default_store(data)))}"]))
+
+
+def _of_three_files(data: Data) -> bool:
+    """Whether a `text` is to be made from three files, not from one that is cut: only of three may some be Parquet."""
+    return bool(data.train or data.valid or data.test) or data.column != "text"
 
 
 def missing_source(data: Data) -> str | None:
@@ -95,7 +100,7 @@ def missing_source(data: Data) -> str | None:
         return None
     if data.recipe == "text" and data.source is None:
         names = [f"data.{split}" for split in SPLITS if getattr(data, split) is None]
-        return "data.source" if len(names) == len(SPLITS) else ", ".join(names) or None
+        return ", ".join(names) or None if _of_three_files(data) else "data.source"
     return "data.source" if data.source is None else None
 
 
