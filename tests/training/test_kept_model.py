@@ -9,6 +9,7 @@ from small_runs import Listener, small
 
 import tpdist
 from tpdist import RunError
+from tpdist.launch.trained import damaged_models
 from tpdist.models import build_model
 from tpdist.training import kept_model
 
@@ -28,6 +29,7 @@ def test_of_a_pair_that_was_not_saved_whole_nothing_counts(small_corpus: Path, t
             tpdist.train(small(small_corpus), run)
     with pytest.raises(RunError, match=r"best\.json: missing"):
         tpdist.evaluate(run)
+    assert "best.json: missing" in damaged_models(run)[0]
     listener = Listener()
     result = tpdist.resume(run, ["optimizer.lr=5"], listener)  # the epoch that comes in its place is worse
     assert "best.json: missing" in listener.text
