@@ -14,6 +14,7 @@ from tpdist.experiments.markdown import table
 from tpdist.experiments.thetasteps import losses, theta_steps
 
 ROWS = [  # running means of an epoch: 4.0 for the first hundred updates, then 3.0, then 2.0; 1.0 in the second epoch
+    {"kind": "step", "epoch": 1, "step": 50, "loss": None},  # these were skipped
     {"kind": "step", "epoch": 1, "step": 100, "loss": 4.0},
     {"kind": "step", "epoch": 1, "step": 200, "loss": 3.5},
     {"kind": "epoch", "epoch": 1, "step": 250, "loss": 3.2},

@@ -8,7 +8,7 @@ from small_runs import Listener, small
 
 import tpdist
 from tpdist.experiments.report import report
-from tpdist.training.changes import changes
+from tpdist.training.changes import changes, note_changes
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -54,3 +54,13 @@ def test_a_damaged_line_of_changes_is_left_out(line: bytes, tmp_path: Path):
     lines = [line, json.dumps(whole).encode(), json.dumps(whole | {"step": "x"}).encode()]
     (tmp_path / "changes.jsonl").write_bytes(b"\n".join(lines))
     assert changes(RunDirectory(tmp_path)) == [whole]
+
+
+def test_what_is_noted_behind_a_line_that_was_cut_off_is_kept(small_corpus: Path, tmp_path: Path):
+    """By a full disk, say."""
+    run = RunDirectory.create(small(small_corpus), tmp_path / "run")
+    first = note_changes(run, small(small_corpus, run={"epochs": 3}), 2, 9)
+    with (run.path / "changes.jsonl").open("a") as file:
+        file.write('{"step": 18, "epo')
+    second = note_changes(run, small(small_corpus, run={"epochs": 4}), 3, 18)
+    assert changes(run) == [*first, *second]

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Listener, Parts, assert_same_runs, small
+from small_runs import Listener, Parts, assert_same_runs, rows, small
 
 import tpdist
 from tpdist import NonFiniteError
 from tpdist.data import Store
 from tpdist.tprop import BlowUpError
 from tpdist.tprop.in_place import works_in_place
+from tpdist.training import epoch_end
 from tpdist.training.diagnosis import fingerprint
+from tpdist.training.evaluation import Evaluation
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
 from tpdist.training.undo import Undo
@@ -186,6 +188,17 @@ def test_a_checkpoint_that_was_due_before_a_skipped_update_is_written_once(
     tpdist.train(small(small_corpus, run={"on_non_finite": "skip", "epochs": 1}), tmp_path / "run")
     assert asked == [1, 2, 3, 5, 6, 7, 8, 9]
     assert saved == [3, 9]
+
+
+def test_an_epoch_of_which_all_is_skipped_has_no_training_loss(small_corpus: Path, tmp_path: Path, monkeypatch):
+    norms = iter([math.nan, math.nan, 1.0])
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda _: torch.tensor(next(norms)))
+    losses, said = iter([2.0, 3.0, 3.0, 2.0]), Listener()
+    monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses), 20))
+    config = small(small_corpus, run={"on_non_finite": "skip", "epochs": 3}, batching={"mode": "batch"})
+    assert tpdist.train(config, tmp_path / "run", said).train_perplexity is None
+    assert "epoch   1  train ppl      nan  valid ppl     7.39" in said.text
+    assert [row["loss"] is None for row in rows(tmp_path / "run", "epoch")] == [True, True, False]
 
 
 def test_skipping_ends(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -1,29 +1,39 @@
 """The models that a run keeps."""
 
-from collections.abc import Callable
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import small
+from small_runs import Listener, small
 
 import tpdist
 from tpdist import RunError
+from tpdist.launch.trained import damaged_models
 from tpdist.models import build_model
 from tpdist.training import kept_model
 
 
-def test_what_is_said_of_a_model_is_written_after_it(small_corpus: Path, tmp_path: Path, monkeypatch):
-    """Who is killed between the two has a model of which the step is an older one's, and it does not count."""
-    written: list[str] = []
+def test_of_a_pair_that_was_not_saved_whole_nothing_counts(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """The run ends between the two files of a better model; its figures are then of no other epoch's parameters."""
+    run, write_json, best = tmp_path / "run", kept_model.write_json, itertools.count(1)
 
-    def noted(write: Callable[..., None]) -> Callable[..., None]:
-        return lambda path, what: written.append(path.name) or write(path, what)
+    def killed(path: Path, value: object) -> None:
+        if path.name == "best.json" and next(best) == 2:
+            raise SystemExit
+        write_json(path, value)
 
-    for name in ("write_atomic", "write_json"):
-        monkeypatch.setattr(kept_model, name, noted(getattr(kept_model, name)))
-    tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run")
-    assert written == ["best.safetensors", "best.json", "last.safetensors", "last.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_model, "write_json", killed)
+        with pytest.raises(SystemExit):
+            tpdist.train(small(small_corpus), run)
+    with pytest.raises(RunError, match=r"best\.json: missing"):
+        tpdist.evaluate(run)
+    assert "best.json: missing" in damaged_models(run)[0]
+    listener = Listener()
+    result = tpdist.resume(run, ["optimizer.lr=5"], listener)  # the epoch that comes in its place is worse
+    assert "best.json: missing" in listener.text
+    assert (result.best_epoch, result.valid_perplexity) == (2, pytest.approx(tpdist.evaluate(run).perplexity))
 
 
 def test_a_file_with_more_parameters_than_the_model_is_another_models(small_corpus: Path):

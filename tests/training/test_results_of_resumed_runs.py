@@ -50,14 +50,17 @@ def test_the_best_model_of_an_epoch_that_is_lost_does_not_count(small_corpus: Pa
     assert tpdist.evaluate(run, "test").perplexity == pytest.approx(result.test_perplexity)
 
 
-def test_a_run_that_is_out_of_patience_says_what_helps(small_corpus: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("epochs", "helps"), [(3, ["run.patience=2"]), (2, ["run.epochs=3", "run.patience=2"])])
+def test_a_run_that_is_out_of_patience_says_what_helps(
+    epochs: int, helps: list[str], small_corpus: Path, tmp_path: Path, monkeypatch
+):
     losses = iter([2.0, 3.0, 1.0])
     monkeypatch.setattr(epoch_end, "evaluate_tokens", lambda *_, **__: Evaluation(next(losses), 20))
     run, listener = tmp_path / "run", Listener()
-    assert tpdist.train(small(small_corpus, run={"epochs": 3, "patience": 1, "test": False}), run).epochs == 2
+    assert tpdist.train(small(small_corpus, run={"epochs": epochs, "patience": 1, "test": False}), run).epochs == 2
     tpdist.resume(run, reporter=listener)
-    assert "nothing is left to do; for more: --set run.patience=2, or more" in listener.said
-    assert tpdist.resume(run, ["run.patience=2"]).epochs == 3
+    assert f"nothing is left to do; for more: --set {' '.join(helps)}, or more" in listener.said
+    assert tpdist.resume(run, helps).epochs == 3
 
 
 def test_a_finished_run_resumes_to_itself_and_goes_on_with_more_epochs(small_corpus: Path, tmp_path: Path):

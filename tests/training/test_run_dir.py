@@ -96,8 +96,23 @@ def test_a_run_that_has_saved_nothing_is_not_said_to_go_on(small_corpus: Path, t
         run.refuse_existing()
 
 
+def test_a_link_that_leads_nowhere_in_the_place_of_runs(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """To a disk that is not mounted, say."""
+    monkeypatch.chdir(tmp_path)
+    to_nowhere(Path("runs"))
+    with pytest.raises(RunError, match=r"^runs/run-\d+-\d+: cannot be made: Not a directory$"):
+        tpdist.train(small(small_corpus))
+    with pytest.raises(RunError, match=r"^runs/NAME-TIME: cannot be made: Not a directory$"):
+        dry_run(small(small_corpus), None)
+
+
 def to_file(path: Path) -> Path:
     path.write_text("mine")
+    return path
+
+
+def to_nowhere(path: Path) -> Path:
+    path.symlink_to("/nowhere")
     return path
 
 
@@ -106,6 +121,7 @@ PLACES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda tmp: to_file(tmp / "file"), "exists already and is not overwritten; give --run-dir a new name"),
     (lambda tmp: to_file(tmp / "file") / "run", "cannot be made: Not a directory"),
     (lambda tmp: to_file(tmp / "file") / "deep/run", "cannot be made: Not a directory"),
+    (lambda tmp: to_nowhere(tmp / "link") / "run", "cannot be made: Not a directory"),
     (lambda tmp: tmp / ("x" * 300), "cannot be made: File name too long"),
     (lambda tmp: Path("/proc/run"), "cannot be made: No such file or directory"),
 ]

@@ -28,7 +28,7 @@ def unwritable(directory: Path) -> str | None:
         pass
     except OSError as error:
         return error.strerror
-    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         return os.strerror(errno.ENOTDIR)
     if hasattr(os, "statvfs") and os.statvfs(nearest).f_flag & os.ST_RDONLY:

@@ -28,7 +28,7 @@ def losses(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
     epoch = begin = last = 0
     total = 0.0
     for row in rows:
-        if row["kind"] not in ("step", "epoch"):
+        if row["kind"] not in ("step", "epoch") or row["loss"] is None:  # all of the epoch was skipped until then
             continue
         if row["epoch"] != epoch:
             epoch, begin, total = row["epoch"], last, 0.0

@@ -115,7 +115,8 @@ def damaged_models(run_dir: str | Path) -> list[str]:
     """What is wrong with a run's `best` and `last` model, where they are there."""
     run = RunDirectory.open(run_dir)
     kept = [KeptModel(run, which) for which in MODELS]
-    return [wrong for one in kept if one.about_file.exists() and (wrong := one.damage()) is not None]
+    there = [one for one in kept if one.file.exists() or one.about_file.exists()]
+    return [wrong for one in there if (wrong := one.damage()) is not None]
 
 
 def export(

@@ -135,7 +135,8 @@ def load_checkpoint(depot: Depot, notice: Callable[[str], None], only: str | Non
             return replace(read_checkpoint(name, path, where), damaged=damaged, scratch=scratch)
         damaged.append(name)
     found = f"all {len(damaged)} are damaged; the oldest: {wrong}" if damaged else "there is none"
-    raise RunError(f"{depot.where}: no checkpoint to resume from ({found}); start a new run")
+    way_on = "" if damaged else "; if run.checkpoint_to or the name of the run's directory was changed, change it back"
+    raise RunError(f"{depot.where}: no checkpoint to resume from ({found}); start a new run{way_on}")
 
 
 def read_checkpoint(name: str, path: Path, where: str) -> Loaded:

@@ -73,7 +73,7 @@ def end_epoch(trainer: "Trainer", valid: Evaluation, tracker: Tracker | None) ->
     better = state.best is None or valid.loss < state.best
     if better:
         state.best, state.best_epoch, state.best_step = valid.loss, state.epoch, state.step
-        state.best_train = row["loss"]
+        state.best_train = row["loss"] if state.sums.tokens else None
         state.stale = state.decay_wait = 0
     else:
         state.stale += 1

@@ -52,7 +52,7 @@ class Share:
 
 def perplexity(mean_loss: float) -> float:
     """exp(mean nats per token); inf where that overflows."""
-    return math.exp(mean_loss) if mean_loss < 700 else math.inf
+    return math.inf if mean_loss >= 700 else math.exp(mean_loss)
 
 
 def evaluate_tokens(

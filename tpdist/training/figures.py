@@ -76,7 +76,7 @@ def metrics_row(trainer: "Trainer", kind: str) -> dict[str, Any]:
 def live_status(trainer: "Trainer") -> Status:
     """What a person sees of the run between two updates."""
     state, sums, epochs = trainer.state, trainer.state.sums, trainer.config.run.epochs
-    loss = sums.loss / max(1, sums.tokens)
+    loss = sums.loss / sums.tokens if sums.tokens else math.nan  # all updates of the epoch so far were skipped
     # not epochs times updates: a run that goes on with other streams has had epochs of another length
     left = (epochs - state.epoch) * len(trainer.batches) + len(trainer.batches) - state.position
     return Status(

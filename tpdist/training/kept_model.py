@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tpdist.config import Experiment
 from tpdist.data import Manifest
-from tpdist.data.disk import parse_json
+from tpdist.data.disk import parse_json, sync
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
 from tpdist.training.files import load_tensors, save_tensors, write_atomic, write_json
@@ -23,10 +24,15 @@ class KeptModel:
         self.file, self.about_file = run.models / f"{which}.safetensors", run.models / f"{which}.json"
 
     def save(self, model: LanguageModel, about: dict[str, Any]) -> None:
-        """Both files; the JSON last, so that a whole pair is known by it."""
-        # tied ones once: safetensors refuses shared memory
-        own: dict[str, Tensor] = dict(model.named_parameters())
-        write_atomic(self.file, lambda file: save_tensors(own, file))
+        """Both files; the JSON last, and gone before its tensors are, so that a whole pair is known by it."""
+
+        def write(file: Path) -> None:
+            # tied ones once: safetensors refuses shared memory
+            save_tensors(dict(model.named_parameters()), file)
+            sync(file)  # now, for this may take long, and until the end of `save` there is no whole pair
+            self.about_file.unlink(missing_ok=True)
+
+        write_atomic(self.file, write)
         write_json(self.about_file, about)
 
     def load(self, config: Experiment, corpus: Manifest) -> LanguageModel:

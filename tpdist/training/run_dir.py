@@ -74,7 +74,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True)
         except FileExistsError:
-            if refuse:
+            if refuse or not os.path.lexists(self.path):  # what exists may be a link above it that leads nowhere
                 self.refuse_existing()
             return False
         except OSError as error:
@@ -102,7 +102,7 @@ class RunDirectory:
             )
         if os.path.lexists(self.path):
             raise RunError(f"{self.path}: exists already and is not overwritten; give --run-dir a new name")
-        if any(os.path.isfile(parent) for parent in self.path.parents):
+        if any(os.path.lexists(parent) and not os.path.isdir(parent) for parent in self.path.parents):
             raise RunError(f"{self.path}: cannot be made: {os.strerror(errno.ENOTDIR)}")
 
     def may_go_on(self) -> bool:

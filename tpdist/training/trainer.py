@@ -128,9 +128,9 @@ class Trainer:
     @property
     def for_more(self) -> str:
         """What to set where the run is over and shall go on."""
-        if self.state.epoch > self.config.run.epochs:
-            return f"--set run.epochs={self.state.epoch}, or more"
-        return f"--set run.patience={self.state.stale + 1}, or more"
+        sets = [f"run.epochs={self.state.epoch}"] if self.state.epoch > self.config.run.epochs else []
+        sets += [f"run.patience={self.state.stale + 1}"] * self.state.out_of_patience(self.config.run.patience)
+        return f"--set {' '.join(sets)}, or more"
 
     def fit(self, stop: StopSignal) -> None:
         """Train until the epochs are done or patience is out; evaluate and save after every epoch."""
