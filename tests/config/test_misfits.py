@@ -91,6 +91,13 @@ BAD = [
         ],
     ),
     (
+        "method: {name: pm}\nobjective: {penalty: own:huber, allow_penalties_from: [own]}\nrun: {cuda_graph: true}",
+        [
+            "a.yaml:2: objective.penalty: run.cuda_graph records whole updates: it needs a built-in one, since "
+            "constraints are not counted, got own:huber",
+        ],
+    ),
+    (
         "data: {recipe: text, source: a.txt, test: b.txt}",
         ["a.yaml:1: data.source: one file to cut, or three files; got both, leave 'a.txt' out"],
     ),

@@ -87,13 +87,16 @@ class SummedOver:
 
 
 class Link:
-    """The `Neighbours` of one worker of a chain. Counts the numbers that cross its edges, and lists its calls."""
+    """The `Neighbours` of one worker of a chain. Counts the numbers that cross its edges, and lists its calls.
+
+    under_way: messages that it has not waited for.
+    """
 
     def __init__(self, chain: Chain, place: int):
         self.chain, self.place = chain, place
         self.is_first = place == 0
         self.is_last = place == chain.workers - 1
-        self.sent_right = self.sent_left = 0
+        self.sent_right = self.sent_left = self.under_way = 0
         self.calls: list[str] = []
 
     def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
@@ -101,14 +104,23 @@ class Link:
         if not self.is_last:
             self.sent_right += edge.numel()
             self.chain.rightward[self.place + 1].put(edge.detach().clone())
-        return lambda: None if self.is_first else self.chain.rightward[self.place].get(timeout=WAIT_S)
+        return self.arrival(None if self.is_first else self.chain.rightward[self.place])
 
     def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
         self.calls.append("to_left")
         if not self.is_first:
             self.sent_left += edge.numel()
             self.chain.leftward[self.place - 1].put(edge.detach().clone())
-        return lambda: None if self.is_last else self.chain.leftward[self.place].get(timeout=WAIT_S)
+        return self.arrival(None if self.is_last else self.chain.leftward[self.place])
+
+    def arrival(self, source: queue.Queue[Tensor] | None) -> Callable[[], Tensor | None]:
+        self.under_way += 1
+
+        def wait() -> Tensor | None:
+            self.under_way -= 1
+            return None if source is None else source.get(timeout=WAIT_S)
+
+        return wait
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
         self.calls.append("relay")

@@ -54,6 +54,7 @@ def fleet(
         return log
 
     logs = chain.run(work)
+    assert not any(link.under_way for link in links)  # a message that its sender does not wait for may never leave
     assert all(link.calls == links[0].calls for link in links)  # NCCL hangs where two workers' orders differ
     visits = []
     for parts in zip(*logs, strict=True):

@@ -19,6 +19,11 @@ def half_square(target: Tensor, prediction: Tensor) -> Tensor:
     return 0.5 * (target - prediction).square().sum(-1)
 
 
+def of_positive(target: Tensor, prediction: Tensor) -> Tensor:
+    """The same, and not a number where a state is 0."""
+    return half_square(target, prediction) + 0.0 * (target.log() - prediction.log()).sum(-1)
+
+
 def sum_of_all(target: Tensor, prediction: Tensor) -> Tensor:
     return half_square(target, prediction).sum()
 
@@ -38,17 +43,20 @@ def of_nothing(target: Tensor, prediction: Tensor) -> Tensor:
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_penalties_for_test")
-    vars(module).update(half_square=half_square, sum_of_all=sum_of_all, number=3)
+    vars(module).update(half_square=half_square, of_positive=of_positive, sum_of_all=sum_of_all, number=3)
     vars(module).update(of_prediction=of_prediction, of_prediction_again=of_prediction_again, of_nothing=of_nothing)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
 
-def train(penalty: str, allowed: str, method: dict, chunk_tokens: int = 5) -> dict[str, Tensor]:
+def train(
+    penalty: str, allowed: str, method: dict, chunk_tokens: int = 5, cell: str = "lstm", loss_on: str = "prediction"
+) -> dict[str, Tensor]:
     """Four updates over two windows; everything that they left."""
+    own = {"penalty": penalty, "allow_penalties_from": [allowed]}
     config = experiment(
-        model={"cell": "lstm", "hidden": 3, "init": 0.5},
-        objective={"block": B, "weight": 0.6, "penalty": penalty, "allow_penalties_from": [allowed]},
+        model={"cell": cell, "hidden": 3, "init": 0.5},
+        objective={"block": B, "weight": 0.6, "loss_on": loss_on, **own},
         method={"first": "persistent", **method},
         batching={"streams": S, "blocks": K, "chunk_tokens": chunk_tokens},
         optimizer={"name": "adagrad", "lr": 0.1},
@@ -76,6 +84,19 @@ def test_l2_written_again(own: str, method: dict, starts: str) -> None:
     assert float(wanted["costs"].detach().min()) > 0
     for name, tensor in wanted.items():
         torch.testing.assert_close(got[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk_tokens", [2, 100])  # a part has no constraint; one roll-out where starts are held
+@pytest.mark.parametrize("loss_on", ["prediction", "target"])
+@pytest.mark.parametrize("name", ["pm", "costate"])
+def test_a_penalty_is_asked_where_there_is_a_constraint(own: str, name: str, loss_on: str, chunk_tokens: int) -> None:
+    """The logistic units of an elman are never 0; a text begins with a state of 0, and a window ends with none."""
+    method = {"name": name, "h_optimizer": {"lr": 0.01}}
+    got, wanted = (
+        train(penalty, own, method, chunk_tokens, "elman", loss_on) for penalty in (f"{own}:of_positive", "l2")
+    )
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("chunk_tokens", [5, 100])  # some blocks at once; one roll-out where starts are held

@@ -18,7 +18,7 @@ def records_updates(config: "Experiment") -> bool:
     """
     if config.run.cuda_graph is not None:
         return config.run.cuda_graph
-    own = ":" in config.model.cell or ":" in config.objective.penalty
+    own = ":" in config.model.cell
     fused = config.optimizer.name in COMPARED and not KERNELS & config.optimizer.options.keys()
     return fused and config.run.dtype == "float32" and not own and all(will_do for _, _, will_do, _ in needs(config))
 
@@ -34,6 +34,8 @@ def needs(config: "Experiment") -> Iterator[Need]:
     yield "cluster.workers", workers, workers == 1, "1, since messages are not recorded"
     yield "batching.mode", config.batching.mode, config.batching.mode == "minibatch", "minibatch"
     yield "method.name", method.name, method.name != "als", "a method of gradient steps"
+    own = ":" in config.objective.penalty and method.name != "bptt"
+    yield "objective.penalty", config.objective.penalty, not own, "a built-in one, since constraints are not counted"
     yield "method.visit", method.visit, method.visit is None, "none of your own"
     yield "method.h_optimizer", h.name, h_will_do, "sgd without options, or adagrad on states made anew"
     yield "optimizer.options.lr_decay", lr_decay, not lr_decay, "0, since the rate is recorded too"

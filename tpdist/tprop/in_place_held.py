@@ -227,7 +227,7 @@ class _RightToLeft:
         end = predict(self._model, window.inputs[:, :, -1:], h[:, k - 1 : k], plan.chunk_blocks)
         arrival = neighbours.to_right(end[:, 0])
         residuals, change = sums(plan, h.device)
-        arrived: Tensor | None = None
+        edge: Tensor | None = None  # ĥ of boundary 0, now
         edges: dict[int, tuple[Tensor, Tensor]] = {}  # ĥ, before and now, where the next part of the streams begins
         for part in reversed(from_right_to_left(S, k, plan.chunk_blocks, (False, False))):
             with frozen(before):
@@ -236,9 +236,9 @@ class _RightToLeft:
             now = predict(self._model, opened.window.inputs, h[part.streams, part.blocks], plan.chunk_blocks)
             change += squares(now - opened.prediction, opened.window.coupled[:, 1:]).sum()
             if not part.blocks.start:
-                if not neighbours.is_first and arrived is None:
-                    arrived = arrival()
-                edge = self._before_first if arrived is None else arrived
+                if edge is None:  # the first worker waits too: a message that nobody waits for may never leave
+                    from_left = arrival()
+                    edge = self._before_first if from_left is None else from_left
                 edges[part.streams.start] = (self._before_first[part.streams], edge[part.streams])
             here, streams = (part.streams, part.blocks), part.streams.start
             left, left_now = edges[streams]

@@ -32,18 +32,23 @@ def penalty(
     """λ C(ĥ, h) summed over n boundaries, in nats.
 
     `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual. An own penalty
-    gives C(h, ĥ) of every boundary, [n]; it has no dual either. Raises ConfigError where it gives something else.
+    gives C(h, ĥ) of every boundary that is coupled; it has no dual either. Raises ConfigError where it gives something
+    else.
     """
+    if not (terms.weight or terms.kl_weight):
+        return target.new_zeros(())
     if terms.own is not None:
-        cost = terms.own(target, prediction)
-        if not isinstance(cost, Tensor) or cost.shape != coupled.shape:
+        here = coupled > 0  # elsewhere a state may be 0, where C need not be a number
+        h, predicted = target[here], prediction[here]
+        cost = terms.own(h, predicted)
+        if not isinstance(cost, Tensor) or cost.shape != h.shape[:1]:
             got = f"a tensor {list(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
             raise ConfigError(
-                f"{terms.penalty!r} must return a number for each of the {len(coupled)} boundaries it is given, "
-                f"a tensor [{len(coupled)}]; it returned {got}",
+                f"{terms.penalty!r} must return a number for each of the {len(h)} boundaries it is given, "
+                f"a tensor [{len(h)}]; it returned {got}",
                 "objective.penalty",
             )
-        return terms.weight * (cost * coupled).sum()
+        return terms.weight * cost.sum()
     if terms.penalty == "l2":
         return terms.weight * l2(target, prediction, dual, coupled)
     divergence = terms.kl_weight * kl(model, target, prediction, coupled)

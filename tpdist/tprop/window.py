@@ -99,7 +99,8 @@ def make_window(
     )
 
 
-# A state under way: the call waits for it. None where there is no worker on that side.
+# A state under way: the call waits for it, None where there is no worker on that side, and for what was sent, which may
+# never leave where nobody waits.
 Arrival = Callable[[], Tensor | None]
 
 
