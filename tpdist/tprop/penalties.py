@@ -40,6 +40,8 @@ def penalty(
     if terms.own is not None:
         here = coupled > 0  # elsewhere a state may be 0, where C need not be a number
         h, predicted = target[here], prediction[here]
+        if not len(h):
+            return target.new_zeros(())
         cost = terms.own(h, predicted)
         if not isinstance(cost, Tensor) or cost.shape != h.shape[:1]:
             got = f"a tensor {list(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
