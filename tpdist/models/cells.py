@@ -76,7 +76,7 @@ class Elman(Cell):
         return self.input(x)
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
-        return self.activation(x + self.recurrent(state))
+        return self.activation(x + self.recurrent(state).to(state.dtype))  # or of two bfloat16 products the sum is one
 
 
 class MRNN(Cell):
