@@ -103,6 +103,7 @@ BAD = [
     ),
     # values
     ("objective: {block: 0}", ["a.yaml:1: objective.block: must be at least 1, got 0"]),
+    ("data: {synthetic: {seed: -1}}", ["a.yaml:1: data.synthetic.seed: must be at least 0, got -1"]),
     ("objective: {weight: -1}", ["a.yaml:1: objective.weight: must be at least 0, got -1"]),
     ("optimizer: {lr: 0}", ["a.yaml:1: optimizer.lr: must be above 0, got 0"]),
     ("optimizer: {decay: {factor: 1.5}}", ["a.yaml:1: optimizer.decay.factor: must be below 1, got 1.5"]),

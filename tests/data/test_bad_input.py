@@ -173,11 +173,6 @@ CASES: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"recipe": "synthetic", "synthetic": Synthetic(tokens=99_999_999_999_999)},
         "data.synthetic.tokens: 99,999,999,999,999 tokens; at most 2,147,483,648",
     ),
-    "synthetic, negative seed": (
-        {},
-        {"recipe": "synthetic", "synthetic": Synthetic(seed=-1)},
-        "data.synthetic.seed: -1 is negative; a seed is 0 or more",
-    ),
 }
 PATHS = ("train", "valid", "test", "source")
 

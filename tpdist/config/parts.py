@@ -37,7 +37,7 @@ class Synthetic(Part):
     tokens: Annotated[int, Field(ge=100)] = Field(
         default=200_000, description="training tokens; validation and test get a tenth each"
     )
-    seed: int = Field(default=0, description="seed of the source and of the sample")
+    seed: NonNegativeInt = Field(default=0, description="seed of the source and of the sample")
 
 
 class Data(Part):

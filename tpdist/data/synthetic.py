@@ -126,5 +126,3 @@ def check(options: Synthetic) -> None:
         )
     if options.tokens > MAX_TOKENS:
         raise ConfigError(f"{options.tokens:,} tokens; at most {MAX_TOKENS:,}", "data.synthetic.tokens")
-    if options.seed < 0:
-        raise ConfigError(f"{options.seed} is negative; a seed is 0 or more", "data.synthetic.seed")
