@@ -95,7 +95,7 @@ TRAIN = [
     (f"train c.yaml {OVER} model.cell=json:loads model.allow_cells_from=[json]", "--set: model.cell: 'json:loads' is not a subclass of tpdist.models.Cell"),
     (f"train c.yaml {OVER} method.visit=json:no method.allow_visits_from=[json]", "--set: method.visit: cannot load 'json:no': module 'json' has no attribute 'no'"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=json:decoder objective.allow_penalties_from=[json]", "--set: objective.penalty: 'json:decoder' is not a function"),
-    (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:sub objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:sub' must return a number for each of the 6 boundaries it is given, a tensor [6]; it returned a tensor [6, 6]"),
+    (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:sub objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:sub' must return a number for each of the 4 boundaries it is given, a tensor [4]; it returned a tensor [4, 6]"),
     (f"train c.yaml {OVER} method.name=pm objective.penalty=operator:neg objective.allow_penalties_from=[operator]", "--set: objective.penalty: 'operator:neg' takes (a, /); it must take (target, prediction)"),
     (f"train c.yaml {OVER} method.visit=operator:neg method.allow_visits_from=[operator]", "--set: method.visit: 'operator:neg' takes (a, /); it must take (model, plan, theta, window, begin, boundaries, carried, neighbours)"),
     (f"train c.yaml {OVER} data.recipe=ptb data.store=ptb", "ptb: no such store; run `tpdist data prepare ptb --source DIR --out ptb`, or give data.source in the configuration"),
