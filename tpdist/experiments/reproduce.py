@@ -35,6 +35,7 @@ CONTESTS = {
     "ptb_hidden400_ratio": {20: "ptb/b20-hidden400"},
     "ptb_hidden512_ratio": {20: "ptb/hidden-adamw:hidden512"},
     "wikitext2_ratio": {20: "wikitext2"},
+    "wikitext2_adamw_ratio": {20: "wikitext2-adamw"},
 }
 LONG_MEMORY = "long-memory"
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
