@@ -23,7 +23,7 @@ from tpdist.data import Store, default_store
 from tpdist.data.disk import parse_json
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file
-from tpdist.experiments.results import versions, versions_of
+from tpdist.experiments.results import joined_commands, versions, versions_of
 from tpdist.experiments.testtime import chosen_runs
 from tpdist.models import LanguageModel
 from tpdist.parallel import Workers
@@ -157,9 +157,8 @@ def main() -> None:
         kept["cosines"][f"B = {block}, λ = {options.weight:g}"] = means
         made_by = versions_of([kept.get("versions", {}), versions()])  # columns stand beside older ones
         kept |= {"windows": options.windows, "versions": made_by}
-        before = str(kept["command"]).split("; ") if "command" in kept else []
         own = shlex.join(["python", "-m", "tpdist.experiments.angles", *sys.argv[1:]])
-        kept["command"] = "; ".join(dict.fromkeys([*before, own]))
+        kept["command"] = joined_commands(kept.get("command"), own)
         options.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

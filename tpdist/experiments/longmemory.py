@@ -23,7 +23,7 @@ from tpdist.experiments.adding import ADDING
 from tpdist.experiments.copying import COPYING
 from tpdist.experiments.memory import Problem
 from tpdist.experiments.points import Point, expand
-from tpdist.experiments.results import Kept, versions, versions_of
+from tpdist.experiments.results import Kept, joined_commands, versions, versions_of
 from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
 from tpdist.training.files import write_json
@@ -109,9 +109,9 @@ def problem_of(arm: str) -> str:
 def with_others(kept: Kept, before: Kept) -> Kept:
     """`kept`, and the arms that were kept before and are not in it."""
     joined = {name: {**before.get(name, {}), **kept[name]} for name in PROBLEMS}
-    command, was, made_by = kept["command"], before["command"], kept["versions"]
+    command, made_by = kept["command"], kept["versions"]
     if any(joined[name] != kept[name] for name in PROBLEMS):
-        command = "; ".join(dict.fromkeys([*was.split("; "), command]))
+        command = joined_commands(before["command"], command)
         made_by = versions_of([before["versions"], made_by])
     return {**kept, "command": command, "versions": made_by, **joined}
 

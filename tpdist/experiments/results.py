@@ -108,6 +108,11 @@ def versions_of(notes: Iterable[Row]) -> dict[str, str]:
     return {name: _distinct(note.get(name) for note in notes) or own for name, own in versions().items()}
 
 
+def joined_commands(before: str | None, own: str) -> str:
+    """The commands behind what is kept, each once. before: those of what was kept already."""
+    return "; ".join(dict.fromkeys([*(before.split("; ") if before else ()), own]))
+
+
 def _distinct(values: Iterable[str | None]) -> str:
     """Of several lists too, such as `2.12, 2.13`, each once."""
     return ", ".join(dict.fromkeys(one for value in values if value for one in value.split(", ")))

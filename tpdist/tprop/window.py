@@ -99,7 +99,7 @@ def make_window(
     )
 
 
-# A state under way: the call waits for it, None where there is no worker on that side, and for what was sent, which may
+# A state under way, None where there is no worker on that side. The call waits for it, and for what was sent: that may
 # never leave where nobody waits.
 Arrival = Callable[[], Tensor | None]
 
