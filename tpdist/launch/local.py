@@ -53,7 +53,7 @@ def train(
         RunDirectory(Path(run_dir)).refuse_existing()
     with_absolute_paths(config, Path.cwd())  # refuses those that could not be read again, before anything is made
     with _at_work(config, reporter, address):
-        if is_missing(config.data):  # to prepare it may take long
+        if address is None and is_missing(config.data):  # preparing may take long; code may lie on the cluster alone
             try_without_store(config)
         store = open_or_prepare(config.data, data_progress)
         run = RunDirectory.create(config, run_dir)
