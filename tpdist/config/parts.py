@@ -4,15 +4,17 @@ Words and symbols are those of the paper: S streams, B steps a block, K blocks a
 weight, h the targets (free states at the boundaries), ĥ the predictions, u the scaled duals.
 """
 
+from os.path import expanduser
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, Strict
 
 # not pydantic's, whose bound is "above 0": for a whole number "at least 1" reads better
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, AfterValidator(expanduser)]  # no shell fills in the `~` of a YAML file or of --set
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 # YAML has lists only, so a list must pass for a tuple; what it holds stays strict
 Mesh = Annotated[tuple[PositiveInt, PositiveInt], Strict(False)]
@@ -46,16 +48,16 @@ class Data(Part):
     recipe: Literal["ptb", "wikitext", "text8", "text", "python-docs", "synthetic"] = Field(
         default="python-docs", description="how the corpus is made; python-docs and synthetic need no files"
     )
-    store: Text | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
-    source: Text | None = Field(
+    store: PathText | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
+    source: PathText | None = Field(
         default=None,
         description="ptb, wikitext: the directory of the text files; text8: the file; text: one file, cut 90/5/5",
     )
-    train: Text | None = Field(
+    train: PathText | None = Field(
         default=None, description="recipe text: the training file (text, or Parquet with a text column)"
     )
-    valid: Text | None = Field(default=None, description="recipe text: the validation file")
-    test: Text | None = Field(default=None, description="recipe text: the test file")
+    valid: PathText | None = Field(default=None, description="recipe text: the validation file")
+    test: PathText | None = Field(default=None, description="recipe text: the test file")
     column: Text = Field(default="text", description="the text column of a Parquet file")
     level: Literal["word", "char"] = Field(default="word", description="tokens are words or characters")
     max_types: Annotated[int, Field(ge=2)] | None = Field(
@@ -88,7 +90,7 @@ class Model(Part):
         description="draw every parameter from uniform(-init, init); default: cells as PyTorch does, the head's matrix "
         "±1/sqrt(hidden), the embedding ±0.1",
     )
-    init_from: Text | None = Field(
+    init_from: PathText | None = Field(
         default=None, description="a safetensors file to start from, with PyTorch's names or an export's; null: draw"
     )
     allow_cells_from: Packages = Field(default=(), description="packages that an own cell may be imported from")

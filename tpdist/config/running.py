@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Strict, Tag
 
-from tpdist.config.parts import NAME_PATTERN, Mesh, NonNegativeInt, Part, PositiveInt, Text
+from tpdist.config.parts import NAME_PATTERN, Mesh, NonNegativeInt, Part, PathText, PositiveInt
 
 
 class Run(Part):
@@ -48,7 +48,7 @@ class Run(Part):
     checkpoint_every_s: PositiveFloat | None = Field(
         default=None, description="seconds between checkpoints, beside checkpoint_every"
     )
-    checkpoint_to: Text | None = Field(
+    checkpoint_to: PathText | None = Field(
         default=None,
         description="a directory or a URI (s3://, gs://, file://, …) for checkpoints, in place of the run's own; "
         "the run's go into DIR/<name of the run directory>",

@@ -89,7 +89,7 @@ def overrides_there(overrides: Sequence[str]) -> list[str]:
     def there(override: str) -> str:
         key, value = key_of(override), override.partition("=")[2].strip()
         made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
-        return f"{key}={below_shared(value)}" if made else override
+        return f"{key}={below_shared(os.path.expanduser(value))}" if made else override
 
     return [there(one) for one in overrides]
 
