@@ -64,3 +64,11 @@ def test_what_is_noted_behind_a_line_that_was_cut_off_is_kept(small_corpus: Path
         file.write('{"step": 18, "epo')
     second = note_changes(run, small(small_corpus, run={"epochs": 4}), 3, 18)
     assert changes(run) == [*first, *second]
+
+
+def test_a_resumed_run_says_how_far_its_learning_rate_has_fallen(small_corpus: Path, tmp_path: Path):
+    decay, listener = {"factor": 0.5, "start_epoch": 2}, Listener()
+    tpdist.train(small(small_corpus, optimizer={"decay": decay}, run={"epochs": 2}), tmp_path / "run")
+    tpdist.resume(tmp_path / "run", ["run.epochs=3", "optimizer.lr=0.01"], listener)
+    place = "resumed at step 18, after epoch 2"
+    assert f"{place}; learning rate 0.0025, 0.25 of optimizer.lr by its decay so far" in listener.said

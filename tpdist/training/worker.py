@@ -76,7 +76,7 @@ def run_worker(
                 for line in introduction(trainer):
                     reporter.say(line)
                 if resume:
-                    reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}")
+                    reporter.say(f"resumed at step {trainer.state.step}, {trainer.state.place}{_fallen(trainer)}")
                 if changed:
                     reporter.say(f"changed from here on: {', '.join(map(text, changed))}")
                 if resume and trainer.over:
@@ -103,6 +103,12 @@ def run_worker(
     for line in conclusion(result):
         reporter.say(line)
     return result
+
+
+def _fallen(trainer: Trainer) -> str:
+    """What of `optimizer.lr` a resumed run still learns by, which holds for a changed one too."""
+    scale, lr = trainer.state.lr_scale, trainer.config.optimizer.lr
+    return f"; learning rate {lr * scale:.3g}, {scale:.3g} of optimizer.lr by its decay so far" if scale != 1 else ""
 
 
 def _clear(depot: Depot, config: Experiment, run: RunDirectory, resume: bool) -> None:
