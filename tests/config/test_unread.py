@@ -28,6 +28,8 @@ LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss
         ("method: {name: costate, starts: tied, edge_free: true}", [],
          ["method.starts changes nothing", "method.edge_free changes nothing"]),
         ("method: {name: bptt, starts: tied}", [], ["a.yaml:1: method.starts changes nothing with method.name: bptt"]),
+        ("method: {name: bptt, closing: true}", [], ["method.closing changes nothing with method.name: bptt"]),
+        ("method: {name: costate, closing: true}", [], []),
         (f"method: {{name: als, starts: tied, edge_free: true}}\n{LINEAR}", [], []),  # als moves a window's start
         ("method: {name: costate, h_optimizer: {options: {momentum: 0.9}}}", [],
          ["method.h_optimizer.options.momentum changes nothing with method.name: costate"]),

@@ -15,6 +15,7 @@ READ_BY = {
     "method.h_optimizer": MOVE_H,
     "method.bounded": MOVE_H,
     "method.edge_free": (*MOVE_H, "als"),
+    "method.closing": (*MOVE_H, "costate"),
     "method.dual": DUAL_METHODS,
     "method.sweeps": ("costate",),
     "method.keep_costates": ("costate",),
