@@ -62,7 +62,7 @@ def plan(
     visit_plan = plan_epoch(config, 1, share.window)
     shape = costs.shape_of(config, types)
     once = costs.rolled_once(visit_plan, share.tokens, config.batching.chunk_tokens, share.updates == 1)
-    if gpu:
+    if gpu is not None:
         device = on_gpu(config, visit_plan, shape, once, gpu, assumed)
     else:
         device = calibrate(config, visit_plan, types, share)
@@ -130,7 +130,7 @@ def corpus_of(config: Experiment, tokens: float | None, types: int | None) -> tu
 def assumed_of(share: float, mtbf_hours: float, price: float | None) -> Assumed:
     """What the options say. Raises TpdistError for what no machine is."""
     _need("--share", share, 0 < share <= 1, "above 0 and at most 1")
-    _need("--mtbf-hours", mtbf_hours, mtbf_hours > 0, "above 0")
+    _need("--mtbf-hours", mtbf_hours, 0 < mtbf_hours <= 1e9, "above 0 and at most 1e9")
     _need("--price", price or 0.0, (price or 0.0) >= 0, "0 or more")
     return Assumed(share=share, mtbf_hours=mtbf_hours, price=price)
 
