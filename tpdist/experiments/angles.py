@@ -62,7 +62,8 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     """Of every case, for every window: the cosine of its θ-gradient with that of BPTT over the whole window."""
     directory = RunDirectory.open(run)
     base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
-    config = _config(directory, [*base, "method.name=costate", "method.edge_costate=zero", "objective.weight=0.0"])
+    whole_window = ["method.name=costate", "method.sweeps=null", "method.edge_costate=zero", "objective.weight=0.0"]
+    config = _config(directory, [*base, *whole_window])
     store = Store.open(default_store(config.data))
     model = KeptModel(directory, "best").load(config, store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
