@@ -78,9 +78,13 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
 
 
 def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves."""
-    before = min(BEFORE, len(batches) - 1)
-    for index in range(before, len(batches), max(1, (len(batches) - before) // windows))[:windows]:
+    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves.
+
+    A last one that is shorter than the others is left out.
+    """
+    count = max(1, batches.layout.blocks // batches.per_window)
+    before = min(BEFORE, count - 1)
+    for index in range(before, count, max(1, (count - before) // windows))[:windows]:
         carried = model.zero_state(len(batches.streams))
         for earlier in range(index - before, index):
             carried = roll(model, batches.batch(earlier), carried)[:, -1]
