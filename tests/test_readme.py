@@ -8,6 +8,7 @@ from documents import ROOT, blocks, broken_links, commands, files
 
 from tpdist.cli import build_parser, main
 from tpdist.config import load_config
+from tpdist.experiments.points import expand
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md", "ARCHITECTURE.md")
 # makes any configuration small enough for a test
@@ -40,6 +41,16 @@ def test_commands_parse_and_their_settings_exist(document: str, words: list[str]
         file.write_text(files(document)[config], encoding="utf-8")
     assert file is None or file.is_file(), f"{document}: {config}"
     load_config(file, getattr(options, "set", []))
+
+
+@pytest.mark.parametrize(
+    "words", [words for _, words in EVERY_COMMAND if words[0] == "reproduce"], ids=lambda words: " ".join(words)[:80]
+)
+def test_what_is_to_be_reproduced_has_points(words: list[str]):
+    """Every cell is there, and its configuration takes the settings that the command changes."""
+    options = build_parser().parse_args(words)
+    device = [f"run.device={options.device}"] if options.device else []
+    assert expand(ROOT / "configs/paper" / f"{options.what}.yaml", [*options.set, *device], options.cells)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -35,6 +35,15 @@ def test_held_steps_of_one_over_lambda_are_costate_sweeps(run: Path):
     assert all(abs(value - 1) > 1e-4 for value in found["5 H-steps, plain, 1/λ, tied"])
 
 
+def test_the_reference_goes_through_the_whole_window_whatever_sweeps_the_run_took(small_corpus: Path, tmp_path: Path):
+    method = {"name": "costate", "sweeps": 0}
+    config = small(small_corpus, method=method, batching={"streams": 2, "blocks": 4}, run={"epochs": 1})
+    tpdist.train(config, tmp_path / "run")
+    found = angles(tmp_path / "run", [], weight=0.5, windows=1)
+    assert found["5 H-steps, plain, 1/λ, held"] == pytest.approx([1.0], abs=1e-12)
+    assert found["no H-steps, truncated BPTT"][0] < 1 - 1e-6
+
+
 def test_nothing_of_the_run_is_changed(run: Path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     angles(run, ["batching.blocks=3"], weight=1.0, windows=1)

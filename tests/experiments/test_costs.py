@@ -186,6 +186,9 @@ def test_seconds_by_hand() -> None:
     assert used["parameters"] == size * 4  # with gradient and Adam's two moments
     assert used["states"] == 7 * 10 * 3 * 12 * 4  # U
     assert used["ids"] == 120 * 16
+    steps = plan_epoch(experiment({"name": "admm", "h_steps": 1, "first": "zero", "theta_steps": 3}), 1, K)
+    three = costs.seconds(config, steps, shape, share, Device("d", 0, 0, None), Link(1e-3, 1e6))
+    assert [three[name] for name in ("ring", "tree")] == pytest.approx([3 * parts["ring"], 3 * parts["tree"]])
 
 
 @pytest.mark.parametrize("order", ["sequential", "shuffled"])

@@ -67,6 +67,11 @@ def test_the_gradient_fades_with_the_distance(runs: list[Path]):
     assert all(a > b > 0 for a, b in pairwise(shares))
 
 
+def test_the_reach_is_followed_through_whole_windows(runs: list[Path]):
+    """25 blocks, 8 at a time: the fourth window has one block, and nothing behind it."""
+    assert all(share > 0 for share in reach(runs[0], windows=2, blocks=8))
+
+
 def test_the_reach_is_that_of_the_blocks_own_loss_and_needs_no_penalty_of_the_users(runs: list[Path], tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(runs[1], run)

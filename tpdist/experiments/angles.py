@@ -62,7 +62,8 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     """Of every case, for every window: the cosine of its θ-gradient with that of BPTT over the whole window."""
     directory = RunDirectory.open(run)
     base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
-    config = _config(directory, [*base, "method.name=costate", "method.edge_costate=zero", "objective.weight=0.0"])
+    whole_window = ["method.name=costate", "method.sweeps=null", "method.edge_costate=zero", "objective.weight=0.0"]
+    config = _config(directory, [*base, *whole_window])
     store = Store.open(default_store(config.data))
     model = KeptModel(directory, "best").load(config, store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
@@ -77,9 +78,13 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
 
 
 def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves."""
-    before = min(BEFORE, len(batches) - 1)
-    for index in range(before, len(batches), max(1, (len(batches) - before) // windows))[:windows]:
+    """Windows spread over the text, each with the state [S, d] that a roll-out over those before it leaves.
+
+    A last one that is shorter than the others is left out.
+    """
+    count = max(1, batches.layout.blocks // batches.per_window)
+    before = min(BEFORE, count - 1)
+    for index in range(before, count, max(1, (count - before) // windows))[:windows]:
         carried = model.zero_state(len(batches.streams))
         for earlier in range(index - before, index):
             carried = roll(model, batches.batch(earlier), carried)[:, -1]

@@ -191,13 +191,13 @@ def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: 
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
     workers = config.cluster.limits[1]
     times = 1 if own_windows(config) else config.mesh()[1]
-    size, one = gradient_bytes(config, plan, shape), share.streams * shape.state * NUMBER
+    size, one = gradient_bytes(config, plan, shape) / plan.theta_steps, share.streams * shape.state * NUMBER
     sent = sum(states_sent(plan)) if times > 1 else 0
     found = {
         "compute": device.fixed_s + device.per_token_s * share.tokens,
         "neighbours": sent * (link.latency_s + one / link.bytes_per_s),
-        "ring": ring(workers, size, link),
-        "tree": tree(workers, size, link),
+        "ring": plan.theta_steps * ring(workers, size, link),  # a sum for every step
+        "tree": plan.theta_steps * tree(workers, size, link),
     }
     found["reduction"] = min(found["ring"], found["tree"])
     if plan.first == "forward":  # worker after worker, each rolls its blocks out one step at a time: not modelled

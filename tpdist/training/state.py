@@ -68,7 +68,7 @@ class RunState:
         return self.decay_wait > decay.patience
 
     def out_of_patience(self, patience: int | None) -> bool:
-        """Have more epochs passed without gain than the run shall wait? patience: None for no end."""
+        """Have as many epochs passed without gain as the run shall wait for one? patience: None for no end."""
         return patience is not None and self.stale >= patience
 
     def forget_best(self) -> None:
