@@ -150,6 +150,21 @@ def test_cells_that_a_command_leaves_out_stay_kept(clone: Path):
     assert old == {**other, "versions": {"torch": "0"}, "command": ""}
 
 
+def test_an_arm_with_seeds_left_to_run_replaces_none_with_more(clone: Path, capsys: pytest.CaptureFixture[str]):
+    (clone / "configs").unlink()
+    shutil.copytree(ROOT / "configs", clone / "configs")
+    file = clone / "configs/paper/results/ptb_hidden.json"
+    whole = {"arm": "bptt-hidden400", "mean": 1.0, "seeds": [0, 1, 2, 3]}
+    before = json.dumps({"command": "", "versions": {}, "arms": [whole]})
+    file.write_text(before)
+    assert main(["reproduce", "ptb/hidden", "--cells", "bptt-hidden400", "--keep"]) == 0
+    assert file.read_text() == before
+    assert "kept as it was, with more seeds than have ended here: bptt-hidden400" in capsys.readouterr().out
+    assert main(["reproduce", "ptb/hidden", "--cells", "*s-hidden400", "bptt-hidden400", "--keep"]) == 0
+    kept = {arm["arm"]: arm["mean"] for arm in json.loads(file.read_text())["arms"]}
+    assert kept == {"bptt-hidden400": 1.0, "ours-hidden400": 121.0}
+
+
 def test_ratios_name_the_versions_that_made_their_arms(clone: Path):
     (clone / "configs").unlink()
     shutil.copytree(ROOT / "configs", clone / "configs")

@@ -79,7 +79,8 @@ def reproduce(
     for line in table(kept).splitlines():
         reporter.say(line)
     if keep:
-        keep_result(what, kept, section)
+        for arm in keep_result(what, kept, section):
+            reporter.say(f"kept as it was, with more seeds than have ended here: {arm}")
     return kept
 
 
@@ -157,17 +158,26 @@ def figure(what: str, section: Sweep, arms: Sequence[dict[str, Any]]) -> str | N
     return standalone(chart(what, label, found, log=far))
 
 
-def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
+def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> list[str]:
     """Into configs/paper/results, without wall times, which mean little on another machine; the documents follow.
 
-    Arms of `section` that the command left out stay as they were kept before.
+    Arms of `section` that the command left out stay as they were kept before. So do those of which not all seeds that
+    were kept have ended yet: their names.
     """
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     own = results / f"{what.replace('/', '_')}.json"
     before = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None
+    short = []
     if "arms" in kept:
-        lasting = [{name: value for name, value in arm.items() if name != "seconds"} for arm in kept["arms"]]
+        short = _short_of_seeds(kept, before)
+        lasting = [
+            {name: value for name, value in arm.items() if name != "seconds"}
+            for arm in kept["arms"]
+            if arm["arm"] not in short
+        ]
+        if not lasting:
+            return short
         arms = lasting if before is None else _with_other_arms(lasting, kept, before, list(arms_of(section)))
         kept = {**kept, "arms": arms}
         if what.startswith("figure") and (drawn := figure(what, section, arms)):
@@ -180,6 +190,13 @@ def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> None:
             _keep_ratios(results, name, contest)
     for document in filter(Path.is_file, DOCUMENTS):
         write_text(document, render(document.read_text(encoding="utf-8"), results))
+    return short
+
+
+def _short_of_seeds(kept: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
+    """The arms that had all of their seeds before, and more."""
+    seeds = {arm["arm"]: set(arm.get("seeds", ())) for arm in (before or kept)["arms"]}
+    return [arm["arm"] for arm in kept["arms"] if set(arm.get("seeds", ())) < seeds.get(arm["arm"], set())]
 
 
 def _with_other_arms(
