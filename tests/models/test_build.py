@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tpdist.config import Experiment
 from tpdist.config import Model as ModelPart
 from tpdist.errors import ConfigError
-from tpdist.models import Cell, build_model
+from tpdist.models import GRU, Cell, build_model
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])
@@ -87,6 +87,21 @@ class Detached(Leaky):
         return super().step(x, state).detach()
 
 
+class StepOfAGRU(GRU):
+    """Whose forward is still that of all gates."""
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return 0.5 * state + torch.tanh(x.chunk(3, -1)[2])
+
+
+class Forgets(Leaky):
+    """Its forward is right for one step."""
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = 0.5 * state + self.map(x)
+        return outputs, outputs[-1]
+
+
 class ForwardAlone(Cell):
     """Leaky's outputs without a `step`."""
 
@@ -107,7 +122,7 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
     vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
-    vars(module).update(Detached=Detached, ForwardAlone=ForwardAlone)
+    vars(module).update(Detached=Detached, ForwardAlone=ForwardAlone, StepOfAGRU=StepOfAGRU, Forgets=Forgets)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -144,6 +159,8 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("WrongArguments", "inputs, hidden"),
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("StepOfAGRU", "its forward is not the loop over its step"),
+        ("Forgets", "its forward is not the loop over its step"),
         ("Forgetful", "no gradient comes from its next state to its state"),
         ("Detached", "no gradient comes from its next state to its state"),
     ],
