@@ -49,6 +49,13 @@ LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss
         ("preset: released\nmethod: {name: bptt}", [], []),  # which has tied starts, edge_free and an H-optimiser
         ("preset: released\nmethod: {name: bptt}", ["method.starts=held", "method.edge_free=false"],
          ["--set: method.starts changes nothing", "--set: method.edge_free changes nothing"]),
+        (FILE, ["data.source=my.txt"],
+         ["--set: data.source changes nothing with data.recipe: python-docs; read by ptb, wikitext, text8, text"]),
+        ("data: {train: a, valid: b, test: c, synthetic: {types: 8}}\nmethod: {visit: v:f, allow_visits_from: [v]}", [],
+         ["a.yaml:1: data.train changes", "data.valid changes", "data.test changes", "data.synthetic.types changes"]),
+        ("data: {recipe: text, source: a}", [], []),
+        ("data: {recipe: ptb, source: a}", ["data.recipe=python-docs"], []),
+        ("data: {recipe: ptb, column: a}", [], ["a.yaml:1: data.column changes nothing with data.recipe: ptb; read"]),
     ],
 )  # fmt: skip
 def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[str], said: list[str]):
