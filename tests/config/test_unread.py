@@ -1,10 +1,12 @@
 """What somebody wrote and no method reads is said; what a file holds for another method is not."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from tpdist.config import load_config, to_yaml, unread, unread_by_all
+from tpdist.config import RECIPES_READ, Data, load_config, to_yaml, unread, unread_by_all
+from tpdist.data.manifest import NO_FILES
 
 FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0.5}\n"
 LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}"
@@ -66,6 +68,10 @@ def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[s
     for line, wanted in zip(found, said, strict=True):
         assert line.startswith("note: ")
         assert wanted in line
+
+
+def test_every_recipe_reads_a_source_or_no_file():
+    assert {*RECIPES_READ["data.source"], *NO_FILES} == {*get_args(Data.model_fields["recipe"].annotation)}
 
 
 def test_what_a_file_of_all_settings_says_is_not_meant(tmp_path: Path):
