@@ -87,6 +87,15 @@ class Detached(Leaky):
         return super().step(x, state).detach()
 
 
+class Batched(Leaky):
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.norm = nn.BatchNorm1d(hidden, track_running_stats=False)
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.norm(super().step(x, state))
+
+
 class StepOfAGRU(GRU):
     """Whose forward is still that of all gates."""
 
@@ -122,7 +131,9 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
     vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
-    vars(module).update(Detached=Detached, ForwardAlone=ForwardAlone, StepOfAGRU=StepOfAGRU, Forgets=Forgets)
+    vars(module).update(
+        Detached=Detached, ForwardAlone=ForwardAlone, StepOfAGRU=StepOfAGRU, Batched=Batched, Forgets=Forgets
+    )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -159,6 +170,7 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("WrongArguments", "inputs, hidden"),
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("Batched", "a step from a state depends on the states beside it"),
         ("StepOfAGRU", "its forward is not the loop over its step"),
         ("Forgets", "its forward is not the loop over its step"),
         ("Forgetful", "no gradient comes from its next state to its state"),

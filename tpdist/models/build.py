@@ -85,7 +85,7 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
 
 
 def _wrong_with(cell: Cell) -> str | None:
-    """What makes an own cell unfit, found by a step of some states, taken twice, and two; None where nothing does."""
+    """What makes an own cell unfit, found by steps of some states; None where nothing does."""
     steps, states = 1, 8
     x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
     state = torch.linspace(-0.5, 0.5, states * cell.state_size).reshape(states, cell.state_size).requires_grad_()
@@ -100,6 +100,9 @@ def _wrong_with(cell: Cell) -> str | None:
     must = "a cell must be a function of its input, its state and its parameters"
     if not torch.equal(last, cell(x, state)[1]):
         return f"two steps from the same state differ, as by dropout or noise; {must}"
+    half = states // 2  # blocks lie side by side, as many as a chunk and a worker have
+    if not torch.allclose(last[:half], cell(x[:, :half], state[:half])[1], 1e-3, 1e-4):
+        return f"a step from a state depends on the states beside it, as by the mean of a batch; {must}"
     if type(cell).step is not Cell.step:  # a GRU's forward, inherited, would pass over a step in silence
         two = torch.cat([x, -x])
         if not torch.allclose(cell(two, state)[1], Cell.forward(cell, two, state)[1], 1e-3, 1e-4):
