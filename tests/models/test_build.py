@@ -87,6 +87,13 @@ class Detached(Leaky):
         return super().step(x, state).detach()
 
 
+class Positive(Leaky):
+    """Its states are above 0, and it bears no others."""
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return (state + 1e-3).sqrt() + x.square()
+
+
 class Batched(Leaky):
     def __init__(self, inputs: int, hidden: int):
         super().__init__(inputs, hidden)
@@ -132,7 +139,12 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
     vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
     vars(module).update(
-        Detached=Detached, ForwardAlone=ForwardAlone, StepOfAGRU=StepOfAGRU, Batched=Batched, Forgets=Forgets
+        Detached=Detached,
+        ForwardAlone=ForwardAlone,
+        StepOfAGRU=StepOfAGRU,
+        Batched=Batched,
+        Forgets=Forgets,
+        Positive=Positive,
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
@@ -152,6 +164,11 @@ def test_own_cell_by_import_path(own_module: str, name: str) -> None:
         high = 0.5 * high + second.map(low)
         torch.testing.assert_close(h[t], high)
     torch.testing.assert_close(last, torch.cat([low, high], 1))
+
+
+def test_an_own_cell_need_not_bear_states_that_it_never_comes_to(own_module: str) -> None:
+    model = build(cell=f"{own_module}:Positive", allow_cells_from=[own_module])
+    assert model.unroll(torch.randint(V, (B, N)), model.zero_state(N))[1].isfinite().all()
 
 
 def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:

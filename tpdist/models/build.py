@@ -88,9 +88,8 @@ def _wrong_with(cell: Cell) -> str | None:
     """What makes an own cell unfit, found by steps of some states; None where nothing does."""
     steps, states = 1, 8
     x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
-    state = torch.linspace(-0.5, 0.5, states * cell.state_size).reshape(states, cell.state_size).requires_grad_()
     kept = {name: buffer.clone() for name, buffer in cell.named_buffers()}
-    outputs, last = cell(x, state)
+    outputs, last = cell(x, torch.zeros(states, cell.state_size))
     got, wanted = [tuple(outputs.shape), tuple(last.shape)], [(steps, states, cell.hidden), (states, cell.state_size)]
     if got != wanted:
         return (
@@ -98,6 +97,8 @@ def _wrong_with(cell: Cell) -> str | None:
             f"{wanted[1]}: step(x, state) returns the next state [N, parts * hidden]"
         )
     must = "a cell must be a function of its input, its state and its parameters"
+    state = last.detach().requires_grad_()  # one that a text leads to: others the cell need not bear
+    last = cell(x, state)[1]
     if not torch.equal(last, cell(x, state)[1]):
         return f"two steps from the same state differ, as by dropout or noise; {must}"
     half = states // 2  # blocks lie side by side, as many as a chunk and a worker have
