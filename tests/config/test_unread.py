@@ -1,10 +1,12 @@
 """What somebody wrote and no method reads is said; what a file holds for another method is not."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from tpdist.config import load_config, to_yaml, unread, unread_by_all
+from tpdist.config import RECIPES_READ, Data, load_config, to_yaml, unread, unread_by_all
+from tpdist.data.manifest import NO_FILES
 
 FILE = "method: {name: admm, h_steps: 2, dual: {lr: 0.1}}\nobjective: {weight: 0.5}\n"
 LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss_on: target}"
@@ -51,6 +53,13 @@ LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss
         ("preset: released\nmethod: {name: bptt}", [], []),  # which has tied starts, edge_free and an H-optimiser
         ("preset: released\nmethod: {name: bptt}", ["method.starts=held", "method.edge_free=false"],
          ["--set: method.starts changes nothing", "--set: method.edge_free changes nothing"]),
+        (FILE, ["data.source=my.txt"],
+         ["--set: data.source changes nothing with data.recipe: python-docs; read by ptb, wikitext, text8, text"]),
+        ("data: {train: a, valid: b, test: c, synthetic: {types: 8}}\nmethod: {visit: v:f, allow_visits_from: [v]}", [],
+         ["a.yaml:1: data.train changes", "data.valid changes", "data.test changes", "data.synthetic.types changes"]),
+        ("data: {recipe: text, source: a}", [], []),
+        ("data: {recipe: ptb, source: a}", ["data.recipe=python-docs"], []),
+        ("data: {recipe: ptb, column: a}", [], ["a.yaml:1: data.column changes nothing with data.recipe: ptb; read"]),
     ],
 )  # fmt: skip
 def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[str], said: list[str]):
@@ -61,6 +70,10 @@ def test_settings_that_change_nothing(tmp_path: Path, file: str, changes: list[s
     for line, wanted in zip(found, said, strict=True):
         assert line.startswith("note: ")
         assert wanted in line
+
+
+def test_every_recipe_reads_a_source_or_no_file():
+    assert {*RECIPES_READ["data.source"], *NO_FILES} == {*get_args(Data.model_fields["recipe"].annotation)}
 
 
 def test_what_a_file_of_all_settings_says_is_not_meant(tmp_path: Path):

@@ -74,8 +74,13 @@ def test_a_missing_store_says_the_command(options: dict, line: str):
         ({"max_types": 5}, "max_types null, the configuration has 5; set data.max_types=null to use it, or"),
         ({"min_count": 3}, "min_count 1, the configuration has 3; set data.min_count=1 to use it, or"),
         ({"level": "char"}, "level word, the configuration has char; set data.level=word to use it, or"),
-        ({"recipe": "ptb"}, "recipe text, the configuration has ptb;"),
-        ({"recipe": "synthetic"}, "recipe text, the configuration has synthetic;"),
+        ({"recipe": "ptb"}, "recipe text, the configuration has ptb; set data.recipe=text to use it, or"),
+        ({"recipe": "synthetic"}, "recipe text, the configuration has synthetic; set data.recipe=text to use it, or"),
+        (
+            {"recipe": "python-docs", "max_types": 5},
+            "recipe text, the configuration has python-docs; with data.max_types null, the configuration has 5; "
+            "set data.recipe=text data.max_types=null to use it, or",
+        ),
     ],
 )
 def test_a_store_made_otherwise_is_refused(texts, changed: dict, what: str):

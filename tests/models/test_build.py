@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tpdist.config import Experiment
 from tpdist.config import Model as ModelPart
 from tpdist.errors import ConfigError
-from tpdist.models import Cell, build_model
+from tpdist.models import GRU, Cell, build_model
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])
@@ -87,6 +87,37 @@ class Detached(Leaky):
         return super().step(x, state).detach()
 
 
+class Positive(Leaky):
+    """Its states are above 0, and it bears no others."""
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return (state + 1e-3).sqrt() + x.square()
+
+
+class Batched(Leaky):
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.norm = nn.BatchNorm1d(hidden, track_running_stats=False)
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.norm(super().step(x, state))
+
+
+class StepOfAGRU(GRU):
+    """Whose forward is still that of all gates."""
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return 0.5 * state + torch.tanh(x.chunk(3, -1)[2])
+
+
+class Forgets(Leaky):
+    """Its forward is right for one step."""
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = 0.5 * state + self.map(x)
+        return outputs, outputs[-1]
+
+
 class ForwardAlone(Cell):
     """Leaky's outputs without a `step`."""
 
@@ -107,7 +138,14 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("own_cells_for_test")
     vars(module).update(Leaky=Leaky, NoStep=NoStep, WrongArguments=WrongArguments, NotACell=nn.Linear, number=3)
     vars(module).update(WrongWidth=WrongWidth, Dropped=Dropped, Counting=Counting, Forgetful=Forgetful)
-    vars(module).update(Detached=Detached, ForwardAlone=ForwardAlone)
+    vars(module).update(
+        Detached=Detached,
+        ForwardAlone=ForwardAlone,
+        StepOfAGRU=StepOfAGRU,
+        Batched=Batched,
+        Forgets=Forgets,
+        Positive=Positive,
+    )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -128,6 +166,11 @@ def test_own_cell_by_import_path(own_module: str, name: str) -> None:
     torch.testing.assert_close(last, torch.cat([low, high], 1))
 
 
+def test_an_own_cell_need_not_bear_states_that_it_never_comes_to(own_module: str) -> None:
+    model = build(cell=f"{own_module}:Positive", allow_cells_from=[own_module])
+    assert model.unroll(torch.randint(V, (B, N)), model.zero_state(N))[1].isfinite().all()
+
+
 def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
     said = rf"WrongWidth': a step of 8 states gives h \(1, 8, 2\) and a state \(8, 2\); they must be \(1, 8, {H}\)"
     with pytest.raises(ConfigError, match=said):
@@ -144,6 +187,9 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("WrongArguments", "inputs, hidden"),
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("Batched", "a step from a state depends on the states beside it"),
+        ("StepOfAGRU", "its forward is not the loop over its step"),
+        ("Forgets", "its forward is not the loop over its step"),
         ("Forgetful", "no gradient comes from its next state to its state"),
         ("Detached", "no gradient comes from its next state to its state"),
     ],

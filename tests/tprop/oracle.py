@@ -102,6 +102,11 @@ def evaluate(
     return value
 
 
+def inner_product(costate: Tensor, value: Value) -> Tensor:
+    """Σ ⟨δ_i, ĥ_i⟩: costate [S, K+1, d]."""
+    return torch.stack([costate[s, i] @ prediction for (s, i), prediction in value.predictions.items()]).sum()
+
+
 class Oracle:
     """pm, admm, alm and costate with a penalty over a fixed corpus of windows; h and u are kept if persistent.
 
@@ -135,7 +140,7 @@ class Oracle:
 
         leaf = torch.nn.Parameter(h)
         h_spec = method.h_optimizer
-        lr = h_spec.lr or 1 / objective.weight
+        lr = h_spec.lr or 1 / (objective.weight or 1.0)
         h_optimizer = OPTIMIZERS[h_spec.name]([leaf], lr=lr, **h_spec.options)  # type: ignore[arg-type]
         held = method.starts == "held"
 
@@ -172,11 +177,9 @@ class Oracle:
             passes.append(value)
             summed = value.loss + value.penalty
             if delta is not None:
-                for (s, i), prediction in value.predictions.items():
-                    if i < blocks:
-                        summed = summed + delta[s, i] @ prediction
+                summed = summed + inner_product(delta, value)
             parameters = list(model.parameters())
-            gradients = torch.autograd.grad(summed, parameters, retain_graph=True)
+            at_start, *gradients = torch.autograd.grad(summed, [leaf, *parameters], retain_graph=True)
             if method.name == "alm":
                 move(value)
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -196,6 +199,8 @@ class Oracle:
 
         self.h[:, here] = (start if held else leaf.detach())[:, :blocks]
         self.u[:, begin : begin + blocks + method.closing] = u[:, : blocks + method.closing]
+        if method.edge_costate == "kept":
+            self.costate[:, begin] = at_start[:, 0]
         self.carried = torch.stack([value.predictions[s, blocks].detach() for s in range(inputs.shape[1])])
         return value.loss.detach()
 
@@ -215,28 +220,20 @@ class Oracle:
         return h
 
     def _costates(self, inputs: Tensor, labels: Tensor, begin: int, start: Tensor) -> Tensor:
-        """δ_i ← ∂/∂h_i [CE_i + ⟨δ_{i+1}, ĥ_{i+1}⟩], as often as `sweeps` says; on every state that is a start."""
-        _, streams, blocks = inputs.shape
+        """δ_i ← ∂/∂h_i [CE_i + ⟨δ_{i+1}, ĥ_{i+1}⟩], as often as `sweeps` says.
+
+        Every state is a start, and a target where a loss sits on one (Eq. 8).
+        """
+        method, blocks, leaf = self.config.method, inputs.shape[2], start.clone().requires_grad_()
+        value = evaluate(self.config, self.model, inputs, labels, leaf, leaf, torch.zeros_like(start))
         delta, inside = torch.zeros_like(start), slice(begin + 1, begin + blocks)
-        if self.config.method.keep_costates:
+        if method.keep_costates:
             delta[:, 1:blocks] = self.costate[:, inside]
-        sweeps = self.config.method.sweeps
-        for _ in range(blocks - 1 if sweeps is None else sweeps):
-            new = torch.zeros_like(delta)
-            for s in range(streams):
-                for i in range(1, blocks):
-                    leaf = start[s, i].clone().requires_grad_()
-                    h, prediction = unroll(self.model, inputs[:, s, i], leaf)
-                    value = delta[s, i + 1] @ prediction
-                    for step, label in enumerate(labels[:, s, i]):
-                        moved = step == len(h) - 1 and constrained(self.config, labels, s, i + 1)
-                        if label == IGNORED or (self.config.objective.loss_on == "target" and moved):
-                            continue
-                        value = value + token_loss(self.model, h[step], label)
-                    if self.config.objective.loss_on == "target" and constrained(self.config, labels, s, i):
-                        value = value + token_loss(self.model, top(self.model, leaf), inputs[0, s, i])
-                    (new[s, i],) = torch.autograd.grad(value, leaf)
-            delta = new
+        if method.edge_costate == "kept":
+            delta[:, blocks] = self.costate[:, begin + blocks]
+        for _ in range(blocks - 1 if method.sweeps is None else method.sweeps):
+            total = value.loss + inner_product(delta, value)
+            delta[:, :blocks] = torch.autograd.grad(total, leaf, retain_graph=True)[0][:, :blocks]
         self.costate[:, inside] = delta[:, 1:blocks]
         return delta
 

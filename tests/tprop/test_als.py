@@ -178,6 +178,7 @@ def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
     for _ in range(3):
         alone = als_visit(one.model, one.plan, one.window, 0, one.boundaries, one.model.zero_state(S), Alone())
     chain = Chain(len(spans))
+    links = [Link(chain, place) for place in range(len(spans))]
 
     def work(place: int) -> Any:
         case = cases[place]
@@ -186,7 +187,7 @@ def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
         mine = Boundaries(h=case.boundaries.h[:, begin : end + 1].clone())
         for _ in range(3):
             outcome = als_visit(
-                case.model, case.plan, case.make(begin, end), 0, mine, case.model.zero_state(S), Link(chain, place),
+                case.model, case.plan, case.make(begin, end), 0, mine, case.model.zero_state(S), links[place],
                 chain.sum_over(place),
             )  # fmt: skip
         assert mine.h is not None
@@ -194,6 +195,8 @@ def test_workers_agree_with_one(cell: str, spans: list[int]) -> None:
         return [p.detach() for p in case.model.parameters()], mine.h[:, : spans[place]], numbers
 
     results = chain.run(work)
+    for left, right in itertools.pairwise(links):  # ARCHITECTURE.md's table
+        assert (left.sent_right, right.sent_left) == (3 * S * D * 2, 3 * S * D * 3)
     close = {"rtol": 1e-10, "atol": 1e-10}
     for theta, _, _ in results:
         for a, b in zip(theta, one.model.parameters(), strict=True):

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import evaluate, unroll
+from oracle import Oracle, unroll
 from problems import StillTheta, experiment, make_stream, relative_error, windows_of
 from torch import Tensor
 
 from tpdist.config import Experiment
-from tpdist.models import IGNORED, LanguageModel, build_model
+from tpdist.models import IGNORED, build_model
 from tpdist.tprop import Alone, Boundaries, Theta, Window, plan_epoch, visit
 
 TYPES, B, S, ALL = 6, 2, 2, 6
@@ -34,56 +34,25 @@ def config_of(blocks: int, model: str = "gru", method: dict[str, Any] | None = N
     )  # fmt: skip
 
 
-class Plain:
-    """One relaxation sweep, costate sweeps and a θ-step, block by block and stream by stream."""
+class Plain(Oracle):
+    """With windows in random order; one relaxation sweep from the block before."""
 
-    def __init__(self, config: Experiment, model: LanguageModel):
-        self.config, self.model = config, model
-        self.h = torch.zeros(S, ALL + 1, model.state_size).double()
-        self.costate = torch.zeros_like(self.h)
-        self.theta = torch.optim.SGD(model.parameters(), lr=config.optimizer.lr)
-
-    def visit(self, window: Window, begin: int, before: Tensor) -> Tensor:
+    def take(self, window: Window, begin: int, before: Tensor) -> Tensor:
         """before: inputs [B, S] of the block before the window. The loss."""
-        config, model, K = self.config, self.model, window.blocks
-        start = torch.zeros(S, K + 1, model.state_size).double()
-        for s in range(S):
-            for i in range(K):
-                ids = window.inputs[:, s, i - 1] if i else before[:, s]
-                if begin + i:
-                    start[s, i] = unroll(model, ids, self.h[s, begin + i - 1])[1].detach()
-        costate = torch.zeros_like(start)
-        costate[:, K] = self.costate[:, begin + K]
-        for _ in range(K - 1 if config.method.sweeps is None else config.method.sweeps):
-            costate = torch.cat([self._gradient(window, start, costate, alone=True)[1][:, :K], costate[:, K:]], 1)
-        for _ in range(config.method.theta_steps):
-            self.theta.zero_grad()
-            loss, at_start, last = self._gradient(window, start, costate)
-            for p in model.parameters():
-                assert p.grad is not None
-                p.grad /= window.tokens
-            self.theta.step()
-        self.costate[:, begin] = at_start[:, 0]
-        self.h[:, begin : begin + K], self.h[:, begin + K] = start[:, :K], last
+        self.before = before
+        loss = self.visit(window.inputs, window.labels, begin, window.opens)
+        self.h[:, begin + window.blocks] = self.carried
         return loss
 
-    def _gradient(
-        self, window: Window, start: Tensor, costate: Tensor, alone: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the gradient with respect to the starts, the last predictions.
-
-        alone: without the penalty, and with respect to targets too, on which a loss may sit (Eq. 8).
-        """
-        K, leaf = window.blocks, start.clone().requires_grad_()
-        target = leaf if alone else start
-        value = evaluate(self.config, self.model, window.inputs, window.labels, leaf, target, torch.zeros_like(start))
-        total = value.loss if alone else value.loss + value.penalty
-        for (s, i), prediction in value.predictions.items():
-            total = total + costate[s, i] @ prediction
-        total.backward()
-        assert leaf.grad is not None
-        last = torch.stack([value.predictions[s, K].detach() for s in range(S)])
-        return value.loss.detach(), leaf.grad, last
+    def _first_values(self, inputs: Tensor, begin: int, edge: Tensor) -> Tensor:
+        K = inputs.shape[2]
+        h = torch.zeros(S, K + 1, self.model.state_size).double()
+        for s in range(S):
+            for i in range(K):
+                ids = inputs[:, s, i - 1] if i else self.before[:, s]
+                if begin + i:
+                    h[s, i] = unroll(self.model, ids, self.h[s, begin + i - 1])[1].detach()
+        return h
 
 
 @pytest.mark.parametrize("chunk_tokens", [B, 1000])  # a block of a stream at once; one roll-out for all passes
@@ -109,19 +78,18 @@ def test_against_plain_visits(
     windows = windows_of(stream, B, blocks, missing)
     fast, slow = (build_model(config.model, config.run, TYPES) for _ in range(2))
     plan, theta = plan_epoch(config, 1, blocks), Theta(fast, config.optimizer)
-    boundaries, plain = Boundaries.for_plan(plan, S, ALL, fast), Plain(config, slow)
+    boundaries, plain = Boundaries.for_plan(plan, S, ALL, fast), Plain(config, slow, S, ALL)
     for index in [i for i in ORDER if i < len(windows)]:
         begin = index * blocks
         before = stream[:, max(0, begin - 1) * B : max(0, begin - 1) * B + B].t()
         earlier = before[:, :, None] if begin else before[:, :, None][:, :, :0]
         window = replace(windows[index], earlier=earlier)
         outcome = visit(fast, plan, theta, window, begin, boundaries, fast.zero_state(S), Alone())
-        loss = plain.visit(window, begin, before)
+        loss = plain.take(window, begin, before)
         pairs = [(outcome.loss, loss), *zip(fast.parameters(), slow.parameters(), strict=True)]
         assert boundaries.h is not None
         assert boundaries.costate is not None
-        begins = slice(0, None, blocks)  # inside a window nothing is kept
-        pairs += [(boundaries.h, plain.h), (boundaries.costate[:, begins], plain.costate[:, begins])]
+        pairs += [(boundaries.h, plain.h), (boundaries.costate, plain.costate)]
         for got, wanted in pairs:
             torch.testing.assert_close(got, wanted, rtol=1e-11, atol=1e-11)
     assert float(plain.costate.abs().max()) > 1e-3

@@ -84,7 +84,13 @@ def test_workers_agree_with_one(method: str, objective: str, workers: int, chunk
         ("bptt", 0, 1),  # h alone, for the residual
         ("pm-zero", 2, 3),  # n = 2 H-steps: 2dn + d
         ("admm", 3 + 2, 6),  # 3d(n+1), and two relaxation sweeps
+        ("pm-one-block", 2 + 1, 3),  # one ĥ more; two θ-steps send none
+        ("pm-tied-in-place", 1 + 1, 2),  # one relaxation sweep
+        ("admm-late-duals", 1, 4),  # no ĥ for a dual step that is not taken
+        ("admm-recomputed", 2 + 1, 4),
+        ("alm", 2 + 1, 4),  # m = 2 θ-steps, which move H
         ("costate", 1, 2 + 1),  # one relaxation sweep; two costate sweeps, and h
+        ("costate-kept", 1, 1 + 2),  # the first values of the costates too
     ],
 )
 def test_numbers_that_cross_an_edge(method: str, right: int, left: int) -> None:

@@ -7,9 +7,6 @@ from typing import Any
 from tpdist.cli.options import above, add_config, add_dry_run, add_quiet, add_set, print_json, print_lines, say
 from tpdist.errors import Setting, TpdistError
 
-TEXT = dict.fromkeys(("train", "valid", "test", "column"), ("text",))
-READS = {"source": ("ptb", "wikitext", "text8", "text"), **TEXT}
-
 
 def add(commands: Any) -> None:
     """Add them to the subcommands of `tpdist`."""
@@ -53,11 +50,12 @@ def _prepare(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in names}
     overrides = [Setting(f"data.{name}={value}", _option(name)) for name, value in given.items() if value is not None]
     overrides.append(Setting(f"data.store={options.out}", "--out"))
-    for name, recipes in READS.items():
-        if given[name] is not None and options.recipe not in recipes:
-            raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
-    from tpdist.config import load_config
+    from tpdist.config import RECIPES_READ, load_config
 
+    for key, recipes in RECIPES_READ.items():
+        name = key.removeprefix("data.")
+        if given.get(name) is not None and options.recipe not in recipes:
+            raise TpdistError(f"{_option(name)}: recipe {options.recipe} does not read it; leave it out")
     data = load_config(None, above(options.set, overrides)).data
     from tpdist.data import dry_run, prepare
     from tpdist.data.recipes import reads_parquet

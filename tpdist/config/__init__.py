@@ -7,10 +7,11 @@ from tpdist.config.parts import DUAL_METHODS, Data, Decay, Model, Optimizer, Syn
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Draw, Sweep
-from tpdist.config.unread import unread, unread_by_all
+from tpdist.config.unread import RECIPES_READ, unread, unread_by_all
 
 __all__ = [
     "DUAL_METHODS",
+    "RECIPES_READ",
     "Arm",
     "Cluster",
     "Data",

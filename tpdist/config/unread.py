@@ -1,6 +1,6 @@
-"""Settings that somebody wrote and the method does not read: a run says so, for they change nothing."""
+"""Settings that somebody wrote and the method or the recipe does not read: a run says so, for they change nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.parts import DUAL_METHODS, Method
@@ -27,12 +27,18 @@ READ_BY = {
     "objective.loss_on": COUPLE,
     "optimizer": STEP_ON_THETA,
 }
+RECIPES_READ = {
+    "data.source": ("ptb", "wikitext", "text8", "text"),
+    **dict.fromkeys(("data.train", "data.valid", "data.test", "data.column"), ("text",)),
+    "data.synthetic": ("synthetic",),
+}
+Found = tuple[str, tuple[str, str]]  # a key that is not read; the setting beside which it is not, and what reads it
 
 
 def unread(config: Experiment) -> Iterator[str]:
-    """A line for each. What a file says is not meant where `--set` names another method, nor where it says everything.
+    """A line for each. What a file says is not meant where `--set` names another method or recipe.
 
-    The latter is a run's own, or what `tpdist config show` prints.
+    Nor is it where the file says everything: it is a run's own, or what `tpdist config show` prints.
     """
     yield from unread_by_all([config])
     method = config.method
@@ -53,26 +59,28 @@ def unread_by_all(configs: Sequence[Experiment]) -> Iterator[str]:
             yield f"note: {configs[0]._places.at[key]}: {key} changes nothing with {beside}{readers}"
 
 
-def _unread(config: Experiment) -> Iterator[tuple[str, tuple[str, str]]]:
-    """The keys that are not read, each with the setting beside which it is not, and what reads it."""
+def _unread(config: Experiment) -> Iterator[Found]:
     at, name, first = config._places.at, config.method.name, config.method.first
-    switched = ":" not in at.get("method.name", ":")
     everything = all(f"method.{field}" in at for field in Method.model_fields)
+    sections = {key.rpartition(".")[0] for key in at}
 
-    def meant(key: str) -> bool:
-        place = at.get(key)
+    def meant(key: str, beside: str = "method.name") -> bool:
+        place, switched = at.get(key), ":" not in at.get(beside, ":")
         if place is None or (config.preset in PRESETS and place == at.get("preset")):
             return False
         return ":" not in place or not (switched or everything)
 
+    def unread_beside(switch: str, value: str, read_by: Mapping[str, Sequence[str]]) -> Iterator[Found]:
+        for setting, readers in read_by.items():
+            for key in () if value in readers else at:
+                below = key == setting or key.startswith(f"{setting}.")
+                if below and key not in sections and "[" not in key and meant(key, switch):  # [: a place in a list
+                    yield key, (f"{switch}: {value}", f"; read by {', '.join(readers)}")
+
+    yield from unread_beside("data.recipe", config.data.recipe, RECIPES_READ)
     if config.method.visit is not None:
         return
-    sections = {key.rpartition(".")[0] for key in at}
-    for setting, methods in READ_BY.items():
-        for key in () if name in methods else at:
-            below = key == setting or key.startswith(f"{setting}.")
-            if below and key not in sections and "[" not in key and meant(key):  # [: a value's place in its list
-                yield key, (f"method.name: {name}", f"; read by {', '.join(methods)}")
+    yield from unread_beside("method.name", name, READ_BY)
     if meant("method.relaxation") and first != "persistent" and config.batching.order != "shuffled":
         readers = "; read with persistent, or with batching.order: shuffled"
         yield "method.relaxation", (f"method.first: {first}", readers)

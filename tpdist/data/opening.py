@@ -52,15 +52,14 @@ def check_options(store: Store, data: Data) -> None:
     Files that the configuration gives are compared by size, and then by SHA-256: of another file of that size, such as
     the same lines in another order, no date tells that it is not the one that was read.
     """
-    made = store.manifest.options
-    asked = recipes.store_options(data)
-    pairs = [("recipe", store.manifest.recipe, data.recipe)]
+    made, recipe = store.manifest.options, store.manifest.recipe
+    asked = recipes.store_options(data.model_copy(update={"recipe": recipe}))  # whose options are others
+    pairs = [("recipe", recipe, data.recipe)]
     pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name != "column"]
     other = [(name, has, wants) for name, has, wants in pairs if has != wants]
-    other = other[:1] if store.manifest.recipe != data.recipe else other  # its options are others then
     if other:
         made_with = [f"data.{name} {_show(has)}, the configuration has {_show(wants)}" for name, has, wants in other]
-        use = " ".join(f"data.{name}={_show(has)}" for name, has, _ in other if name != "recipe")
+        use = " ".join(f"data.{name}={_show(has)}" for name, has, _ in other)
         raise _other(store, f"made with {'; with '.join(made_with)}", use)
     if data.recipe in recipes.NO_FILES or recipes.missing_source(data):
         return

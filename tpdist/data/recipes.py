@@ -69,8 +69,7 @@ def store_options(data: Data) -> dict[str, str | int | None]:
 def prepare_command(data: Data) -> str:
     """The command that makes the store of a configuration."""
     given = {
-        "ptb": "--source DIR",
-        "wikitext": "--source DIR",
+        **dict.fromkeys(FILE_PATTERNS, "--source DIR"),
         "text8": "--source FILE",
         "text": "--train FILE --valid FILE --test FILE" if _of_three_files(data) else "--source FILE",
     }

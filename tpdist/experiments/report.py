@@ -35,11 +35,12 @@ WINDOWS = 4
 CAPTIONS = {
     "validation": "exp of the mean loss in nats per token, θ frozen, rolled out exactly.",
     "training": "The same over the epoch's updates, while θ moved.",
-    "primal": "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding.",
+    "primal": "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding; where H-steps leave "
+    "starts where they were (starts: held), how far they move the targets, about the costates over λ.",
     "dual": "λ‖Δĥ‖ over the passes of a visit.",
     "speed": "Training alone, without evaluation.",
-    "residuals": "‖h - ĥ‖ by place in the window, its first boundary at the bottom: where the constraint fails. In "
-    "long windows neighbours share a place.",
+    "residuals": "‖h - ĥ‖ by place in the window, its first boundary at the bottom. In long windows neighbours share a "
+    "place.",
     "reach": "The share of a block's loss gradient that is left, pulled back through so many blocks.",
     "workers-speed": "Of each worker's own blocks, since the run was last started.",
     "workers-waiting": "For neighbours and for the sum of gradients. The others wait for who waits least.",

@@ -85,12 +85,11 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
 
 
 def _wrong_with(cell: Cell) -> str | None:
-    """What makes an own cell unfit, found by a step of some states, taken twice; None where nothing does."""
+    """What makes an own cell unfit, found by steps of some states; None where nothing does."""
     steps, states = 1, 8
     x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
-    state = torch.linspace(-0.5, 0.5, states * cell.state_size).reshape(states, cell.state_size).requires_grad_()
     kept = {name: buffer.clone() for name, buffer in cell.named_buffers()}
-    outputs, last = cell(x, state)
+    outputs, last = cell(x, torch.zeros(states, cell.state_size))
     got, wanted = [tuple(outputs.shape), tuple(last.shape)], [(steps, states, cell.hidden), (states, cell.state_size)]
     if got != wanted:
         return (
@@ -98,8 +97,17 @@ def _wrong_with(cell: Cell) -> str | None:
             f"{wanted[1]}: step(x, state) returns the next state [N, parts * hidden]"
         )
     must = "a cell must be a function of its input, its state and its parameters"
+    state = last.detach().requires_grad_()  # one that a text leads to: others the cell need not bear
+    last = cell(x, state)[1]
     if not torch.equal(last, cell(x, state)[1]):
         return f"two steps from the same state differ, as by dropout or noise; {must}"
+    half = states // 2  # blocks lie side by side, as many as a chunk and a worker have
+    if not torch.allclose(last[:half], cell(x[:, :half], state[:half])[1], 1e-3, 1e-4):
+        return f"a step from a state depends on the states beside it, as by the mean of a batch; {must}"
+    if type(cell).step is not Cell.step:  # a GRU's forward, inherited, would pass over a step in silence
+        two = torch.cat([x, -x])
+        if not torch.allclose(cell(two, state)[1], Cell.forward(cell, two, state)[1], 1e-3, 1e-4):
+            return "its forward is not the loop over its step; write one that is, or forward = Cell.forward, that loop"
     for name, buffer in cell.named_buffers():
         if not torch.equal(buffer, kept[name]):
             return f"a step changes its buffer {name}, which no checkpoint keeps; {must}"

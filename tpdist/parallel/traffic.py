@@ -14,7 +14,7 @@ class Traffic:
     """Bytes that this worker sent, by what they were, and the seconds that it waited for others.
 
     exchange: boundary states of visits, at most what ARCHITECTURE.md's table says; `boundary_bytes` of result.json.
-    carried: states handed on in order: `forward` first values, the next window's start, a span's end.
+    carried: states handed on in order: `forward` first values, the next window's start, what waits at a span's edge.
     gradient: what it adds to the sum of θ's gradient (`als`: of normal equations).
     neighbours_s, reduction_s: waiting for neighbours and for that sum, the transfer itself among it.
     """
