@@ -131,7 +131,10 @@ class RunDirectory:
         patience_s: how long to wait for another process to end.
         Raises RunError where another process holds it, or where it cannot be written.
         """
-        refusal = f"{self.path}: another process trains in it; wait for its end, or end it"
+        refusal = (
+            f"{self.path}: another process trains in it; wait for its end, or end it; if its machine is no more, "
+            f"delete {self.lock_file.name} there"
+        )
         with locked(self.lock_file, refusal, patience_s):
             for directory in (self.path, self.checkpoints, self.models):
                 clear_leftovers(directory)
