@@ -144,7 +144,11 @@ class SpanActor:
     def _end_with_the_lease(self) -> None:
         while time.monotonic() - self._asked < self._lease_s:
             time.sleep(LOOK_EVERY_S)
-        print(f"nobody has asked for {self._lease_s:g} s: cut off, so this worker ends", flush=True)
+        said = f"nobody has asked for {self._lease_s:g} s: cut off, so this worker ends"
+        # the log may lie behind the same cut, where a word would wait until it is over, or on a full disk
+        words = threading.Thread(target=print, args=(said,), kwargs={"flush": True}, daemon=True)
+        words.start()
+        words.join(LOOK_EVERY_S)
         os._exit(LEASE_ENDED)
 
 
