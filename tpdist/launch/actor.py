@@ -185,7 +185,7 @@ class Recorder:
 def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
     """The driver has seen both: where this machine does not, they are not shared."""
     try:
-        return RunDirectory.open(job.run), Store.open(job.store)
+        return RunDirectory.open(job.run, job.address), Store.open(job.store)
     except (RunError, DataError) as error:
         raise RunError(
             f"the worker on {socket.gethostname()} says: {error}; on several machines the run directory and data.store "

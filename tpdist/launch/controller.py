@@ -235,7 +235,7 @@ class Controller:
 
     def how_to_go_on(self) -> str:
         """What to tell the user of a run that has ended before its end."""
-        run = RunDirectory(Path(self.job.run))
+        run = RunDirectory(Path(self.job.run), self.job.address)
         if not has_checkpoints(run.load_config(self.job.overrides), run):
             return "There is no checkpoint yet: start the run again"
         return f"Continue with: {run.resume_command}"

@@ -8,7 +8,7 @@ from typing import Any
 class Job:
     """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far.
 
-    directory: the user's, where the paths in `overrides` begin.
+    directory: the user's, where the paths in `overrides` begin. address: of the cluster, as the user gave it.
     """
 
     run: str
@@ -18,6 +18,7 @@ class Job:
     resume: bool
     threads: int
     recoveries: int = 0
+    address: str | None = None
 
 
 @dataclass(frozen=True)
