@@ -94,6 +94,15 @@ def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
     assert Process("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
 
 
+def test_a_node_that_was_told_to_end_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lets its workers work on for a while, and places nothing there."""
+    nodes = [{"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{name}"} for name in "12"]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "available_resources_per_node", lambda: {name: {"CPU": 3.0} for name in "12"})
+    monkeypatch.setattr(cluster.state, "get_draining_nodes", lambda: {"2": 1_800_000_000_000})
+    assert cluster.free_nodes() == [Node("1", "10.0.0.1", 3.0, 0.0)]
+
+
 def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "free_nodes", lambda: [Node("a", "10.0.0.1", 1.0, 0.0)])
 
