@@ -102,7 +102,12 @@ class SpanActor:
 
     def _train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         torch.set_num_threads(job.threads)
-        run, store = _seen_from_here(job)
+        try:
+            run, store = _seen_from_here(job)
+        except RunError as error:
+            if rendezvous.generation == 1:
+                raise
+            return Ended(failed=_line(error), unfit=True)  # others have seen both
         _log_to(run.path / "logs" / f"worker-{rank}.log")
         config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
         processes = rendezvous.processes

@@ -187,6 +187,7 @@ class Controller:
         self.crew.give_up_the_stuck()
         if self.crew.leader.fault is None:
             self.crew.hear_out()
+        self.unfit |= {one.node.id for one in self.crew.hosted if one.unfit}
         self.change.lost += self.crew.drop_lost() or ["a connection between workers broke"]
         self.failures.append(time.monotonic())
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)

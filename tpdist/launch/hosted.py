@@ -144,7 +144,7 @@ class Hosted:
         except RayError as error:
             self.fault = self.fault or why_it_died(error)
         if self.ended is not None and self.ended.failed is not None:
-            self.fault = f"failed: {self.ended.failed}"
+            self.fault, self.unfit = f"failed: {self.ended.failed}", self.ended.unfit
 
     def went_on_from(self, limit_s: float = 0.0) -> int | None:
         """The step before this generation's first update, once there was one. limit_s: for an answer as of now."""

@@ -46,10 +46,11 @@ class Ended:
     """How `train` came back, if not by the worker's own error.
 
     result: the leader's, once the run is finished. lost: what the worker heard when another one went. failed: what its
-    machine did to it. regroup: it waits at an epoch's end, as it was asked to.
+    machine did to it; unfit: and would to another there. regroup: it waits at an epoch's end, as it was asked to.
     """
 
     result: dict[str, Any] | None = None
     lost: str | None = None
     failed: str | None = None
+    unfit: bool = False
     regroup: bool = False
