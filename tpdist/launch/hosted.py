@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -169,6 +176,8 @@ def why_it_died(error: RayError) -> str:
     """In a few words."""
     if isinstance(error, ActorUnavailableError):
         return "cannot be reached"
+    if isinstance(error, OutOfMemoryError):
+        return "was ended by Ray, for its node was running out of memory"
     if re.search(r"node (was|is|has)? ?(dead|died|terminated|preempted)", str(error)):
         return "was lost with its node"
     return "died"
