@@ -1,4 +1,7 @@
-"""A run over two hosts goes on alone when the cable is pulled, and with both when it is back."""
+"""A run over two hosts goes on alone when the cable is pulled, and with both when it is back.
+
+A host that joins without the shared directory is passed over.
+"""
 
 import json
 import re
@@ -78,6 +81,29 @@ def test_the_cable_is_pulled_and_plugged_in_again(tmp_path: Path) -> None:
         cluster.network["head"].run(["kill", f"-{int(signal.SIGINT)}", inside[0]]).check_returncode()
         assert driver.wait(60) == 130, log.read_text()
         assert epochs(run) == list(range(1, len(epochs(run)) + 1)), "every epoch once"
+
+
+def test_a_host_that_lacks_the_shared_directory_is_no_end_of_the_run(tmp_path: Path) -> None:
+    with two_hosts(workers=(), others=("late",)) as cluster:
+        shared, log = tmp_path / "shared", tmp_path / "driver.log"
+        shared.mkdir()
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "store": str(shared / "store")}}))
+        command = ["tpdist", "train", str(config), "--run-dir", str(shared / "run"), "--address", cluster.address]
+        with log.open("wb") as file:
+            driver = cluster.network["head"].start(command, file, cluster.environment, ROOT)
+        cluster.processes.append(driver)
+        wait_for(log, r"epoch +1 ", 120)
+
+        cluster.network["late"].run(["mount", "-t", "tmpfs", "tmpfs", str(shared)]).check_returncode()
+        cluster.logs["late"] = tmp_path / "late.log"
+        cluster.start("late", "worker.sh", TPDIST_CPUS="1")
+        _, line = wait_for(log, "failed: RunError: the worker on late says", GROW_LIMIT_S)
+        assert re.search(r"1 worker went on from step \d+", line), line
+        before = len(epochs(shared / "run"))
+        wait_until(lambda: len(epochs(shared / "run")) > before + 2, 60)
+        assert driver.poll() is None
+        assert log.read_text().count("the worker on late says") == 1
 
 
 def epochs(run: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """Training on two nodes of Ray on this machine: one worker on each, the numbers of one worker."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import ray.cluster_utils
 import torch
 from safetensors.torch import load_file
+from small_runs import Listener
 
 import tpdist
 from tpdist.config import Experiment
@@ -89,6 +91,16 @@ def test_one_worker_on_each_node_computes_what_one_worker_does(
         torch.testing.assert_close(theta[1][name], value, rtol=1e-10, atol=1e-10)
     for rank in range(2):
         assert "2 workers: 1 along stream x 2 along time" in (tmp_path / f"two/logs/worker-{rank}.log").read_text()
+
+
+def test_a_run_that_was_stopped_goes_on_there(address: str, tmp_path: Path) -> None:
+    stop = Listener(dict.fromkeys(range(3, 100_000), lambda: signal.raise_signal(signal.SIGTERM)))
+    config = experiment(tmp_path / "store", workers=2)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": 100_000})})
+    with pytest.raises(
+        tpdist.Interrupted, match=f"saved. Continue with: tpdist train --resume .* --address {address}$"
+    ):
+        tpdist.train(config, tmp_path / "run", stop, address=address)
 
 
 def test_too_few_cpus_are_said_after_a_limit(address: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_own_errors(error: Exception) -> None:
     assert not of_the_machine(error)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ESHUTDOWN, errno.ENOTCONN])
 def test_a_disk_that_fails_is_the_machines(number: int) -> None:
     error = RuntimeError("while saving")
     error.__cause__ = OSError(number, "no luck")

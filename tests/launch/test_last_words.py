@@ -110,6 +110,13 @@ def test_before_a_lost_worker_is_replaced(made: tuple[Controller, list[Actor]]):
     assert run.reporter.said == ["epoch 1 of 0"]
 
 
+def test_a_node_from_which_the_run_cannot_be_seen_is_passed_over(made: tuple[Controller, list[Actor]]):
+    run = start(made, Ended(lost="a connection was closed"), Ended(failed="RunError: the worker says", unfit=True))
+    assert run._train() is State.RECOVERING
+    assert run._recover() is State.PLACING
+    assert run.unfit == {"1"}
+
+
 def test_at_the_end_of_the_run(made: tuple[Controller, list[Actor]]):
     """Where the generation was over before an answer of its first updates could come."""
     run = start(made, Ended(result={}), Ended())

@@ -11,13 +11,15 @@ from small_runs import small
 import tpdist
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
-from tpdist.launch import cluster, many
+from tpdist.launch import actor, cluster, many
 from tpdist.launch.cluster import ClusterError
+from tpdist.launch.controller import Controller
 from tpdist.launch.local import dry_run
-from tpdist.launch.messages import Process
+from tpdist.launch.messages import Job, Process
 from tpdist.launch.placement import Node, TooFewResourcesError, choose_backend
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.signals import StopSignal
 
 
 @pytest.mark.parametrize("place", ["/proc/nope", "a-file", "x" * 90])
@@ -92,6 +94,15 @@ def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
     assert Process("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
 
 
+def test_a_node_that_was_told_to_end_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lets its workers work on for a while, and places nothing there."""
+    nodes = [{"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{name}"} for name in "12"]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "available_resources_per_node", lambda: {name: {"CPU": 3.0} for name in "12"})
+    monkeypatch.setattr(cluster.state, "get_draining_nodes", lambda: {"2": 1_800_000_000_000})
+    assert cluster.free_nodes() == [Node("1", "10.0.0.1", 3.0, 0.0)]
+
+
 def test_waiting_for_room_ends_with_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "free_nodes", lambda: [Node("a", "10.0.0.1", 1.0, 0.0)])
 
@@ -161,6 +172,19 @@ def test_what_took_a_step_stays_to_be_read(
     with pytest.raises(NonFiniteError):
         many.run_on_workers(config, Store.open(small_corpus), run, Silent(), None, None)
     assert run.path.exists() is began
+
+
+@pytest.mark.parametrize(("address", "option"), [(None, ""), ("auto", " --address auto")])
+def test_the_way_on_of_a_run_on_a_cluster_leads_there(
+    address: str | None, option: str, small_corpus: Path, tmp_path: Path
+) -> None:
+    config = small(small_corpus, cluster={"workers": 2})
+    run = RunDirectory.create(config, tmp_path / "run")
+    (run.checkpoints / "step-00000009-epoch").mkdir()
+    job = Job(str(run.path), str(small_corpus), (), str(tmp_path), False, 1, address=address)
+    controller = Controller(job, config.cluster, (2,), Silent(), StopSignal())
+    assert controller.how_to_go_on() == f"Continue with: tpdist train --resume {run.path}{option}"
+    assert actor._seen_from_here(job)[0].resume_command == f"tpdist train --resume {run.path}{option}"
 
 
 def test_a_second_control_c_says_how_to_go_on(

@@ -27,7 +27,7 @@ def test_a_point_waits_for_the_process_that_holds_its_run(
 ):
     """Where Ray has lost sight of a task, it runs it again beside the first, whose run must not be removed."""
     run = RunDirectory.create(config, tmp_path / "run")
-    monkeypatch.setattr(tasks, "LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr(tasks, "PATIENCE_S", 0.3)
     with run.held():
         assert "another process trains in it" in (tasks._run(config, str(run.path), 1) or "")
     assert run.config_file.is_file()

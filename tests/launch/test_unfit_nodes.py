@@ -57,7 +57,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(crew, "ray", SimpleNamespace(wait=lambda *_, **__: None))
     monkeypatch.setattr(module, "has_checkpoints", lambda *_: True)
     run = SimpleNamespace(load_config=lambda _: None, resume_command="tpdist train --resume run")
-    monkeypatch.setattr(module, "RunDirectory", lambda _: run)
+    monkeypatch.setattr(module, "RunDirectory", lambda *_: run)
     return found
 
 

@@ -1,6 +1,7 @@
 """What a place for checkpoints does by itself: names, receipts, claims; what cannot be deleted."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ def test_a_copy_that_somebody_has_made_is_no_checkpoint(to: str):
     """Else a run goes on from it, as the newest, and prunes those that are newer."""
     copies = ["step-00000005.bak", "step-00000005 (1)", "step-00000009-epoch-copy"]
     assert filled(to, ["step-00000009-epoch", *copies]).names() == ["step-00000009-epoch"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_a_directory_that_cannot_be_read_is_not_one_without_checkpoints(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a run begins anew beside them, and a sweep's task removes them."""
+    kept = filled(str(tmp_path), ["step-00000009"])
+
+    def fail(path: Any = ".") -> Any:
+        raise OSError(number, os.strerror(number), path)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, fail)
+    with pytest.raises(RunError, match=f"run: cannot be read: {os.strerror(number)}$") as caught:
+        kept.names()
+    assert isinstance(caught.value.__cause__, OSError)  # where it was the machine's, another may do better
 
 
 def test_a_receipt_of_an_earlier_attempt_is_none_of_this_ones(to: str, tmp_path: Path):

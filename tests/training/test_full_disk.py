@@ -1,6 +1,7 @@
-"""No space on the disk or in a GPU's memory: one line, exit code 2, and the checkpoint before it is whole."""
+"""No space on the disk or in a GPU's memory, no disk: one line, exit code 2, and the checkpoint before it is whole."""
 
 import errno
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tpdist import RunError
 from tpdist.cli import main
 from tpdist.config import to_yaml
 from tpdist.errors import first_line
-from tpdist.training import files, run_dir, tracking, trainer
+from tpdist.training import files, manifest, run_dir, tracking, trainer
 from tpdist.training.files import save_tensors
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "the-file")
@@ -65,6 +66,29 @@ def test_the_run_can_be_resumed(what: str, small_corpus: Path, tmp_path: Path, m
     assert not list(run.rglob("*.tmp"))
     tpdist.resume(run)
     assert_same_runs(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("reader", ["read_bytes", "sha256"])
+def test_a_checkpoint_on_a_file_system_that_is_away_is_not_damaged(
+    reader: str, small_corpus: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """Else it is set aside, and the run goes on from the one before it."""
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus), run, stop_at(11)))
+    owner = Path if reader == "read_bytes" else manifest
+    read = getattr(owner, reader)
+
+    def away(path: Path) -> Any:
+        if "checkpoints" in path.parts:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, reader, away)
+        assert main(["train", "--resume", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"tpdist: {run}/checkpoints/step-00000011/\S+: cannot be read \(Stale file handle\)", line)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000009-epoch", "step-00000011"]
 
 
 def test_metrics(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -9,16 +9,22 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_runs import interrupted, small, stop_at
 
 import tpdist
 from tpdist import Interrupted, RunError
+from tpdist.data import Store
+from tpdist.launch import tasks
 from tpdist.launch.local import dry_run
-from tpdist.training import run_dir
+from tpdist.training import locks, run_dir
+from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
+from tpdist.training.worker import run_worker
 
+NFS_LEASE_S = 90.0  # a server's default
 FILES = ("manifest.json", "state.json", "states-0-0.safetensors", "tensors.safetensors")
 
 
@@ -189,6 +195,25 @@ def test_a_worker_that_replaces_another_waits_for_its_lock(small_corpus: Path, t
         with run.held(patience_s=60):
             assert ended
         timer.join()
+
+
+@pytest.mark.parametrize("task", [False, True], ids=["worker", "task"])
+def test_the_lock_of_a_node_that_is_gone_is_waited_for(
+    task: bool, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A file server keeps it for as long as the node's lease lasts."""
+    now = [0.0]
+    monkeypatch.setattr(
+        locks, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
+    )
+    monkeypatch.setattr(locks, "try_lock", lambda _: now[0] > NFS_LEASE_S)
+    config = small(small_corpus, run={"epochs": 1})
+    run = RunDirectory.create(config, tmp_path / "run")
+    if task:
+        monkeypatch.setattr(tasks.ray, "get_gpu_ids", list)
+        assert tasks._run(config, str(run.path), 1) is None
+    else:
+        assert run_worker(config, Store.open(small_corpus), run, Silent(), resume=False, recoveries=1)
 
 
 def test_a_run_is_usable_from_any_directory(small_corpus: Path, tmp_path: Path, monkeypatch):

@@ -1,6 +1,7 @@
 """What is left of a run that ends before its first update."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,17 @@ def test_control_c_before_the_first_update(small_corpus: Path, tmp_path: Path, m
     assert "stopped at step 0; saved" in interrupted(lambda: tpdist.train(small(small_corpus), run, saying))
     tpdist.resume(run)
     assert_same_runs(tmp_path / "whole", run)
+
+
+def test_control_c_while_ray_is_imported(small_corpus: Path, tmp_path: Path, monkeypatch):
+    class Interrupt:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "tpdist.launch.many":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "tpdist.launch.many", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupt, *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        tpdist.train(small(small_corpus, cluster={"workers": 2}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""What is asked of a file system: to write through to the disk, to lock a file; how it says that it is full or shut.
+"""What is asked of a file system: to write through to the disk, to lock a file; how it says that it is full or away.
 
 And JSON from files that may be damaged.
 """
@@ -15,6 +15,10 @@ except ImportError:  # not on Windows: nothing is locked there
     fcntl = None
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# a file system that lies elsewhere, and has gone from this machine. The last two: what Lustre says on a node that was
+# cut off, and what is said of one of FUSE (a bucket, say) whose own process has died
+UNREACHABLE = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+UNREACHABLE |= {errno.ESHUTDOWN, errno.ENOTCONN}
 
 
 def unwritable(directory: Path) -> str | None:

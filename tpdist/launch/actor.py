@@ -102,7 +102,12 @@ class SpanActor:
 
     def _train(self, job: Job, rank: int, rendezvous: Rendezvous) -> Ended:
         torch.set_num_threads(job.threads)
-        run, store = _seen_from_here(job)
+        try:
+            run, store = _seen_from_here(job)
+        except RunError as error:
+            if rendezvous.generation == 1:
+                raise
+            return Ended(failed=_line(error), unfit=True)  # others have seen both
         _log_to(run.path / "logs" / f"worker-{rank}.log")
         config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
         processes = rendezvous.processes
@@ -144,7 +149,11 @@ class SpanActor:
     def _end_with_the_lease(self) -> None:
         while time.monotonic() - self._asked < self._lease_s:
             time.sleep(LOOK_EVERY_S)
-        print(f"nobody has asked for {self._lease_s:g} s: cut off, so this worker ends", flush=True)
+        said = f"nobody has asked for {self._lease_s:g} s: cut off, so this worker ends"
+        # the log may lie behind the same cut, where a word would wait until it is over, or on a full disk
+        words = threading.Thread(target=print, args=(said,), kwargs={"flush": True}, daemon=True)
+        words.start()
+        words.join(LOOK_EVERY_S)
         os._exit(LEASE_ENDED)
 
 
@@ -181,7 +190,7 @@ class Recorder:
 def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
     """The driver has seen both: where this machine does not, they are not shared."""
     try:
-        return RunDirectory.open(job.run), Store.open(job.store)
+        return RunDirectory.open(job.run, job.address), Store.open(job.store)
     except (RunError, DataError) as error:
         raise RunError(
             f"the worker on {socket.gethostname()} says: {error}; on several machines the run directory and data.store "

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray._private import ray_constants, services
-from ray._private.state import available_resources_per_node  # no public function tells it by node
+from ray._private.state import available_resources_per_node, state  # no public function tells it by node
 from torch._C._distributed_c10d import TCPStore
 
 from tpdist.errors import TpdistError, first_line
@@ -180,10 +180,11 @@ def open_meeting(host: str) -> TCPStore:
 def free_nodes(answering: bool = False) -> list[Node]:
     """Live nodes with what they have free. answering: only those that answer this machine now.
 
-    Ray takes half a minute to call a node dead whose network is gone.
+    Ray takes half a minute to call a node dead whose network is gone. One that was told to end (SIGTERM) works on for
+    as long, or longer, and Ray places nothing there.
     """
-    available = available_resources_per_node()
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    available, ending = available_resources_per_node(), state.get_draining_nodes()
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in ending]
     if answering and alive:
         with ThreadPoolExecutor(min(len(alive), MOST_PROBES)) as pool:
             alive = [node for node, there in zip(alive, pool.map(_answers, alive), strict=True) if there]

@@ -187,6 +187,7 @@ class Controller:
         self.crew.give_up_the_stuck()
         if self.crew.leader.fault is None:
             self.crew.hear_out()
+        self.unfit |= {one.node.id for one in self.crew.hosted if one.unfit}
         self.change.lost += self.crew.drop_lost() or ["a connection between workers broke"]
         self.failures.append(time.monotonic())
         self.job = replace(self.job, recoveries=self.job.recoveries + 1)
@@ -235,7 +236,7 @@ class Controller:
 
     def how_to_go_on(self) -> str:
         """What to tell the user of a run that has ended before its end."""
-        run = RunDirectory(Path(self.job.run))
+        run = RunDirectory(Path(self.job.run), self.job.address)
         if not has_checkpoints(run.load_config(self.job.overrides), run):
             return "There is no checkpoint yet: start the run again"
         return f"Continue with: {run.resume_command}"

@@ -6,12 +6,13 @@ import re
 import torch
 import torch.distributed as dist
 
+from tpdist.data.disk import UNREACHABLE
 from tpdist.training.writer import PartMissingError
 
 # Gloo raises plain RuntimeErrors, whose messages begin with its source file
 GROUP_ERROR = re.compile(r"gloo/|nccl", re.IGNORECASE)
 # a disk or a network below the file system, not a file that is wrong
-MACHINE_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+MACHINE_ERRNOS = {errno.EIO} | UNREACHABLE
 
 
 def lost_neighbour(error: BaseException) -> bool:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -144,7 +151,7 @@ class Hosted:
         except RayError as error:
             self.fault = self.fault or why_it_died(error)
         if self.ended is not None and self.ended.failed is not None:
-            self.fault = f"failed: {self.ended.failed}"
+            self.fault, self.unfit = f"failed: {self.ended.failed}", self.ended.unfit
 
     def went_on_from(self, limit_s: float = 0.0) -> int | None:
         """The step before this generation's first update, once there was one. limit_s: for an answer as of now."""
@@ -169,6 +176,8 @@ def why_it_died(error: RayError) -> str:
     """In a few words."""
     if isinstance(error, ActorUnavailableError):
         return "cannot be reached"
+    if isinstance(error, OutOfMemoryError):
+        return "was ended by Ray, for its node was running out of memory"
     if re.search(r"node (was|is|has)? ?(dead|died|terminated|preempted)", str(error)):
         return "was lost with its node"
     return "died"

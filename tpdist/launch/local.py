@@ -56,6 +56,8 @@ def train(
         if address is None and is_missing(config.data):  # preparing may take long; code may lie on the cluster alone
             try_without_store(config)
         store = open_or_prepare(config.data, data_progress)
+        if under_ray(config, address):
+            import tpdist.launch.many  # noqa: F401 - now: it takes seconds, and Ctrl-C shall leave no directory behind
         run = RunDirectory.create(config, run_dir)
         return _run(config, store, run, reporter or Silent(), None, address)
 

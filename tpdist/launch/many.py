@@ -39,6 +39,7 @@ def run_on_workers(
         directory=os.getcwd(),
         resume=resumed_with is not None,
         threads=max(1, int(cluster.cpus_per_worker)),
+        address=address,
     )
     stop = StopSignal()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 class Job:
     """What every worker of a run is told. resume: the user continues a run. recoveries: of this one, so far.
 
-    directory: the user's, where the paths in `overrides` begin.
+    directory: the user's, where the paths in `overrides` begin. address: of the cluster, as the user gave it.
     """
 
     run: str
@@ -18,6 +18,7 @@ class Job:
     resume: bool
     threads: int
     recoveries: int = 0
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Ended:
     """How `train` came back, if not by the worker's own error.
 
     result: the leader's, once the run is finished. lost: what the worker heard when another one went. failed: what its
-    machine did to it. regroup: it waits at an epoch's end, as it was asked to.
+    machine did to it; unfit: and would to another there. regroup: it waits at an epoch's end, as it was asked to.
     """
 
     result: dict[str, Any] | None = None
     lost: str | None = None
     failed: str | None = None
+    unfit: bool = False
     regroup: bool = False

@@ -15,13 +15,13 @@ from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
 from tpdist.launch.placement import own_cores
 from tpdist.training.depots import forget, has_checkpoints
+from tpdist.training.locks import PATIENCE_S
 from tpdist.training.progress import Reporter
 from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.signals import StopSignal
 
 LOOK_EVERY_S = 2.0
 ENDED = "Ray has ended; the same command goes on from what is saved"
-LOCK_PATIENCE_S = 60.0
 GRAIN = 10_000  # Ray counts ten-thousandths of a GPU
 RETRIES = 2  # of a task whose process or node was lost; it goes on from its checkpoint
 
@@ -135,7 +135,7 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
     try:
         if home.path.is_dir():
             # where Ray has lost sight of a task, its process may work on for a while beside this one, and save
-            with home.held(LOCK_PATIENCE_S):
+            with home.held(PATIENCE_S):
                 begun = has_checkpoints(config, home)
                 if not begun:
                     forget(config, home)

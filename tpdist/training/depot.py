@@ -39,7 +39,7 @@ class Depot(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """The checkpoints, oldest first."""
+        """The checkpoints, oldest first. Raises RunError where nobody can tell."""
         ...
 
     def fetch(self, name: str, scratch: Path) -> Path:

@@ -1,12 +1,13 @@
 """The depot of a run: its own directory, or its place below `run.checkpoint_to`. What a depot is: `depot.py`."""
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from tpdist.config import Experiment
 from tpdist.data.disk import sync, unwritable
-from tpdist.errors import ConfigError, TpdistError
+from tpdist.errors import ConfigError, RunError, TpdistError
 from tpdist.training.depot import ASIDE, OWNER, Depot, oldest_first
 from tpdist.training.files import clear_leftovers
 from tpdist.training.object_store import ObjectStore
@@ -35,7 +36,12 @@ class Directory:
         (self.path / OWNER).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        return oldest_first(path.name for path in self.path.glob("step-*"))
+        try:
+            return oldest_first(os.listdir(self.path))  # a glob finds nothing where it may not look, or cannot
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def fetch(self, name: str, scratch: Path) -> Path:
         return self.path / name

@@ -10,6 +10,9 @@ from tpdist.data.disk import try_lock
 from tpdist.errors import RunError
 
 LOOK_EVERY_S = 0.2
+# for the end of a process that is replaced: of one on a lost node, a file server lifts the lock once its lease is over,
+# which by NFS's default takes 90 s
+PATIENCE_S = 120.0
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's is known to pydantic from Python 3.12 on
 
+from tpdist.data.disk import UNREACHABLE
 from tpdist.data.store import sha256_of as sha256
 from tpdist.errors import RunError
 from tpdist.training.depot import MANIFEST
@@ -46,8 +47,9 @@ def write_manifest(path: Path, files: dict[str, FileRow]) -> None:
 
 
 def verify_checkpoint(path: Path, where: str | None = None) -> str | None:
-    """What is wrong with a checkpoint, naming the file; None if nothing is. Raises RunError for another format.
+    """What is wrong with a checkpoint, naming the file; None if nothing is.
 
+    Raises RunError for another format, and where the file system has gone from this machine.
     where: its name for the user, if `path` is a copy.
     """
     where = where or str(path)
@@ -71,7 +73,7 @@ def read_manifest(path: Path, where: str) -> ManifestJson | str:
     except FileNotFoundError:
         return f"{shown}: missing"
     except OSError as error:
-        return f"{shown}: cannot be read ({error.strerror})"
+        return _unreadable(shown, error)
     except ValidationError:
         return not_one
     body = {name: value for name, value in manifest.items() if name != "sha256"}
@@ -103,8 +105,15 @@ def _verify_file(file: Path, shown: str, expected: FileRow) -> str | None:
     except FileNotFoundError:
         return f"{shown}: missing"
     except OSError as error:
-        return f"{shown}: cannot be read ({error.strerror})"
+        return _unreadable(shown, error)
     return None
+
+
+def _unreadable(shown: str, error: OSError) -> str:
+    said = f"{shown}: cannot be read ({error.strerror})"
+    if error.errno in UNREACHABLE:  # what is there may be whole
+        raise RunError(said) from error
+    return said
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -38,10 +38,10 @@ from tpdist.training.locks import locked
 
 
 class RunDirectory:
-    """The files of one run."""
+    """The files of one run. address: of the cluster that it is on, if it is on one."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, address: str | None = None):
+        self.path, self.address = path, address
         self.config_file = path / "config.yaml"
         self.written_file = path / ".config.yaml"
         self.metrics_file = path / "metrics.jsonl"
@@ -82,9 +82,9 @@ class RunDirectory:
         return True
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunDirectory":
+    def open(cls, path: str | Path, address: str | None = None) -> "RunDirectory":
         """An existing run. Raises RunError if it is not one."""
-        run = cls(Path(path))
+        run = cls(Path(path), address)
         if not os.path.isfile(run.config_file):  # unlike Path.is_file, without an error of its own
             what = "holds no config.yaml, so it is no run directory" if os.path.exists(run.path) else "does not exist"
             raise RunError(f"{run.path}: {what}; give the directory that tpdist train printed")
@@ -122,7 +122,8 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """What the user types to go on."""
-        return f"tpdist train --resume {shlex.quote(str(self.path))}"
+        there = f" --address {shlex.quote(self.address)}" if self.address else ""
+        return f"tpdist train --resume {shlex.quote(str(self.path))}{there}"
 
     @contextmanager
     def held(self, patience_s: float = 0.0) -> Iterator[None]:
@@ -131,7 +132,10 @@ class RunDirectory:
         patience_s: how long to wait for another process to end.
         Raises RunError where another process holds it, or where it cannot be written.
         """
-        refusal = f"{self.path}: another process trains in it; wait for its end, or end it"
+        refusal = (
+            f"{self.path}: another process trains in it; wait for its end, or end it; if its machine is no more, "
+            f"delete {self.lock_file.name} there"
+        )
         with locked(self.lock_file, refusal, patience_s):
             for directory in (self.path, self.checkpoints, self.models):
                 clear_leftovers(directory)

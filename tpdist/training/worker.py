@@ -19,14 +19,13 @@ from tpdist.training.files import write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.kept_model import KeptModel
+from tpdist.training.locks import PATIENCE_S
 from tpdist.training.progress import Reporter
 from tpdist.training.result import Result
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.signals import StopSignal
 from tpdist.training.summary import conclusion, introduction
 from tpdist.training.trainer import Trainer
-
-LOCK_PATIENCE_S = 30.0  # a worker that was replaced may take a moment to end
 
 
 def run_worker(
@@ -52,7 +51,7 @@ def run_worker(
     the directory.
     """
     workers, trainer, depot, hosted = workers or Workers.alone(), None, None, recoveries is not None
-    lock = run.held(LOCK_PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
+    lock = run.held(PATIENCE_S if hosted else 0.0) if workers.leads else nullcontext()
     with lock, nullcontext(stop) if stop else StopSignal() as stop:
         set_kernels(config.run)
         keep_freed_memory()
