@@ -175,6 +175,15 @@ def test_a_reader_that_leaves(here: Path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
 
 
+@pytest.mark.parametrize("command", ["--help", "train --help", "--version"])
+def test_help_that_cannot_be_printed(command: str):
+    done = shell(f"tpdist {command} >/dev/full", PYTHONUNBUFFERED="")
+    full = "tpdist: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, full)
+    done = shell(f'{{ sleep 1; tpdist {command}; }} | :; exit "${{PIPESTATUS[0]}}"', PYTHONUNBUFFERED="")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypatch):
     (here / "mine.py").write_text(
         "from tpdist.models import GRU\n"
