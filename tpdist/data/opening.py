@@ -55,7 +55,7 @@ def check_options(store: Store, data: Data) -> None:
     made = store.manifest.options
     asked = recipes.store_options(data)
     pairs = [("recipe", store.manifest.recipe, data.recipe)]
-    pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name != "column"]
+    pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name not in ("column", "source")]
     other = [(name, has, wants) for name, has, wants in pairs if has != wants]
     other = other[:1] if store.manifest.recipe != data.recipe else other  # its options are others then
     if other:
