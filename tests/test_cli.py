@@ -82,6 +82,17 @@ def test_data_prepare_and_verify(tmp_path: Path, capsys):
     assert capsys.readouterr().out.endswith("train 100, valid 10, test 10 tokens, 5 types\n")
 
 
+def test_a_tilde_is_the_home_of_all_paths_of_a_preparation(tmp_path: Path, monkeypatch, capsys):
+    """Behind `--out=` no shell fills it in."""
+    monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada/my.txt").write_text("a b a c\n" * 100)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "prepare", "text", "--source=~/my.txt", "--out=~/store"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/ada/store: train ")
+    assert (sorted(os.listdir()), (tmp_path / "ada/store/manifest.json").exists()) == (["ada"], True)
+
+
 @pytest.fixture
 def here(small_corpus: Path, tmp_path: Path, monkeypatch) -> Path:
     """The working directory: `c.yaml` and its store."""
@@ -162,6 +173,15 @@ def test_a_reader_that_leaves(here: Path):
     script = f'"{sys.executable}" -m tpdist config schema | head -1; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "--version"])
+def test_help_that_cannot_be_printed(command: str):
+    done = shell(f"tpdist {command} >/dev/full", PYTHONUNBUFFERED="")
+    full = "tpdist: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, full)
+    done = shell(f'{{ sleep 1; tpdist {command}; }} | :; exit "${{PIPESTATUS[0]}}"', PYTHONUNBUFFERED="")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypatch):

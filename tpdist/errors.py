@@ -10,10 +10,14 @@ class TpdistError(Exception):
     exit_code = 2
 
 
+def one_line(text: str) -> str:
+    """`text` fit for one line of a terminal: control characters, line breaks among them, as escapes."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def first_line(what: object) -> str:
     """What a stranger's file or another library says, fit for one line on a terminal."""
-    line = (str(what).splitlines() or [type(what).__name__])[0]
-    return line if line.isprintable() else repr(line)[1:-1]
+    return one_line((str(what).splitlines() or [type(what).__name__])[0])
 
 
 class ConfigError(TpdistError, ValueError):
@@ -43,7 +47,7 @@ class DataError(TpdistError):
     """A text file or a store that cannot be read. The message may quote what stands there: it stays one line."""
 
     def __init__(self, message: str):
-        super().__init__(first_line(message))
+        super().__init__(one_line(message))
 
 
 class RunError(TpdistError):

@@ -121,6 +121,20 @@ def test_another_text_of_the_same_size_is_refused_whatever_its_date(texts):
         open_or_prepare(data.model_copy(update={"train": str(shuffled)}))
 
 
+def test_a_file_that_is_cut_is_another_corpus_than_three_times_the_file(tmp_path: Path):
+    """Whose validation split is its training text."""
+    (tmp_path / "a.txt").write_text("a b\n" * 40)
+    file = str(tmp_path / "a.txt")
+    whole, cut = Data(recipe="text", train=file, valid=file, test=file), Data(recipe="text", source=file)
+    for first, second, has, wants in ((whole, cut, "null", "FILE"), (cut, whole, "FILE", "null")):
+        first, second = (data.model_copy(update={"store": f"made with {has}"}) for data in (first, second))
+        open_or_prepare(first)
+        said = rf"made with data\.source {has}, the configuration has {wants}; set data\.source={has} to use it, or"
+        with pytest.raises(DataError, match=said):
+            open_or_prepare(second)
+        assert open_or_prepare(Data(recipe="text", store=first.store)).manifest == open_or_prepare(first).manifest
+
+
 def test_a_directory_in_the_place_of_the_text_is_no_text(texts):
     data = texts("a b a b\n")
     open_or_prepare(data)

@@ -132,6 +132,7 @@ def test_a_vocabulary_that_is_none(small_store: Store, change: dict[str, list]):
 
 def test_not_a_store(tmp_path: Path, small_store: Store):
     assert "no such store" in fails(tmp_path / "nowhere")
+    assert fails(tmp_path / "two\nlines").endswith("two\\nlines: no such store")
     assert "a file; a store is a directory" in fails(tmp_path / "train.txt")
     (tmp_path / "empty").mkdir()
     assert "not a store (no manifest.json)" in fails(tmp_path / "empty")

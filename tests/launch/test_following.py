@@ -1,7 +1,11 @@
 """A job's log is followed over a connection that breaks."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -41,6 +45,30 @@ def test_a_tunnel_that_is_down_for_a_while(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
     asyncio.run(following.follow_log(Client(silent=5), "a-job", said.append))  # type: ignore[arg-type]
     assert said == ["epoch 1", "epoch 2"]
+
+
+FOLLOWED = """
+import asyncio
+from test_following import Client
+from tpdist.cli import main
+from tpdist.launch import following, jobs
+
+def submit(*_, say, **__):
+    open("log", "w").write(asyncio.run(following.follow_log(Client(silent=0), "a-job", say)))
+    return jobs.JobOutcome("a-job", "SUCCEEDED", "run")
+
+jobs.submit = submit
+raise SystemExit(main(["submit", "a.yaml"]))
+"""
+
+
+def test_a_job_is_followed_to_its_end_though_nobody_reads(tmp_path: Path):
+    """`tpdist submit a.yaml | head -1`: its result is to be fetched, and its failure told."""
+    script = f"""cd "{tmp_path}"; {{ sleep 1; "{sys.executable}" -c '{FOLLOWED}'; }} | :; exit "${{PIPESTATUS[0]}}" """
+    more = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **more})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "log").read_text() == "epoch 1\nepoch 2\n"
 
 
 def test_a_cluster_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch):

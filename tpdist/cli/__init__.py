@@ -76,6 +76,10 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         return super().format_help() + examples_of(self.prog)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        say("", end="", flush=True)  # help and version: what goes wrong with them is told as everywhere
+        super().exit(status, message)
+
     def error(self, message: str) -> NoReturn:
         print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)

@@ -1,6 +1,7 @@
 """Commands of what goes into a run: corpora and configurations."""
 
 import argparse
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ def add(commands: Any) -> None:
     prepare.add_argument(
         "recipe", choices=("ptb", "wikitext", "text8", "text", "python-docs", "synthetic"), help="which corpus"
     )
-    prepare.add_argument("--out", required=True, metavar="DIR", help="the store's directory; must not exist")
+    prepare.add_argument(  # a shell leaves --out=~/store as it is; of the paths beside it the configuration fills in ~
+        "--out", type=expanduser, required=True, metavar="DIR", help="the store's directory; must not exist"
+    )
     prepare.add_argument(
         "--source", metavar="PATH", help="ptb, wikitext: the directory; text8, text: a file, cut 90/5/5"
     )

@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
 
 def _submit(options: argparse.Namespace) -> int:
     from tpdist.launch.jobs import submit
+    from tpdist.training.progress import Plain
 
     if options.no_follow and options.fetch_to:
         raise TpdistError("--fetch-to: --no-follow returns before there is a result to fetch; leave one of them out")
@@ -51,6 +52,7 @@ def _submit(options: argparse.Namespace) -> int:
         options.working_dir,
         follow=not options.no_follow,
         fetch_to=options.fetch_to or "runs/fetched",
+        say=Plain().say,
         run_dir=options.run_dir,
         resume=options.resume,
         dry_run=options.dry_run,

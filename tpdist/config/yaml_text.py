@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from tpdist.errors import one_line
+
 MAX_DEPTH = 12
 LARGEST_INT = 2**63 - 1
 
@@ -76,8 +78,7 @@ class Tree:
 
 def shown(text: str, limit: int = 60) -> str:
     """`text` fit for one line of a terminal: no control characters, and not endless."""
-    text = text if len(text) <= limit else text[: limit - 3] + "..."
-    return text if text.isprintable() else repr(text)[1:-1]
+    return one_line(text if len(text) <= limit else text[: limit - 3] + "...")
 
 
 def join(key: str, name: str) -> str:

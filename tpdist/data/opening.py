@@ -55,7 +55,7 @@ def check_options(store: Store, data: Data) -> None:
     made, recipe = store.manifest.options, store.manifest.recipe
     asked = recipes.store_options(data.model_copy(update={"recipe": recipe}))  # whose options are others
     pairs = [("recipe", recipe, data.recipe)]
-    pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name != "column"]
+    pairs += [(name, made.get(name), asked[name]) for name in asked if name in made or name not in ("column", "source")]
     other = [(name, has, wants) for name, has, wants in pairs if has != wants]
     if other:
         made_with = [f"data.{name} {_show(has)}, the configuration has {_show(wants)}" for name, has, wants in other]

@@ -63,6 +63,8 @@ def store_options(data: Data) -> dict[str, str | int | None]:
     options |= {"max_types": data.max_types, "min_count": min_count(data), "max_tokens": data.max_tokens}
     if data.recipe == "text" and reads_parquet(data):
         options["column"] = data.column
+    if data.recipe == "text" and not missing_source(data):  # three times the same file is another corpus than its parts
+        options["source"] = None if data.source is None else "FILE"
     return options
 
 
