@@ -20,6 +20,7 @@ from tpdist.cli.options import (
 )
 from tpdist.errors import Setting, TpdistError
 from tpdist.experiments.bench import BENCHES
+from tpdist.experiments.modules import write_json_file
 
 
 def add(commands: Any) -> None:
@@ -173,12 +174,10 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from tpdist.experiments.measure import run
-    from tpdist.training.files import dump_json
 
     longest = getattr(options, "longest", None)
     found = run(options.what, options.device, say, **({} if longest is None else {"longest": longest}))
-    if options.json:
-        dump_json(options.json, found)
+    write_json_file(options.json, found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
@@ -189,11 +188,9 @@ def _scaling(options: argparse.Namespace) -> None:
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
     from tpdist.experiments.bench.scaling import scaling
-    from tpdist.training.files import dump_json
 
     found = scaling(workers, options.address, say)
-    if options.json:
-        dump_json(options.json, found)
+    write_json_file(options.json, found)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -204,7 +201,6 @@ def _plan(options: argparse.Namespace) -> None:
     config = load_config(options.config, overrides)
     from tpdist.experiments import calibration
     from tpdist.experiments import plan as planner
-    from tpdist.training.files import dump_json
 
     if options.validate:
         found = calibration.validate(say)
@@ -213,5 +209,4 @@ def _plan(options: argparse.Namespace) -> None:
         tokens, types = planner.corpus_of(config, options.tokens, options.types)
         assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
         found = planner.plan(config, tokens, types, options.gpu, link, assumed, say)
-    if options.json:
-        dump_json(options.json, found)
+    write_json_file(options.json, found)
