@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,26 @@ def test_live_that_never_took_a_step_leaves_the_terminal_alone():
     assert "\x1b[?25l" not in screen.getvalue()
 
 
-def test_the_reporter_fits_the_output(monkeypatch, capsys):
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
+    """Makes standard output one from then on."""
+
+    def make() -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+
+    return make
+
+
+def test_the_reporter_fits_the_output(monkeypatch, terminal):
     assert isinstance(reporter(), Plain)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    terminal()
     assert isinstance(reporter(), Live)
+    monkeypatch.setenv("TERM", "dumb")  # where a bar is drawn once, at the end
+    assert isinstance(reporter(), Plain)
 
 
-def test_the_bar_of_a_preparation(monkeypatch, capsys):
+def test_the_bar_of_a_preparation(monkeypatch, capsys, terminal):
     at = Progress("encode", "train", 500, 1000, "bytes")
     with DataBar() as bar:
         bar(at)
@@ -69,7 +83,7 @@ def test_the_bar_of_a_preparation(monkeypatch, capsys):
         monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
         bar(at)
         assert capsys.readouterr().out == "  encode train: 500/1,000 bytes\n"
-        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        terminal()
         bar(at)
         assert bar._bar is not None
         assert bar._bar.live.is_started

@@ -118,11 +118,16 @@ class Live:
         self._progress.stop()
 
 
+def can_be_redrawn() -> bool:
+    """Whether standard output is a terminal on which lines move: not one of TERM=dumb, as an editor's is."""
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
+
+
 def reporter(quiet: bool = False) -> Reporter:
     """`Live` on a terminal, else `Plain`; `Silent` where nobody wants to hear."""
     if quiet:
         return Silent()
-    return Live() if sys.stdout.isatty() else Plain()
+    return Live() if can_be_redrawn() else Plain()
 
 
 class RunBar(Progress):
@@ -181,7 +186,7 @@ class DataBar:
         if self._quiet:
             return
         text = f"{at.phase} {at.split}"
-        if sys.stdout.isatty():
+        if can_be_redrawn():
             if self._bar is None:
                 self._bar = Progress(
                     BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}")
