@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from tpdist.data import Progress as Preparation
 from tpdist.errors import OutputError
@@ -172,7 +172,6 @@ class DataBar:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._bar: Progress | None = None
-        self._task = TaskID(0)
         self._last = time.monotonic()
 
     def __enter__(self) -> "DataBar":
