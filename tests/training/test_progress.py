@@ -1,7 +1,10 @@
 """What a person sees: a moving line on a terminal, plain lines in a pipe."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,15 @@ def test_training_goes_on_when_nobody_reads(monkeypatch, small_corpus: Path, tmp
 
     monkeypatch.setattr("sys.stdout", Closed())
     assert tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run", Plain()).steps == 9
+
+
+def test_it_goes_on_where_the_system_writes_no_greek():
+    """What is said to nobody holds λ and θ too."""
+    code = 'from tpdist.training.progress import Plain; Plain().say("run"); Plain().say("\\u03bb 0.1")'
+    script = f"""{{ sleep 1; "{sys.executable}" -c '{code}'; }} | :; exit "${{PIPESTATUS[0]}}" """
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **ascii_only})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_left_of_a_run_that_goes_on_with_other_streams(small_corpus: Path, tmp_path: Path):
