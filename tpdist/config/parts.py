@@ -48,7 +48,10 @@ class Data(Part):
     recipe: Literal["ptb", "wikitext", "text8", "text", "python-docs", "synthetic"] = Field(
         default="python-docs", description="how the corpus is made; python-docs and synthetic need no files"
     )
-    store: PathText | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
+    store: PathText | None = Field(
+        default=None,
+        description="the store's directory; default stores/<recipe>-<level>, of synthetic a name with its settings",
+    )
     source: PathText | None = Field(
         default=None,
         description="ptb, wikitext: the directory of the text files; text8: the file; text: one file, cut 90/5/5",
