@@ -184,6 +184,13 @@ def test_help_that_cannot_be_printed(command: str):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_goes_into_a_file_is_written_though_nobody_reads(here: Path):
+    plan = "tpdist plan --tokens 1e6 --types 1000 --gpu h100 --json plan.json"
+    done = shell(f'{{ sleep 1; {plan}; }} | :; exit "${{PIPESTATUS[0]}}"', PYTHONUNBUFFERED="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (here / "plan.json").exists()
+
+
 def test_faults_of_the_users_own_code_show_their_traceback(here: Path, monkeypatch):
     (here / "mine.py").write_text(
         "from tpdist.models import GRU\n"

@@ -45,6 +45,17 @@ def test_where_the_token_is_looked_for(home: Path, monkeypatch: pytest.MonkeyPat
     assert user_token() is None
 
 
+def test_a_user_without_a_home_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that runs under a number which no list of users has."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert user_token() is None
+
+
 def test_no_token_where_one_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(TokenError, match=rf"^no token in {home}/\.ray/auth_token; write the cluster's there") as caught:

@@ -3,7 +3,7 @@
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
@@ -80,14 +80,15 @@ def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy
     low: Any = next((m.ge for m in metadata if isinstance(m, Ge)), None)
     above = next((m.gt for m in metadata if isinstance(m, Gt)), None)
     below: Any = next((m.lt for m in metadata if isinstance(m, Lt)), None)
+    top: Any = next((m.le for m in metadata if isinstance(m, Le)), None)
     if annotation is bool:
         return st.booleans()
     if annotation is int:
-        return st.integers(-LARGEST if low is None else low, LARGEST)
+        return st.integers(-LARGEST if low is None else low, LARGEST if top is None else top)
     if annotation is float:
         return st.floats(
             low if above is None else above,
-            below,
+            top if below is None else below,
             exclude_min=above is not None,
             exclude_max=below is not None,
             allow_nan=False,

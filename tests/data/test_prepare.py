@@ -166,6 +166,16 @@ def test_no_space_at_the_end_leaves_nothing(texts, tmp_path: Path, monkeypatch, 
     assert left_in(tmp_path) == set()
 
 
+def test_no_space_at_the_beginning_leaves_nothing(texts, tmp_path: Path, monkeypatch):
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer.tempfile, "mkdtemp", full)
+    with pytest.raises(DataError, match="no space left on the device"):
+        prepare(texts(TRAIN), tmp_path / "deep" / "store")
+    assert left_in(tmp_path) == set()
+
+
 def test_a_text_that_changes_while_it_is_read_is_refused(texts, tmp_path: Path):
     def grow(progress: Progress) -> None:
         if progress.phase == "encode":

@@ -88,6 +88,7 @@ LINEAR = "model.cell=elman model.activation=identity objective.block=1 objective
         ("--price -1", "--price: must be 0 or more; got -1"),
         ("--latency-us -1", "--latency-us: must be 0 or more; got -1"),
         ("--json none/x.json", "argument --json: there is no directory none; make it first"),
+        ("--gpu h100 --json /dev/full", "tpdist: --json /dev/full: cannot be written: No space left on device"),
         ("--json .", "argument --json: . is a directory; name a file in it"),
     ],
 )

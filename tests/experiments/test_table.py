@@ -72,6 +72,7 @@ def test_in_a_pipe_there_are_lines(sweep: tuple[list[dict[str, Any]], list[Path]
 
 
 def test_on_a_terminal_it_is_drawn(sweep: tuple[list[dict[str, Any]], list[Path]], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     out, heard = io.StringIO(), Heard()
     table = Table(heard, Console(file=out, force_terminal=True, width=100))
@@ -80,6 +81,9 @@ def test_on_a_terminal_it_is_drawn(sweep: tuple[list[dict[str, Any]], list[Path]
     table.close()
     assert "1 of 4 points done" in out.getvalue()
     assert heard.said == []
+    monkeypatch.setenv("TERM", "dumb")  # where it would be drawn once, at the end
+    Table(heard).show(*sweep)
+    assert heard.said == ["2 of 4 points to run"]
 
 
 def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, home: SweepDirectory, done: Callable):

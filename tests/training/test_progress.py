@@ -1,7 +1,11 @@
 """What a person sees: a moving line on a terminal, plain lines in a pipe."""
 
 import io
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +59,26 @@ def test_live_that_never_took_a_step_leaves_the_terminal_alone():
     assert "\x1b[?25l" not in screen.getvalue()
 
 
-def test_the_reporter_fits_the_output(monkeypatch, capsys):
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
+    """Makes standard output one from then on."""
+
+    def make() -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+
+    return make
+
+
+def test_the_reporter_fits_the_output(monkeypatch, terminal):
     assert isinstance(reporter(), Plain)
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    terminal()
     assert isinstance(reporter(), Live)
+    monkeypatch.setenv("TERM", "dumb")  # where a bar is drawn once, at the end
+    assert isinstance(reporter(), Plain)
 
 
-def test_the_bar_of_a_preparation(monkeypatch, capsys):
+def test_the_bar_of_a_preparation(monkeypatch, capsys, terminal):
     at = Progress("encode", "train", 500, 1000, "bytes")
     with DataBar() as bar:
         bar(at)
@@ -69,7 +86,7 @@ def test_the_bar_of_a_preparation(monkeypatch, capsys):
         monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
         bar(at)
         assert capsys.readouterr().out == "  encode train: 500/1,000 bytes\n"
-        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        terminal()
         bar(at)
         assert bar._bar is not None
         assert bar._bar.live.is_started
@@ -92,6 +109,15 @@ def test_training_goes_on_when_nobody_reads(monkeypatch, small_corpus: Path, tmp
 
     monkeypatch.setattr("sys.stdout", Closed())
     assert tpdist.train(small(small_corpus, run={"epochs": 1}), tmp_path / "run", Plain()).steps == 9
+
+
+def test_it_goes_on_where_the_system_writes_no_greek():
+    """What is said to nobody holds λ and θ too."""
+    code = 'from tpdist.training.progress import Plain; Plain().say("run"); Plain().say("\\u03bb 0.1")'
+    script = f"""{{ sleep 1; "{sys.executable}" -c '{code}'; }} | :; exit "${{PIPESTATUS[0]}}" """
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env={**os.environ, **ascii_only})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_left_of_a_run_that_goes_on_with_other_streams(small_corpus: Path, tmp_path: Path):

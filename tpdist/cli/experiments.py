@@ -20,6 +20,7 @@ from tpdist.cli.options import (
 )
 from tpdist.errors import Setting, TpdistError
 from tpdist.experiments.bench import BENCHES
+from tpdist.experiments.modules import write_json_file
 
 
 def add(commands: Any) -> None:
@@ -173,12 +174,11 @@ def _plot(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from tpdist.experiments.measure import run
-    from tpdist.training.files import dump_json
+    from tpdist.training.progress import Plain
 
     longest = getattr(options, "longest", None)
-    found = run(options.what, options.device, say, **({} if longest is None else {"longest": longest}))
-    if options.json:
-        dump_json(options.json, found)
+    found = run(options.what, options.device, Plain().say, **({} if longest is None else {"longest": longest}))
+    write_json_file(options.json, found)
 
 
 def _scaling(options: argparse.Namespace) -> None:
@@ -189,11 +189,10 @@ def _scaling(options: argparse.Namespace) -> None:
     if not workers or workers[0] < 1:
         raise TpdistError(f"--workers: must be whole numbers of at least 1, such as 1,2; got {options.workers!r}")
     from tpdist.experiments.bench.scaling import scaling
-    from tpdist.training.files import dump_json
+    from tpdist.training.progress import Plain
 
-    found = scaling(workers, options.address, say)
-    if options.json:
-        dump_json(options.json, found)
+    found = scaling(workers, options.address, Plain().say)
+    write_json_file(options.json, found)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -204,14 +203,13 @@ def _plan(options: argparse.Namespace) -> None:
     config = load_config(options.config, overrides)
     from tpdist.experiments import calibration
     from tpdist.experiments import plan as planner
-    from tpdist.training.files import dump_json
+    from tpdist.training.progress import Plain
 
     if options.validate:
-        found = calibration.validate(say)
+        found = calibration.validate(Plain().say)
     else:
         link = planner.link_of(options.link, options.latency_us)
         tokens, types = planner.corpus_of(config, options.tokens, options.types)
         assumed = planner.assumed_of(options.share, options.mtbf_hours, options.price)
-        found = planner.plan(config, tokens, types, options.gpu, link, assumed, say)
-    if options.json:
-        dump_json(options.json, found)
+        found = planner.plan(config, tokens, types, options.gpu, link, assumed, Plain().say)
+    write_json_file(options.json, found)

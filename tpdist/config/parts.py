@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 # not pydantic's, whose bound is "above 0": for a whole number "at least 1" reads better
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Size = Annotated[float, Field(gt=0, le=1e30)]  # what torch is to take as a float32, which ends at 3e38
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Text, AfterValidator(expanduser)]  # no shell fills in the `~` of a YAML file or of --set
@@ -48,7 +49,10 @@ class Data(Part):
     recipe: Literal["ptb", "wikitext", "text8", "text", "python-docs", "synthetic"] = Field(
         default="python-docs", description="how the corpus is made; python-docs and synthetic need no files"
     )
-    store: PathText | None = Field(default=None, description="the store's directory; default stores/<recipe>-<level>")
+    store: PathText | None = Field(
+        default=None,
+        description="the store's directory; default stores/<recipe>-<level>, of synthetic a name with its settings",
+    )
     source: PathText | None = Field(
         default=None,
         description="ptb, wikitext: the directory of the text files; text8: the file; text: one file, cut 90/5/5",
@@ -85,7 +89,7 @@ class Model(Part):
     )
     embedding: PositiveInt | None = Field(default=None, description="width of the input embedding; default: hidden")
     tied: bool = Field(default=False, description="the head's matrix is the embedding's")
-    init: PositiveFloat | None = Field(
+    init: Size | None = Field(
         default=None,
         description="draw every parameter from uniform(-init, init); default: cells as PyTorch does, the head's matrix "
         "±1/sqrt(hidden), the embedding ±0.1",
@@ -116,10 +120,10 @@ class HOptimizer(Part):
     """The optimiser of the targets H."""
 
     name: OptimizerName = Field(default="sgd", description="torch.optim's class, in lower case")
-    lr: PositiveFloat | None = Field(
+    lr: Size | None = Field(
         default=None, description="default with sgd 1/λ: with starts held, one plain step is one costate sweep"
     )
-    clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient of one boundary's state")
+    clip: Size | None = Field(default=None, description="largest norm of the gradient of one boundary's state")
     options: dict[str, float | bool | Pair] = Field(
         default={}, description="further arguments of the torch.optim class"
     )
@@ -129,7 +133,7 @@ class Dual(Part):
     """The dual step u ← u + α λ r, in Boyd's scaled form."""
 
     lr: PositiveFloat | None = Field(default=None, description="α; default 1/λ, Boyd's")
-    clip: PositiveFloat | None = Field(default=None, description="largest norm of λ r of one boundary")
+    clip: Size | None = Field(default=None, description="largest norm of λ r of one boundary")
     start_epoch: PositiveInt = Field(default=1, description="the first epoch with dual steps")
     keep: bool = Field(default=True, description="keep u from visit to visit; false zeroes it at every window")
     order: Literal["after", "before"] = Field(

@@ -103,6 +103,7 @@ class Cluster(Part):
     )
     exchange_s: PositiveFloat = Field(
         default=1800.0,
+        le=1e9,  # the clock of torch's timeouts ends some way beyond
         description="longest that a worker waits for the others, in seconds; must exceed an evaluation",
     )
 

@@ -50,13 +50,12 @@ def staged(out: Path) -> Iterator[Path]:
     refuse_existing(out)
     out = out.absolute()
     created = [parent for parent in out.parents if not parent.exists()]
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(out)
-        directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    lock = None
+    directory = lock = None
     try:
         with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _clear_leftovers(out)
+            directory = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
             lock = _lock(directory)
         yield directory
         refuse_existing(out)
@@ -67,9 +66,10 @@ def staged(out: Path) -> Iterator[Path]:
             sync(out.parent)
             (out / LOCK_FILE).unlink(missing_ok=True)  # last: what a kill leaves before is known by it
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        with suppress(OSError):
-            for parent in created:
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+        for parent in created:
+            with suppress(OSError):
                 parent.rmdir()
         raise
     finally:

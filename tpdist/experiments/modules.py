@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tpdist.errors import TpdistError
 
@@ -26,6 +27,17 @@ def json_file(text: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror}; name another file") from error
     return path
+
+
+def write_json_file(file: Path | None, value: Any) -> None:
+    """`--json FILE`, where it was given. Raises TpdistError where it cannot be written after all."""
+    from tpdist.training.files import dump_json
+
+    try:
+        if file is not None:
+            dump_json(file, value)
+    except OSError as error:
+        raise TpdistError(f"--json {file}: cannot be written: {error.strerror}") from error
 
 
 def ended(main: Callable[[], None]) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.table import Table as RichTable
 
 from tpdist.experiments.results import Row, best_setting, by_setting, tried
-from tpdist.training.progress import Reporter, Silent
+from tpdist.training.progress import Reporter, Silent, can_be_redrawn
 
 AGAIN = "--retry runs them again"
 MOST_ROWS = 30  # of a table that fits on a screen
@@ -32,7 +31,7 @@ class Table:
 
     def show(self, rows: Sequence[Row], runs: Sequence[Path]) -> None:
         """Draw anew, on a terminal; in a pipe say once what there is to do."""
-        if not sys.stdout.isatty() or isinstance(self._reporter, Silent):
+        if not can_be_redrawn() or isinstance(self._reporter, Silent):
             if not self._said:
                 self._reporter.say(f"{sum(row['state'] == 'waiting' for row in rows)} of {len(rows)} points to run")
                 self._said = True

@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpdist.errors import NonFiniteError, TpdistError
-from tpdist.experiments.modules import ended, json_file
+from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.results import Row, best_runs, versions
 from tpdist.launch.trained import evaluate
-from tpdist.training.files import dump_json
 
 STEPS = 2
 SIZES = {"h": (0.02, 0.05, 0.1), "theta": (0.02, 0.05, 0.1)}
@@ -85,8 +84,7 @@ def main() -> None:
             values = entry[kind] if kind == "plain" else entry[kind]["valid"]
             size = "" if kind == "plain" else f" of {entry[kind]['size']:g}"
             print(f"{arm:<20} {kind + size:<14} " + "  ".join(f"{value:.2f}" for value in values))
-    if options.json:
-        dump_json(options.json, found)
+    write_json_file(options.json, found)
 
 
 if __name__ == "__main__":

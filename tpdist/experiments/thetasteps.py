@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tpdist.errors import TpdistError
-from tpdist.experiments.modules import ended, json_file
+from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.testtime import chosen_runs
-from tpdist.training.files import dump_json
 from tpdist.training.run_dir import RunDirectory
 
 STEPS = (100, 200, 400, 700, 1000, 1500)
@@ -67,8 +66,7 @@ def main() -> None:
     for name, arm in found["theta_steps"].items():
         means = (sum(values) / len(values) for values in arm["losses"].values())
         print(f"{name:<40} " + "  ".join(f"{mean:.3f}" for mean in means))
-    if options.json:
-        dump_json(options.json, found)
+    write_json_file(options.json, found)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class TokenError(TpdistError):
 
 def token_file(environment: Mapping[str, str]) -> Path:
     """Where Ray looks for the user's token, unless RAY_AUTH_TOKEN holds it."""
-    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    # not Path.home: that raises for a user without a home, as in a container under a number of its own
+    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
 
 
 def user_token(say: Callable[[str], None] | None = None) -> str | None:

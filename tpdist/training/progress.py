@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from tpdist.data import Progress as Preparation
 from tpdist.errors import OutputError
@@ -118,11 +118,16 @@ class Live:
         self._progress.stop()
 
 
+def can_be_redrawn() -> bool:
+    """Whether standard output is a terminal on which lines move: not one of TERM=dumb, as an editor's is."""
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
+
+
 def reporter(quiet: bool = False) -> Reporter:
     """`Live` on a terminal, else `Plain`; `Silent` where nobody wants to hear."""
     if quiet:
         return Silent()
-    return Live() if sys.stdout.isatty() else Plain()
+    return Live() if can_be_redrawn() else Plain()
 
 
 class RunBar(Progress):
@@ -147,7 +152,7 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
     except OSError as error:
         raise OutputError.of(error) from error
 
@@ -167,7 +172,6 @@ class DataBar:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._bar: Progress | None = None
-        self._task = TaskID(0)
         self._last = time.monotonic()
 
     def __enter__(self) -> "DataBar":
@@ -181,7 +185,7 @@ class DataBar:
         if self._quiet:
             return
         text = f"{at.phase} {at.split}"
-        if sys.stdout.isatty():
+        if can_be_redrawn():
             if self._bar is None:
                 self._bar = Progress(
                     BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%  {task.description}")
