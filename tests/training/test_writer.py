@@ -2,6 +2,7 @@
 
 import errno
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -149,13 +150,17 @@ def test_another_workers_full_disk_is_the_leaders_error_too(tmp_path: Path, monk
     (stage,) = tmp_path.iterdir()
     other, theirs = one_of_two(tmp_path, 1)
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "the-file")
+    save = writer.save_tensors
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if path.name == theirs.shard.file:
+            raise OSError(errno.ENOSPC, "No space left on device", "the-file")
+        save(tensors, path)
 
     monkeypatch.setattr(writer, "save_tensors", full)
     other._run("step-00000001", int(stage.name.split(".")[2], 16), theirs, None)
-    for one in (other, leader):
-        with pytest.raises(OSError, match="No space left on device: 'the-file'"):
+    for one, at in ((other, "the-file"), (leader, f"{socket.gethostname()}: the-file")):  # whose disk is to be mended
+        with pytest.raises(OSError, match=f"No space left on device: '{at}'"):
             one.wait()
     assert not list(tmp_path.iterdir())
 

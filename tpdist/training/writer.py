@@ -9,6 +9,7 @@ waits for all receipts, then writes `state.json`, and the manifest last. What th
 import errno
 import json
 import secrets
+import socket
 import tempfile
 import threading
 import time
@@ -196,7 +197,7 @@ class Writer:
             else:
                 about = [None, first_line(error), None]
                 if isinstance(error, OSError) and error.errno is not None:
-                    about = [error.errno, error.strerror, str(error.filename)]
+                    about = [error.errno, error.strerror, f"{socket.gethostname()}: {error.filename}"]
                 self._publish(name, token, _receipt(file), {"error": about})
                 self.depot.leave(token)
         except Exception:  # the disk is full, say: the first error is the one to show
