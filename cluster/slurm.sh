@@ -4,8 +4,10 @@
 #   sbatch --nodes=4 --cpus-per-task=16 cluster/slurm.sh configs/quickstart.yaml --set cluster.workers=64 batching.blocks=16
 #   sbatch --nodes=2 --gpus-per-node=8 cluster/slurm.sh CONFIG --set cluster.workers=16 cluster.gpus_per_worker=1
 #
-# Everything behind the script's name goes to `tpdist train`. To go on with a run that was cut off:
+# Everything behind the script's name goes to `tpdist train`. To save everything and end (a plain `scancel` ends Ray as
+# well, and waits half a minute), and to go on with a run that was cut off:
 #
+#   scancel --batch --signal=TERM JOB
 #   sbatch ... cluster/slurm.sh --resume runs/NAME
 #
 # The head of the Ray cluster, the driver and the first workers share the first node. Fill in what your site needs:

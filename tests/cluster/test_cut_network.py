@@ -4,6 +4,7 @@ A host that joins without the shared directory is passed over.
 """
 
 import json
+import os
 import re
 import signal
 import time
@@ -83,27 +84,41 @@ def test_the_cable_is_pulled_and_plugged_in_again(tmp_path: Path) -> None:
         assert epochs(run) == list(range(1, len(epochs(run)) + 1)), "every epoch once"
 
 
-def test_a_host_that_lacks_the_shared_directory_is_no_end_of_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("shared", "failed: RunError: the worker on late says"),
+        ("code", "failed: ConfigError: .*cannot load 'own_cells:"),
+    ],
+)
+def test_a_host_that_lacks_what_the_others_have_is_no_end_of_the_run(
+    lacks: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, code, log = tmp_path / "shared", tmp_path / "code", tmp_path / "driver.log"
+    shared.mkdir()
+    code.mkdir()
+    (code / "own_cells.py").write_text("from tpdist.models import GRU as Own\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(code), str(ROOT)]))
     with two_hosts(workers=(), others=("late",)) as cluster:
-        shared, log = tmp_path / "shared", tmp_path / "driver.log"
-        shared.mkdir()
+        own = {"hidden": 8, "cell": "own_cells:Own", "allow_cells_from": ["own_cells"]}
+        data = {**CONFIG["data"], "store": str(shared / "store")}
         config = tmp_path / "config.yaml"
-        config.write_text(yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "store": str(shared / "store")}}))
+        config.write_text(yaml.safe_dump({**CONFIG, "data": data, "model": own}))
         command = ["tpdist", "train", str(config), "--run-dir", str(shared / "run"), "--address", cluster.address]
         with log.open("wb") as file:
             driver = cluster.network["head"].start(command, file, cluster.environment, ROOT)
         cluster.processes.append(driver)
         wait_for(log, r"epoch +1 ", 120)
 
-        cluster.network["late"].run(["mount", "-t", "tmpfs", "tmpfs", str(shared)]).check_returncode()
+        cluster.network["late"].run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path / lacks)]).check_returncode()
         cluster.logs["late"] = tmp_path / "late.log"
         cluster.start("late", "worker.sh", TPDIST_CPUS="1")
-        _, line = wait_for(log, "failed: RunError: the worker on late says", GROW_LIMIT_S)
+        _, line = wait_for(log, said, GROW_LIMIT_S)
         assert re.search(r"1 worker went on from step \d+", line), line
         before = len(epochs(shared / "run"))
         wait_until(lambda: len(epochs(shared / "run")) > before + 2, 60)
         assert driver.poll() is None
-        assert log.read_text().count("the worker on late says") == 1
+        assert len(re.findall(said, log.read_text())) == 1
 
 
 def epochs(run: Path) -> list[int]:

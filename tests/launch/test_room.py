@@ -9,6 +9,7 @@ import torch
 from small_runs import small
 
 import tpdist
+from tpdist.config import Cluster
 from tpdist.data import Store
 from tpdist.errors import ConfigError, Interrupted, NonFiniteError
 from tpdist.launch import actor, cluster, many
@@ -185,6 +186,14 @@ def test_the_way_on_of_a_run_on_a_cluster_leads_there(
     controller = Controller(job, config.cluster, (2,), Silent(), StopSignal())
     assert controller.how_to_go_on() == f"Continue with: tpdist train --resume {run.path}{option}"
     assert actor._seen_from_here(job)[0].resume_command == f"tpdist train --resume {run.path}{option}"
+
+
+def test_why_a_run_is_given_up_is_said_where_its_directory_is_away(small_corpus: Path, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "away"), str(small_corpus), (), str(tmp_path), False, 1)
+    controller = Controller(job, Cluster(workers=2), (2,), Silent(), StopSignal())
+    said = str(controller._given_up("11 failures within 3600 s"))
+    assert "Not mended: 11 failures within 3600 s." in said
+    assert said.endswith(f"Continue with: tpdist train --resume {tmp_path}/away")
 
 
 def test_a_second_control_c_says_how_to_go_on(

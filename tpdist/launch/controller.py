@@ -13,6 +13,7 @@ they leave the old group, and join the next generation beside those that are new
 import enum
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import ray
 
 from tpdist.config import Cluster
-from tpdist.errors import Interrupted
+from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import ClusterError, free_nodes, open_meeting, wait_for_room
 from tpdist.launch.crew import Change, Crew, WorkerFailedError
 from tpdist.launch.hosted import Hosted
@@ -236,10 +237,10 @@ class Controller:
 
     def how_to_go_on(self) -> str:
         """What to tell the user of a run that has ended before its end."""
-        run = RunDirectory(Path(self.job.run), self.job.address)
-        if not has_checkpoints(run.load_config(self.job.overrides), run):
-            return "There is no checkpoint yet: start the run again"
-        return f"Continue with: {run.resume_command}"
+        run, saved = RunDirectory(Path(self.job.run), self.job.address), True
+        with suppress(TpdistError):  # where its file system has gone from here
+            saved = has_checkpoints(run.load_config(self.job.overrides), run)
+        return f"Continue with: {run.resume_command}" if saved else "There is no checkpoint yet: start the run again"
 
     @property
     def _needs(self) -> tuple[float, float]:

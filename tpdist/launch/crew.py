@@ -100,8 +100,9 @@ class Crew:
 
     def train(self, job: Job, rendezvous: Rendezvous) -> None:
         """Begin a generation."""
+        others = any(one.generations for one in self.hosted)
         for rank, one in enumerate(self.hosted):
-            one.train(job, rank, rendezvous)
+            one.train(job, rank, rendezvous, late=others and not one.generations)
 
     def look(self, placing: Sequence[ray.ObjectRef] = ()) -> None:
         """A moment's wait for one that starts or comes back; then what the workers answer, and how they ended."""

@@ -22,6 +22,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tpdist.config import Cluster
+from tpdist.errors import Interrupted, first_line
 from tpdist.launch.actor import SpanActor
 from tpdist.launch.messages import Ended, Job, Process, Rendezvous
 from tpdist.launch.placement import Node
@@ -53,6 +54,7 @@ class Hosted:
     generations: int = 0
     _asked: ray.ObjectRef | None = None
     _step: ray.ObjectRef | None = None
+    _late: bool = False
     _released: bool = False
 
     @classmethod
@@ -84,10 +86,11 @@ class Hosted:
             return self.fault is not None
         return self.ended.lost is not None or self.ended.failed is not None
 
-    def train(self, job: Job, rank: int, rendezvous: Rendezvous) -> None:
-        """Begin a generation."""
+    def train(self, job: Job, rank: int, rendezvous: Rendezvous, late: bool) -> None:
+        """Begin a generation. late: its first, where others have trained."""
         self.ended = self.own = self.status = self._step = None
         self.generations += 1
+        self._late = late
         self.running = self.actor.train.remote(job, rank, rendezvous)
 
     @property
@@ -147,7 +150,11 @@ class Hosted:
         except GetTimeoutError:
             return
         except RayTaskError as error:
-            self.own = error
+            if self._late and self.status is None and not isinstance(error.cause, Interrupted):
+                # its node's: a package that is missing there, say, for others have trained with the same settings
+                self.fault, self.unfit = f"failed: {type(error.cause).__name__}: {first_line(error.cause)}", True
+            else:
+                self.own = error
         except RayError as error:
             self.fault = self.fault or why_it_died(error)
         if self.ended is not None and self.ended.failed is not None:
