@@ -133,6 +133,9 @@ def test_every_pod_of_the_rayjob_mounts_what_it_names() -> None:
         volumes = {volume["name"] for volume in pod["volumes"]}
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            # of the image it is a directory that each pod has for itself
+            shared = {"name": "TPDIST_SHARED", "value": container["volumeMounts"][0]["mountPath"]}
+            assert shared in container["env"]
         assert pod["securityContext"]["runAsNonRoot"]
 
 

@@ -10,7 +10,7 @@ from small_runs import Listener, interrupted, rows, small, stop_at
 
 import tpdist
 from tpdist.config import Experiment
-from tpdist.training import tracking
+from tpdist.training import trackers, tracking
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import _known, numbers
 
@@ -93,12 +93,34 @@ class Unreliable:
 
 def test_a_server_that_fails_does_not_end_the_run(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server, listener = Unreliable(), Listener()
-    monkeypatch.setattr(tracking, "open_trackers", lambda config, run: {"mlflow": server})
+    monkeypatch.setattr(tracking, "open_trackers", lambda *_: {"mlflow": server})
     tpdist.train(small(small_corpus), tmp_path / "run", listener)
     assert len(server.rows) == 2
     assert len(rows(tmp_path / "run")) == 11
     told = [line for line in listener.said if "mlflow" in line]
     assert told == ["mlflow takes no more rows (OSError: connection lost); metrics.jsonl does"]
+
+
+def test_a_server_that_is_down_does_not_keep_a_run_from_going_on(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that mends itself, say, after the death of a worker."""
+
+    def mlflow(config: Experiment, run: RunDirectory) -> Unreliable:
+        if down:
+            raise OSError("connection refused")
+        trackers._remember(run, {"mlflow": "its id"})
+        return Unreliable()
+
+    down: list[bool] = []
+    monkeypatch.setattr(trackers, "Mlflow", mlflow)
+    config, listener = small(small_corpus, run={"track": ["mlflow"]}), Listener()
+    interrupted(lambda: tpdist.train(config, tmp_path / "run", stop_at(5)))
+    down.append(True)
+    tpdist.resume(tmp_path / "run", reporter=listener)
+    assert "mlflow takes no more rows (OSError: connection refused); metrics.jsonl does" in listener.said
+    with pytest.raises(tpdist.ConfigError, match="mlflow cannot be used: connection refused"):
+        tpdist.train(config, tmp_path / "new")
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": ' + "[" * 5000])

@@ -50,7 +50,7 @@ class Controller:
     """Places, joins and watches the workers of one run, and mends it; `run` returns the leader's result.
 
     sizes: numbers of workers that the run may have, in rising order. wanted: how many there shall be.
-    failures: when workers were found lost. unfit: ids of nodes on which a worker could not start.
+    failures: when workers were found lost. unfit: ids of nodes on which a worker could not begin.
     """
 
     job: Job

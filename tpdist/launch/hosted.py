@@ -35,8 +35,8 @@ Answer = tuple[Status | None, list[str]]
 @dataclass(eq=False)
 class Hosted:
     """process: once the actor runs. running: its `train`; ended: how that came back. own: the error of the user's own
-    that it raised. status: the latest. fault: why it must be replaced. unfit: one like it would not
-    start either. silent_s: how long it has given no sign. generations: how many it has trained in.
+    that it raised. status: the latest. fault: why it must be replaced. unfit: another on its node would not
+    do either. silent_s: how long it has given no sign. generations: how many it has trained in.
     """
 
     actor: ActorHandle

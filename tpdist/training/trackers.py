@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,8 +44,11 @@ def _missing(name: str) -> ConfigError:
     return ConfigError(f"{name} is not installed; pip install 'tpdist[{name}]'", "run.track")
 
 
-def open_trackers(config: Experiment, run: RunDirectory) -> dict[str, External]:
-    """Those of `run.track` but TensorBoard, by name. Raises ConfigError where a package is missing or refuses."""
+def open_trackers(config: Experiment, run: RunDirectory, notice: Callable[[str], None]) -> dict[str, External]:
+    """Those of `run.track` but TensorBoard, by name. Raises ConfigError where a package is missing or refuses.
+
+    notice: told of one that refuses a run which goes on, and which it has taken rows of before.
+    """
     makers = {"mlflow": Mlflow, "wandb": Wandb}
     trackers: dict[str, External] = {}
     for name in config.run.track:
@@ -56,8 +59,16 @@ def open_trackers(config: Experiment, run: RunDirectory) -> dict[str, External]:
         except ImportError as error:
             raise _missing(name) from error
         except Exception as error:  # whatever a library that talks to a server may raise
+            if not isinstance(error, RunError) and name in _known(run):
+                notice(refusal(name, error))
+                continue
             raise ConfigError(f"{name} cannot be used: {first_line(error)}", "run.track") from error
     return trackers
+
+
+def refusal(name: str, error: Exception) -> str:
+    """What to say of a tracker that is left out from now on."""
+    return f"{name} takes no more rows ({type(error).__name__}: {first_line(error)}); metrics.jsonl does"
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:

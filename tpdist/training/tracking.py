@@ -9,7 +9,7 @@ from typing import Any
 from tpdist.config import Experiment
 from tpdist.training.files import finite, write_atomic
 from tpdist.training.run_dir import RunDirectory
-from tpdist.training.trackers import Events, External, open_trackers
+from tpdist.training.trackers import Events, External, open_trackers, refusal
 
 
 class Tracker:
@@ -26,7 +26,7 @@ class Tracker:
         rows = [row for row in run.rows() if row["step"] <= step]
         rows = [row for row in rows if row["kind"] != "epoch" or row["epoch"] < epoch]
         self._notice = notice
-        self._others: dict[str, External] = open_trackers(config, run)
+        self._others: dict[str, External] = open_trackers(config, run, notice)
         write_atomic(run.metrics_file, lambda file: _write(file, rows))
         shutil.rmtree(run.tensorboard, ignore_errors=True)
         self._events = Events(run.tensorboard) if "tensorboard" in config.run.track else None
@@ -59,7 +59,7 @@ class Tracker:
             do(self._others[name])
         except Exception as error:  # whatever a library that talks to a server may raise
             del self._others[name]
-            self._notice(f"{name} takes no more rows ({type(error).__name__}: {error}); metrics.jsonl does")
+            self._notice(refusal(name, error))
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
