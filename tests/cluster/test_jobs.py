@@ -79,6 +79,8 @@ def test_a_jobs_run_goes_on(project: Path) -> None:
     assert '--set data.store="$TPDIST_SHARED"/stores/x run.checkpoint_to=null;' in call
     _, call = dry_run(project, None, ("data.store=~/x", "run.checkpoint_to=~"), resume="/nfs/mine")
     assert f"--set data.store={Path.home()}/x 'run.checkpoint_to=~';" in call  # `~` alone is null
+    _, call = dry_run(project, None, ("data.source=~/a.txt", "data.train=b.txt"), resume="/nfs/mine")
+    assert f"--set data.source={Path.home()}/a.txt data.train=b.txt;" in call
     _, call = dry_run(project, None, resume="runs/mine")
     assert 'run="$TPDIST_SHARED"/runs/mine;' in call
     named = jobs.submit(None, (), None, project, resume="/nfs/run #2?", dry_run=True, say=lambda _: None)

@@ -104,11 +104,11 @@ class SpanActor:
         torch.set_num_threads(job.threads)
         try:
             run, store = _seen_from_here(job)
+            _log_to(run.path / "logs" / f"worker-{rank}.log")
         except RunError as error:
             if rendezvous.generation == 1:
                 raise
             return Ended(failed=_line(error), unfit=True)  # others have seen both
-        _log_to(run.path / "logs" / f"worker-{rank}.log")
         config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
         processes = rendezvous.processes
         gpu = processes[rank].gpu
@@ -204,9 +204,14 @@ def _line(error: BaseException) -> str:
 
 
 def _log_to(file: Path) -> None:
-    """This process's output, warnings of C++ libraries included, goes to the run directory."""
-    file.parent.mkdir(exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """This process's output, warnings of C++ libraries included, goes to the run directory. Or raises RunError."""
+    try:
+        file.parent.mkdir(exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise RunError(
+            f"the worker on {socket.gethostname()} says: {file}: cannot be written: {error.strerror}"
+        ) from error
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from tpdist.config import Experiment
@@ -16,6 +17,7 @@ PACK_LIMIT_MIB = 100.0
 OF_A_JOB = ".tpdist-"  # where cluster/slurm.sh keeps a running cluster's token
 LEFT_OUT_ABOVE = frozenset({"runs", "stores", ".venv", "venv"})  # below the top these may be packages
 LEFT_OUT = frozenset({".git", "__pycache__", "node_modules"})
+READ_THERE = ("data.source", "data.train", "data.valid", "data.test", "model.init_from")
 
 
 class JobError(TpdistError):
@@ -64,12 +66,11 @@ def paths_there(config: Experiment, root: Path, files: Sequence[Path]) -> dict[s
 
     Raises ConfigError for a file that does not travel and is said to lie here: nobody would find it.
     """
-    given = {f"data.{name}": getattr(config.data, name) for name in ("source", "train", "valid", "test")}
     found = {"data.store": below_shared(str(default_store(config.data)))}
     if config.run.checkpoint_to is not None:
         found["run.checkpoint_to"] = below_shared(config.run.checkpoint_to)
-    for key, value in (given | {"model.init_from": config.model.init_from}).items():
-        if value is None:
+    for key in READ_THERE:
+        if (value := attrgetter(key)(config)) is None:
             continue
         path = Path(os.path.normpath(value))
         if path.is_absolute() or value.startswith(SHARED):
@@ -84,12 +85,13 @@ def paths_there(config: Experiment, root: Path, files: Sequence[Path]) -> dict[s
 
 
 def overrides_there(overrides: Sequence[str]) -> list[str]:
-    """Overrides of a run that goes on, with the relative paths among them where they lie on the cluster."""
+    """Overrides of a run that goes on, with the paths among them as they are on the cluster; `~` is the home here."""
 
     def there(override: str) -> str:
         key, value = key_of(override), override.partition("=")[2].strip()
-        made = key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~")
-        return f"{key}={below_shared(os.path.expanduser(value))}" if made else override
+        if key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~"):
+            return f"{key}={below_shared(os.path.expanduser(value))}"
+        return f"{key}={os.path.expanduser(value)}" if key in READ_THERE and value != "~" else override
 
     return [there(one) for one in overrides]
 
