@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def test_live_that_never_took_a_step_leaves_the_terminal_alone():
     screen = io.StringIO()
     Live(Console(file=screen, force_terminal=True)).close()
     assert "\x1b[?25l" not in screen.getvalue()
+
+
+def test_a_terminal_that_is_gone_ends_nothing_by_itself():
+    """Its SIGHUP does, once all is saved."""
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as screen:
+        live = Live(Console(file=screen, force_terminal=True))
+        live.step(STATUS)
+        os.close(ours)
+        with pytest.raises(OSError, match="Input/output"):
+            print("a line", file=screen, flush=True)
+        live.say("a line")
+        live.step(STATUS)
+        live.close()
+        Live(Console(file=screen, force_terminal=True)).step(STATUS)
+        with suppress(OSError):
+            screen.close()
 
 
 @pytest.fixture

@@ -93,13 +93,23 @@ def test_any_update_may_be_the_last_before_the_interruption(step: int, small_cor
     assert_same_runs(tmp_path / "whole", tmp_path / "parted")
 
 
-def test_sigterm_is_as_good_as_control_c(small_corpus: Path, tmp_path: Path):
-    """What a cluster sends before it takes a machine away."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_are_as_good_as_control_c(number: signal.Signals, small_corpus: Path, tmp_path: Path):
+    """What a cluster sends before it takes a machine away, and a terminal that is closed."""
     run = tmp_path / "run"
-    before = signal.getsignal(signal.SIGTERM)
-    listener = Listener({4: lambda: signal.raise_signal(signal.SIGTERM)})
+    before = signal.getsignal(number)
+    listener = Listener({4: lambda: signal.raise_signal(number)})
     assert "stopped at step 4; saved" in interrupted(lambda: tpdist.train(small(small_corpus), run, listener))
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_stays_ignored(small_corpus: Path, tmp_path: Path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        listener = Listener({4: lambda: signal.raise_signal(signal.SIGHUP)})
+        assert tpdist.train(small(small_corpus), tmp_path / "run", listener).steps == 18
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [1, 2])

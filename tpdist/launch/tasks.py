@@ -50,7 +50,7 @@ def run_tasks(
     0.25 GPUs put four on one; where GPUs are left out, each task takes its share of those there are. until: by the
     monotonic clock, the time to end, whatever still runs.
 
-    Raises Interrupted after SIGINT or SIGTERM, TpdistError where Ray itself has ended; what runs then goes on from
+    Raises Interrupted after a signal to end, TpdistError where Ray itself has ended; what runs then goes on from
     its newest checkpoint another time.
     """
     tasks = next_tasks()

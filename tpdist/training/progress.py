@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -99,23 +100,29 @@ class Plain:
 
 
 class Live:
-    """A moving bar, above a table of the workers where there are several; what is said scrolls above it."""
+    """A moving bar, above a table of the workers where there are several; what is said scrolls above it.
+
+    A terminal that is gone takes nothing more, and its signal ends the run, which shall come to save.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = RunBar(console or Console(highlight=False))
         self._task = self._progress.add_task("", total=None)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        with suppress(OSError):
+            self._progress.console.print(text, markup=False, soft_wrap=True)
 
     def step(self, status: Status) -> None:
         self._progress.workers = status.workers
-        self._progress.start()  # does nothing once started
+        with suppress(OSError):
+            self._progress.start()  # does nothing once started
         text = status.text(self._progress.console.width)
         self._progress.update(self._task, description=text, completed=status.step, total=status.steps)
 
     def close(self) -> None:
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
 
 def can_be_redrawn() -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two updates, with everything saved."""
+"""Ctrl-C, SIGTERM and a terminal that goes end a run between two updates, with everything saved."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ class Regroup(Exception):  # noqa: N818 - nothing went wrong
 
 
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM sets `received`; a second SIGINT interrupts at once.
+    """While entered, the first SIGINT, SIGTERM or SIGHUP sets `received`; a second SIGINT interrupts at once.
 
     at_epoch_end: whoever hosts the worker wants `Regroup` at the end of the epoch.
     """
@@ -23,7 +23,10 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 

@@ -48,7 +48,7 @@ class Trainer:
     """Trains one configuration in one run directory.
 
     Raises ConfigError where the configuration does not fit the corpus or the device, NonFiniteError where the
-    loss does, Interrupted after SIGINT or SIGTERM, once everything is saved.
+    loss does, Interrupted after a signal to end, once everything is saved.
     """
 
     def __init__(
