@@ -35,6 +35,7 @@ CAUSES = {
     "No available agent to submit job": ("submit c.yaml --address http://head:8265", 2),
     "Failed to start the dashboard": ("_private/services.py", None),
     "already occupied. You can use": ("_private/services.py", None),
+    "Failed to connect to GCS within": ("_raylet.so", None),
     "Try a lower optimizer.lr": ("train c.yaml --run-dir new --set optimizer.lr=1e30", 3),
     "is not installed; pip install": ("train c.yaml --run-dir tracked --set run.track=[wandb]", 2),
 }
@@ -66,7 +67,7 @@ def test_it_says_so(message: str, workshop: Path, monkeypatch: pytest.MonkeyPatc
         found = find_spec("ray")
         assert found is not None
         assert found.origin is not None
-        assert message in (Path(found.origin).parent / command).read_text(encoding="utf-8")
+        assert message.encode() in (Path(found.origin).parent / command).read_bytes()
         return
     if "//head:" in command:
         monkeypatch.setattr("tpdist.launch.jobs.connect", lambda _: SimpleNamespace(submit_job=refuse, get_address=str))
