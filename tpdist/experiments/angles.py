@@ -6,7 +6,6 @@ H-steps do to the gradient, with starts tied (the paper) and held (README, "The 
 """
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -22,7 +21,7 @@ from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
 from tpdist.data.disk import parse_json
 from tpdist.errors import TpdistError
-from tpdist.experiments.modules import ended, json_file
+from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.results import joined_commands, versions, versions_of
 from tpdist.experiments.testtime import chosen_runs
 from tpdist.models import LanguageModel
@@ -164,7 +163,7 @@ def main() -> None:
         kept |= {"windows": options.windows, "versions": made_by}
         own = shlex.join(["python", "-m", "tpdist.experiments.angles", *sys.argv[1:]])
         kept["command"] = joined_commands(kept.get("command"), own)
-        options.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json_file(options.json, kept)
 
 
 if __name__ == "__main__":

@@ -169,10 +169,9 @@ def neighbour_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
     return sum(states_sent(plan)) * edges * config.batching.streams * shape.state * NUMBER
 
 
-def gradient_bytes(config: Experiment, plan: Plan, shape: Shape) -> int:
-    """What a worker adds to the sums of θ's gradient in an update, as it is sent."""
-    number = 2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER
-    return plan.theta_steps * shape.parameters * number
+def gradient_bytes(config: Experiment, shape: Shape) -> int:
+    """What a worker adds to a sum of θ's gradient, as it is sent; every θ-step has one."""
+    return shape.parameters * (2 if config.cluster.gradient_dtype == "bfloat16" else NUMBER)
 
 
 def ring(workers: int, size: float, link: Link) -> float:
@@ -191,12 +190,12 @@ def seconds(config: Experiment, plan: Plan, shape: Shape, share: Share, device: 
     """The parts of an update's time; `reduction` is the faster of `ring` and `tree`."""
     workers = config.cluster.limits[1]
     times = 1 if own_windows(config) else config.mesh()[1]
-    size, one = gradient_bytes(config, plan, shape) / plan.theta_steps, share.streams * shape.state * NUMBER
+    size, one = gradient_bytes(config, shape), share.streams * shape.state * NUMBER
     sent = sum(states_sent(plan)) if times > 1 else 0
     found = {
         "compute": device.fixed_s + device.per_token_s * share.tokens,
         "neighbours": sent * (link.latency_s + one / link.bytes_per_s),
-        "ring": plan.theta_steps * ring(workers, size, link),  # a sum for every step
+        "ring": plan.theta_steps * ring(workers, size, link),
         "tree": plan.theta_steps * tree(workers, size, link),
     }
     found["reduction"] = min(found["ring"], found["tree"])

@@ -86,7 +86,7 @@ def plan(
         "memory": used,
         "bytes": {
             "neighbours": costs.neighbour_bytes(config, visit_plan, shape),
-            "gradient": costs.gradient_bytes(config, visit_plan, shape) * workers if workers > 1 else 0,
+            "gradient": visit_plan.theta_steps * costs.gradient_bytes(config, shape) * workers if workers > 1 else 0,
         },
         "seconds": parts | {"slowest": update},
         "efficiency": alone / workers / update,
