@@ -28,6 +28,11 @@ FAILURES: list[tuple[dict[str, Parts], type[Exception], str]] = [
         r"^optimizer\.options: torch\.optim\.Adam: (.*); got capturable: true, fused: false$",
     ),
     (
+        {"optimizer": {"name": "adagrad", "options": {"initial_accumulator_value": 1e308}}},
+        ConfigError,
+        r"^optimizer\.options\.initial_accumulator_value: torch\.optim\.Adagrad: (.*)overflow; got 1e\+308$",
+    ),
+    (
         {"method": {"h_optimizer": {"options": {"eps": 1.0}}}},
         ConfigError,
         "method.h_optimizer.options.eps: torch.optim.SGD",

@@ -57,15 +57,16 @@ def settings_kept() -> Iterator[None]:
 
 
 def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
-    """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
+    """One step of each optimiser on a number. Raises ConfigError for options that torch refuses."""
     specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
     if plan.moves_targets:
         specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
     for spec, lr, key in specs:
         number = torch.nn.Parameter(torch.zeros(1, device=device))
         number.grad = torch.zeros(1, device=device)
-        optimizer = build_optimizer(spec, lr, [number], key, fused=spec is config.optimizer)  # as theirs is built
         try:
-            optimizer.step()
+            build_optimizer(spec, lr, [number], key, fused=spec is config.optimizer).step()  # as theirs is built
+        except ConfigError:
+            raise
         except Exception as error:
             raise refused(spec, key, error) from error

@@ -64,12 +64,6 @@ class Trainer:
         self.workers = workers or Workers.alone()
         self.device = device or pick_device(config)
         self.model = build_model(config.model, config.run, len(store.vocabulary)).to(self.device)
-        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
-        captured = self.device.type == "cuda" and records_updates(config)
-        self.theta = Theta(self.model, config.optimizer, gradient_sum, captured)
-        # reading the norm costs nothing on a CPU, and on a GPU the wait for it; a graph cannot wait
-        unguarded = self.device.type == "cpu" or not (self.theta.guards or captured)
-        self.theta.watch = unguarded or config.run.on_non_finite == "skip"
         tokens = store.tokens("train")
         self.batches = Batches(config, tokens, self.workers.place, self.device, DTYPES[config.run.dtype])
         self.coming = Ahead(iter(()))
@@ -77,6 +71,13 @@ class Trainer:
         self.seconds = 0.0  # of training in this process, where `state.seconds` counts from the run's beginning
         self.own_tokens = 0  # of this worker's blocks, in the same time
         self.plan = plan_epoch(config, 1, self.batches.per_window)
+        try_optimizers(config, self.plan, self.device)
+        gradient_sum = self.workers.gradient_sum(self.model.in_backward_order(), self.model.rows_of_tokens)
+        captured = self.device.type == "cuda" and records_updates(config)
+        self.theta = Theta(self.model, config.optimizer, gradient_sum, captured)
+        # reading the norm costs nothing on a CPU, and on a GPU the wait for it; a graph cannot wait
+        unguarded = self.device.type == "cpu" or not (self.theta.guards or captured)
+        self.theta.watch = unguarded or config.run.on_non_finite == "skip"
         self.one_visit = own_function(config.method.visit, "method.visit") or visit
         if captured:
             self.one_visit = Captured(CudaGraphs(self.device), reporter.say)
@@ -84,7 +85,6 @@ class Trainer:
             self.plan, len(self.batches.streams), len(self.batches.slots) - 1, self.model
         )
         self.carried = self.model.zero_state(len(self.batches.streams))
-        try_optimizers(config, self.plan, self.device)
         self.writer = Writer(depot_for(config, run), self.workers, config.run.keep_last)
         self.saved_at = time.monotonic()  # the leader's clock decides when `run.checkpoint_every_s` are over
         self.stop = StopSignal()  # the user's, from `fit` on
