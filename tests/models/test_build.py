@@ -9,13 +9,13 @@ import torch
 from small_models import B, E, H, N, V, build, rand
 from torch import Tensor, nn
 
-from tpdist.config import Experiment
+from tpdist.config import BUILT_IN_CELLS, Experiment
 from tpdist.config import Model as ModelPart
 from tpdist.errors import ConfigError
 from tpdist.models import GRU, Cell, build_model
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])
+@pytest.mark.parametrize("cell", BUILT_IN_CELLS)
 def test_first_parameters(cell: str) -> None:
     a, same, other = build(3, cell=cell, init=0.02), build(3, cell=cell, init=0.02), build(4, cell=cell, init=0.02)
     for x, y, z in zip(a.parameters(), same.parameters(), other.parameters(), strict=True):
