@@ -2,6 +2,7 @@
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.graphs import records_updates
+from tpdist.config.keys import path_keys
 from tpdist.config.loader import keeps, load_config, with_place
 from tpdist.config.parts import (
     BUILT_IN_CELLS,
@@ -37,6 +38,7 @@ __all__ = [
     "json_schema",
     "keeps",
     "load_config",
+    "path_keys",
     "records_updates",
     "to_yaml",
     "unread",
