@@ -2,15 +2,17 @@
 
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from documents import ROOT, blocks, broken_links, commands, files
+from problems import BLOCKS, STREAMS, Problem
 
 from tpdist.cli import build_parser, main
 from tpdist.cli.examples import EXAMPLES
 from tpdist.config import Data, load_config
 from tpdist.experiments.points import expand
+from tpdist.tprop import Alone, Boundaries
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md", "ARCHITECTURE.md")
 # makes any configuration small enough for a test
@@ -92,6 +94,20 @@ def test_own_code_trains(module: str, elsewhere: Path, monkeypatch: pytest.Monke
     options = build_parser().parse_args(words)
     assert main(["train", options.config, "--run-dir", "runs/own", "--set", *_replaced(options.set)]) == 0
     assert (elsewhere / "runs" / "own" / "result.json").is_file()
+
+
+def test_the_own_visit_steps_as_often_as_workers_without_a_block(monkeypatch: pytest.MonkeyPatch):
+    """The sum of gradients waits for all of them."""
+    code: dict[str, Any] = {}
+    exec(compile(files("README.md")["my_methods.py"], "README.md", "exec"), code)
+    method = {"name": "bptt", "first": "persistent", "relaxation": 1, "theta_steps": 3}
+    problem, steps = Problem(method=method), []
+    monkeypatch.setattr(problem.theta, "step", steps.append)
+    boundaries = Boundaries.for_plan(problem.plan, STREAMS, BLOCKS, problem.model)
+    code["damped"](
+        problem.model, problem.plan, problem.theta, problem.window, 0, boundaries, problem.carried, Alone()
+    )  # fmt: skip
+    assert len(steps) == 3
 
 
 def test_the_own_corpus_trains(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
