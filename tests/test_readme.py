@@ -94,6 +94,10 @@ def test_own_code_trains(module: str, elsewhere: Path, monkeypatch: pytest.Monke
     options = build_parser().parse_args(words)
     assert main(["train", options.config, "--run-dir", "runs/own", "--set", *_replaced(options.set)]) == 0
     assert (elsewhere / "runs" / "own" / "result.json").is_file()
+    if module == "my_methods":  # which is the run's method
+        assert '"method": "my_methods:damped"' in (elsewhere / "runs" / "own" / "result.json").read_text()
+        assert main(["report", "runs/own", "--out", "own.html"]) == 0
+        assert "<td>my_methods:damped</td>" in (elsewhere / "own.html").read_text()
 
 
 def test_the_own_visit_steps_as_often_as_workers_without_a_block(monkeypatch: pytest.MonkeyPatch):
