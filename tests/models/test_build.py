@@ -77,6 +77,15 @@ class Counting(Leaky):
         return super().step(x, state)
 
 
+class Reservoir(Leaky):
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.register_buffer("fixed", torch.randn(hidden, hidden))
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.tanh(x + state @ self.fixed)
+
+
 class Forgetful(Leaky):
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         return torch.tanh(x)
@@ -145,6 +154,7 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
         Batched=Batched,
         Forgets=Forgets,
         Positive=Positive,
+        Reservoir=Reservoir,
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
@@ -187,6 +197,7 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("WrongArguments", "inputs, hidden"),
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("Reservoir", "its buffer fixed is another every time, and no file keeps it"),
         ("Batched", "a step from a state depends on the states beside it"),
         ("StepOfAGRU", "its forward is not the loop over its step"),
         ("Forgets", "its forward is not the loop over its step"),
