@@ -10,7 +10,8 @@ from problems import BLOCKS, STREAMS, Problem
 
 from tpdist.cli import build_parser, main
 from tpdist.cli.examples import EXAMPLES
-from tpdist.config import Data, load_config
+from tpdist.config import BUILT_IN_CELLS, BUILT_IN_PENALTIES, Data, load_config
+from tpdist.config.parts import Method
 from tpdist.experiments.points import expand
 from tpdist.tprop import Alone, Boundaries
 
@@ -70,6 +71,12 @@ def test_the_readme_shows_every_command():
     assert wanted - {("data",), ("config",)} == {command(words) for words in commands("README.md")}
     recipes = {words[2] for words in commands("README.md") if words[:2] == ["data", "prepare"]}
     assert recipes == {*get_args(Data.model_fields["recipe"].annotation)}
+
+
+def test_the_readme_names_what_is_built_in():
+    methods = get_args(Method.model_fields["name"].annotation)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in (*BUILT_IN_CELLS, *BUILT_IN_PENALTIES, *methods) if f"`{name}`" not in text] == []
 
 
 def test_the_python_example_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
