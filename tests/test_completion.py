@@ -43,6 +43,8 @@ def offered(line: str, directory: Path) -> list[str]:
         ("tpdist train mine.yaml --set method.h_st", ["method.h_steps="]),
         ("tpdist train mine.yaml --set run.epochs=2 method.starts=", ["tied", "held"]),
         ("tpdist train mine.yaml --set method.name=co", ["costate"]),
+        ("tpdist train mine.yaml --set preset=", ["paper", "released"]),  # or null
+        ("tpdist train mine.yaml --set run.track=", []),  # takes a list
         ("tpdist train mine.yaml --set run.epochs=", []),
     ],
 )

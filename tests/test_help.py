@@ -5,11 +5,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
 from tpdist.cli import build_parser, main
 from tpdist.cli.examples import EXAMPLES
+from tpdist.config import Data
 
 COMMANDS = [
     ([], ["train", "evaluate", "sample", "data", "config"]),
@@ -67,6 +69,13 @@ def test_every_argument_has_a_help_text():
     arguments = [(parser.prog, action) for parser in PARSERS for action in parser._actions]
     commands = argparse._SubParsersAction
     assert [(prog, a.dest) for prog, a in arguments if not a.help and not isinstance(a, commands)] == []
+
+
+def test_the_choices_of_data_prepare_are_those_of_the_settings():
+    """Copies of them: to read them off the models would load pydantic."""
+    (prepare,) = (parser for parser in PARSERS if parser.prog == "tpdist data prepare")
+    choices = {action.dest: tuple(action.choices) for action in prepare._actions if action.choices}
+    assert choices == {name: get_args(Data.model_fields[name].annotation) for name in ("recipe", "level")}
 
 
 @pytest.mark.parametrize("command", [parser.prog for parser in PARSERS])

@@ -2,13 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from documents import ROOT, blocks, broken_links, commands, files
+from problems import BLOCKS, STREAMS, Problem
 
 from tpdist.cli import build_parser, main
-from tpdist.config import load_config
+from tpdist.cli.examples import EXAMPLES
+from tpdist.config import BUILT_IN_CELLS, BUILT_IN_PENALTIES, Data, load_config
+from tpdist.config.parts import Method
 from tpdist.experiments.points import expand
+from tpdist.tprop import Alone, Boundaries
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "RESULTS.md", "ARCHITECTURE.md")
 # makes any configuration small enough for a test
@@ -59,11 +64,19 @@ def test_links_lead_somewhere(document: str):
 
 
 def test_the_readme_shows_every_command():
-    shown = {tuple(words[: 2 if words[0] in ("data", "config") else 1]) for words in commands("README.md")}
-    wanted = {("train",), ("evaluate",), ("sample",), ("data", "prepare"), ("data", "verify")}
-    assert wanted | {("config", "show"), ("config", "schema")} <= shown
+    def command(words: list[str]) -> tuple[str, ...]:
+        return tuple(words[: 2 if words[0] in ("data", "config") else 1])
+
+    wanted = {command(name.split()[1:]) for name in EXAMPLES if " " in name}
+    assert wanted - {("data",), ("config",)} == {command(words) for words in commands("README.md")}
     recipes = {words[2] for words in commands("README.md") if words[:2] == ["data", "prepare"]}
-    assert recipes == {"ptb", "wikitext", "text8", "text", "python-docs", "synthetic"}
+    assert recipes == {*get_args(Data.model_fields["recipe"].annotation)}
+
+
+def test_the_readme_names_what_is_built_in():
+    methods = get_args(Method.model_fields["name"].annotation)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in (*BUILT_IN_CELLS, *BUILT_IN_PENALTIES, *methods) if f"`{name}`" not in text] == []
 
 
 def test_the_python_example_runs(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -88,6 +101,24 @@ def test_own_code_trains(module: str, elsewhere: Path, monkeypatch: pytest.Monke
     options = build_parser().parse_args(words)
     assert main(["train", options.config, "--run-dir", "runs/own", "--set", *_replaced(options.set)]) == 0
     assert (elsewhere / "runs" / "own" / "result.json").is_file()
+    if module == "my_methods":  # which is the run's method
+        assert '"method": "my_methods:damped"' in (elsewhere / "runs" / "own" / "result.json").read_text()
+        assert main(["report", "runs/own", "--out", "own.html"]) == 0
+        assert "<td>my_methods:damped</td>" in (elsewhere / "own.html").read_text()
+
+
+def test_the_own_visit_steps_as_often_as_workers_without_a_block(monkeypatch: pytest.MonkeyPatch):
+    """The sum of gradients waits for all of them."""
+    code: dict[str, Any] = {}
+    exec(compile(files("README.md")["my_methods.py"], "README.md", "exec"), code)
+    method = {"name": "bptt", "first": "persistent", "relaxation": 1, "theta_steps": 3}
+    problem, steps = Problem(method=method), []
+    monkeypatch.setattr(problem.theta, "step", steps.append)
+    boundaries = Boundaries.for_plan(problem.plan, STREAMS, BLOCKS, problem.model)
+    code["damped"](
+        problem.model, problem.plan, problem.theta, problem.window, 0, boundaries, problem.carried, Alone()
+    )  # fmt: skip
+    assert len(steps) == 3
 
 
 def test_the_own_corpus_trains(elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -133,12 +133,6 @@ def test_every_file_of_the_package_has_its_row_in_architecture_md():
     assert [name for name in rows if not (PACKAGE / name).is_file()] == [], f"no such file, but a row in {where}"
 
 
-def test_links_between_documents_lead_somewhere():
-    for document in ROOT.glob("*.md"):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
-
-
 def test_the_wheel_is_the_package_with_its_type_marker(tmp_path: Path):
     pytest.importorskip("hatchling", reason="needs pip install '.[test]'")
     build = "import sys; from hatchling.builders.wheel import WheelBuilder; list(WheelBuilder('.').build(directory=sys.argv[1], versions=['standard']))"  # noqa: E501

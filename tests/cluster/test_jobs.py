@@ -41,7 +41,7 @@ def test_a_relative_store_lies_in_the_shared_directory(project: Path) -> None:
     assert '--set data.store="$TPDIST_SHARED"/stores/ptb;' in call
     mine = ("data.store=/nfs/ptb", "run.checkpoint_to=ck", "model.init_from=$TPDIST_SHARED/a.safetensors")
     _, call, needed = dry_run(project, ptb, mine)
-    sets = 'data.store=/nfs/ptb run.checkpoint_to="$TPDIST_SHARED"/ck model.init_from="$TPDIST_SHARED"/a.safetensors;'
+    sets = 'data.store=/nfs/ptb model.init_from="$TPDIST_SHARED"/a.safetensors run.checkpoint_to="$TPDIST_SHARED"/ck;'
     assert f"--set {sets}" in call
     assert needed == "must be on the cluster: /nfs/ptb, $TPDIST_SHARED/a.safetensors"
     _, call, needed = dry_run(project, ptb)

@@ -11,9 +11,7 @@ from small_runs import small
 
 import tpdist
 from tpdist.cli import main
-from tpdist.experiments.figures import figures, save
-
-CURVES = ["dual", "primal", "speed", "training", "validation"]
+from tpdist.experiments.figures import CURVES, figures, save
 
 
 @pytest.fixture(scope="module")

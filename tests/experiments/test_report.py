@@ -14,7 +14,7 @@ from small_runs import small
 import tpdist
 from tpdist.cli import main
 from tpdist.errors import RunError
-from tpdist.experiments.figures import read_runs, runs_of
+from tpdist.experiments.figures import CURVES, read_runs, runs_of
 from tpdist.experiments.report import reach, report
 
 SCHEMA = pa.schema(
@@ -38,7 +38,7 @@ def test_a_report_is_one_file_with_the_runs_figures(runs: list[Path], tmp_path: 
     text = out.read_text(encoding="utf-8")
     assert not re.findall(r"<script|<link|src=|url\(|href=", text)
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 7, re.findall(r"<p>.*?</p>", text)
+    assert len(drawings) == len(CURVES) + 2, re.findall(r"<p>.*?</p>", text)
     for drawing in drawings:
         ElementTree.fromstring(drawing)
     assert "<td>method.name</td><td>bptt</td><td>admm</td>" in text  # a setting that differs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tpdist
-from tpdist.config import Experiment
+from tpdist.config import BUILT_IN_CELLS, Experiment
 from tpdist.models import build_model
 from tpdist.models.cells import CUDNN_STEPS
 from tpdist.tprop import Alone, Boundaries, Captured, CudaGraphs, Theta, make_window, plan_epoch, visit
@@ -20,11 +20,8 @@ from tpdist.training.progress import Silent
 
 TYPES, STREAMS, BLOCKS, BLOCK = 50, 3, 4, 5
 CELLS: dict[str, dict[str, Any]] = {
-    "elman": {"cell": "elman"},
-    "gru": {"cell": "gru"},
+    **{cell: {"cell": cell} for cell in BUILT_IN_CELLS},
     "gru, 2 layers": {"cell": "gru", "layers": 2},
-    "lstm": {"cell": "lstm"},
-    "mrnn": {"cell": "mrnn"},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "bptt": {"name": "bptt"},

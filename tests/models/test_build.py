@@ -9,13 +9,13 @@ import torch
 from small_models import B, E, H, N, V, build, rand
 from torch import Tensor, nn
 
-from tpdist.config import Experiment
+from tpdist.config import BUILT_IN_CELLS, Experiment
 from tpdist.config import Model as ModelPart
 from tpdist.errors import ConfigError
 from tpdist.models import GRU, Cell, build_model
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "mrnn"])
+@pytest.mark.parametrize("cell", BUILT_IN_CELLS)
 def test_first_parameters(cell: str) -> None:
     a, same, other = build(3, cell=cell, init=0.02), build(3, cell=cell, init=0.02), build(4, cell=cell, init=0.02)
     for x, y, z in zip(a.parameters(), same.parameters(), other.parameters(), strict=True):
@@ -75,6 +75,15 @@ class Counting(Leaky):
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         self.steps += 1
         return super().step(x, state)
+
+
+class Reservoir(Leaky):
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        self.register_buffer("fixed", torch.randn(hidden, hidden))
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.tanh(x + state @ self.fixed)
 
 
 class Forgetful(Leaky):
@@ -145,6 +154,7 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
         Batched=Batched,
         Forgets=Forgets,
         Positive=Positive,
+        Reservoir=Reservoir,
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
@@ -187,6 +197,7 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("WrongArguments", "inputs, hidden"),
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
+        ("Reservoir", "its buffer fixed is another every time, and no file keeps it"),
         ("Batched", "a step from a state depends on the states beside it"),
         ("StepOfAGRU", "its forward is not the loop over its step"),
         ("Forgets", "its forward is not the loop over its step"),

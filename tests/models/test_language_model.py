@@ -5,8 +5,10 @@ import torch
 from small_models import B, E, H, N, V, build, rand
 from torch import nn
 
+from tpdist.config import BUILT_IN_CELLS
 
-@pytest.mark.parametrize("cell", ["elman", "mrnn", "gru", "lstm"])
+
+@pytest.mark.parametrize("cell", BUILT_IN_CELLS)
 def test_bfloat16_products_are_close(cell: str) -> None:
     low, high = build(dtype="bfloat16", cell=cell), build(dtype="float32", cell=cell)
     ids, state = torch.randint(V, (B, N)), torch.rand(N, high.state_size) - 0.5

@@ -44,17 +44,14 @@ def constraint(config: Experiment, model: LanguageModel, h: Tensor, prediction: 
     """λ C of one boundary, undivided (Eq. 6-7, Section 4.3)."""
     objective = config.objective
     l2 = objective.weight / 2 * (h - prediction + u).square().sum()
-    if objective.penalty == "l2":
-        return l2
     kl_weight = objective.weight if objective.kl_weight is None else objective.kl_weight
     p = torch.softmax(model.weight @ top(model, h) + model.bias, 0)
     q = torch.softmax(model.weight @ top(model, prediction) + model.bias, 0)
     kl = kl_weight * (p * (p / q).log()).sum()
-    if objective.penalty == "l2+kl":
-        return kl + l2
     unseen = torch.ones(model.state_size, dtype=torch.bool)
     unseen[model.seen] = False
-    return kl + objective.weight / 2 * (h - prediction)[unseen].square().sum()
+    of_unseen = objective.weight / 2 * (h - prediction)[unseen].square().sum()
+    return {"l2": l2, "kl": kl + of_unseen, "l2+kl": kl + l2}[objective.penalty]
 
 
 def constrained(config: Experiment, labels: Tensor, s: int, boundary: int) -> bool:

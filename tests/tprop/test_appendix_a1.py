@@ -10,15 +10,13 @@ import torch
 from problems import BLOCKS, STREAMS, Problem, relative_error
 from torch import Tensor
 
+from tpdist.config import BUILT_IN_CELLS
 from tpdist.models import IGNORED
 from tpdist.tprop import Alone, Boundaries, visit
 
 CELLS = {
-    "elman": {"cell": "elman"},
+    **{cell: {"cell": cell} for cell in BUILT_IN_CELLS},
     "elman-linear": {"cell": "elman", "activation": "identity"},
-    "mrnn": {"cell": "mrnn"},
-    "gru": {"cell": "gru"},
-    "lstm": {"cell": "lstm"},
     "gru-2": {"cell": "gru", "layers": 2},
 }
 

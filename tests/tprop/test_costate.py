@@ -3,14 +3,12 @@
 import pytest
 from problems import BLOCKS, Problem, relative_error
 
+from tpdist.config import BUILT_IN_CELLS
 from tpdist.tprop import Alone, Boundaries, visit
 
 CELLS = {
-    "elman": {"cell": "elman"},
+    **{cell: {"cell": cell} for cell in BUILT_IN_CELLS},
     "elman-tanh": {"cell": "elman", "activation": "tanh"},
-    "gru": {"cell": "gru"},
-    "lstm": {"cell": "lstm"},
-    "mrnn": {"cell": "mrnn"},
     "mrnn-linear": {"cell": "mrnn", "activation": "identity"},
     "gru-2": {"cell": "gru", "layers": 2},
     "lstm-2": {"cell": "lstm", "layers": 2, "embedding": 4},

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tpdist.config import BUILT_IN_CELLS
 from tpdist.models import build_model
 from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visit
 
@@ -98,7 +99,7 @@ def test_no_method_waits(case: str) -> None:
     visits({"cell": "gru"}, CASES[case])
 
 
-@pytest.mark.parametrize("cell", [{"cell": "elman"}, {"cell": "mrnn"}, {"cell": "lstm"}, {"cell": "gru", "layers": 2}])
+@pytest.mark.parametrize("cell", [*({"cell": cell} for cell in BUILT_IN_CELLS), {"cell": "gru", "layers": 2}], ids=str)
 @pytest.mark.parametrize("case", ["bptt", "admm", "costate, shuffled"])
 def test_no_cell_waits(cell: dict[str, Any], case: str) -> None:
     visits(cell, CASES[case])

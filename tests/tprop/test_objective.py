@@ -8,6 +8,7 @@ from oracle import evaluate
 from problems import TYPES, experiment
 from torch import Tensor
 
+from tpdist.config import BUILT_IN_PENALTIES
 from tpdist.models import IGNORED, LanguageModel, build_model
 from tpdist.tprop import Alone, Plan, Window, make_window, plan_epoch
 from tpdist.tprop.h_steps import h_gradient
@@ -22,7 +23,7 @@ MODELS = {
     "gru-2": {"cell": "gru", "layers": 2, "embedding": 4},
     "lstm-2-tied": {"cell": "lstm", "layers": 2, "tied": True},
 }
-COUPLINGS = [(p, on) for p in ("l2", "kl", "l2+kl") for on in ("prediction", "target")]
+COUPLINGS = [(p, on) for p in BUILT_IN_PENALTIES for on in ("prediction", "target")]
 S, K, B = 3, 4, 3
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +17,13 @@ from small_runs import interrupted, small, stop_at
 
 import tpdist
 from tpdist import Interrupted, RunError
+from tpdist.config import load_config, path_keys
 from tpdist.data import Store
 from tpdist.launch import tasks
 from tpdist.launch.local import dry_run
 from tpdist.training import locks, run_dir
 from tpdist.training.progress import Silent
-from tpdist.training.run_dir import RunDirectory
+from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.worker import run_worker
 
 NFS_LEASE_S = 90.0  # a server's default
@@ -214,6 +216,12 @@ def test_the_lock_of_a_node_that_is_gone_is_waited_for(
         assert tasks._run(config, str(run.path), 1) is None
     else:
         assert run_worker(config, Store.open(small_corpus), run, Silent(), resume=False, recoveries=1)
+
+
+def test_every_key_that_takes_a_path_is_noted_with_an_absolute_one(tmp_path: Path):
+    assert {"data.store", "data.source", "model.init_from", "run.checkpoint_to"} <= set(path_keys())
+    whole = with_absolute_paths(load_config(None, [f"{key}=x" for key in path_keys()]), tmp_path)
+    assert {attrgetter(key)(whole) for key in path_keys()} == {str(tmp_path / "x")}
 
 
 def test_a_run_is_usable_from_any_directory(small_corpus: Path, tmp_path: Path, monkeypatch):

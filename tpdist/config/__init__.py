@@ -2,14 +2,26 @@
 
 from tpdist.config.experiment import Experiment
 from tpdist.config.graphs import records_updates
+from tpdist.config.keys import path_keys
 from tpdist.config.loader import keeps, load_config, with_place
-from tpdist.config.parts import DUAL_METHODS, Data, Decay, Model, Optimizer, Synthetic
+from tpdist.config.parts import (
+    BUILT_IN_CELLS,
+    BUILT_IN_PENALTIES,
+    DUAL_METHODS,
+    Data,
+    Decay,
+    Model,
+    Optimizer,
+    Synthetic,
+)
 from tpdist.config.running import Cluster, Run
 from tpdist.config.show import json_schema, to_yaml
 from tpdist.config.sweep import Arm, Draw, Sweep
 from tpdist.config.unread import RECIPES_READ, unread, unread_by_all
 
 __all__ = [
+    "BUILT_IN_CELLS",
+    "BUILT_IN_PENALTIES",
     "DUAL_METHODS",
     "RECIPES_READ",
     "Arm",
@@ -26,6 +38,7 @@ __all__ = [
     "json_schema",
     "keeps",
     "load_config",
+    "path_keys",
     "records_updates",
     "to_yaml",
     "unread",

@@ -5,15 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tpdist.config import graphs, workers
-from tpdist.config.parts import DUAL_METHODS, Method
+from tpdist.config.parts import BUILT_IN_CELLS, BUILT_IN_PENALTIES, DUAL_METHODS, Method
 from tpdist.config.sweep import conflicts
 from tpdist.errors import ConfigError
 
 if TYPE_CHECKING:
     from tpdist.config.experiment import Experiment
 
-BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
-BUILT_IN_PENALTIES = ("l2", "kl", "l2+kl")
 LARGEST_EXPONENT = 30  # of λ, which float32 ends at 38
 
 

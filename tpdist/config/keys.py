@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from tpdist.config.experiment import Experiment
-from tpdist.config.parts import Part
+from tpdist.config.parts import Part, PathText
 
 TORCH_OPTIONS = ("alpha", "amsgrad", "betas", "dampening", "eps", "momentum", "nesterov", "rho", "weight_decay")
 
@@ -135,6 +135,13 @@ def close_to(word: str, choices: Sequence[str]) -> str:
 def all_keys() -> tuple[str, ...]:
     """Every dotted key, parts included, in declared order."""
     return tuple(_keys_of(Experiment, ""))
+
+
+@cache
+def path_keys() -> tuple[str, ...]:
+    """The dotted keys that take a path: those whose type is `PathText`."""
+    fields = {key: field_at(key.split(".")) for key in all_keys()}
+    return tuple(key for key, field in fields.items() if field and PathText in get_args(field.annotation))
 
 
 def _keys_of(part: type[Part], prefix: str) -> list[str]:

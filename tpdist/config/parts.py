@@ -22,6 +22,8 @@ Mesh = Annotated[tuple[PositiveInt, PositiveInt], Strict(False)]
 Packages = Annotated[tuple[Text, ...], Strict(False)]
 Pair = Annotated[tuple[float, float], Strict(False)]
 DUAL_METHODS = ("admm", "alm")  # values of `method.name`: those with a dual variable
+BUILT_IN_CELLS = ("elman", "gru", "lstm", "mrnn")
+BUILT_IN_PENALTIES = ("l2", "kl", "l2+kl")
 OptimizerName = Literal["adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "sgd"]
 
 
@@ -79,7 +81,9 @@ class Data(Part):
 class Model(Part):
     """The recurrence g and the output f of Eq. 1-2."""
 
-    cell: Text = Field(default="gru", description="elman, gru, lstm, mrnn, or an own cell as package.module:Class")
+    cell: Text = Field(
+        default="gru", description=f"{', '.join(BUILT_IN_CELLS)}, or an own cell as package.module:Class"
+    )
     activation: Literal["logistic", "tanh", "identity"] | None = Field(
         default=None, description="elman and mrnn: the non-linearity; default logistic for elman, tanh for mrnn"
     )
@@ -105,7 +109,8 @@ class Objective(Part):
 
     block: PositiveInt = Field(default=20, description="B, steps in a block")
     penalty: Text = Field(
-        default="l2", description="C of Eq. 6: l2, kl, l2+kl, or an own one as package.module:function"
+        default="l2",
+        description=f"C of Eq. 6: {', '.join(BUILT_IN_PENALTIES)}, or an own one as package.module:function",
     )
     weight: NonNegativeFloat = Field(default=0.1, description="λ, in the units of Eq. 7")
     kl_weight: NonNegativeFloat | None = Field(default=None, description="weight of the kl term; default: weight")

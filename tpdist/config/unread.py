@@ -85,5 +85,5 @@ def _unread(config: Experiment) -> Iterator[Found]:
         readers = "; read with persistent, or with batching.order: shuffled"
         yield "method.relaxation", (f"method.first: {first}", readers)
     penalty, kl_read = config.objective.penalty, name in READ_BY["objective.kl_weight"]
-    if meant("objective.kl_weight") and kl_read and (penalty == "l2" or ":" in penalty):
+    if meant("objective.kl_weight") and kl_read and penalty not in ("kl", "l2+kl"):
         yield "objective.kl_weight", (f"objective.penalty: {penalty}", "")

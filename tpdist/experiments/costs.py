@@ -13,14 +13,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tpdist.config import Experiment
+import torch
+
+from tpdist.config import BUILT_IN_CELLS, Experiment
 from tpdist.data.writer import id_dtype
 from tpdist.errors import ConfigError
+from tpdist.models import build_model
 from tpdist.models.head import rows_at_once
 from tpdist.tprop import Plan
 from tpdist.training.batches import layout_of
 
-GATES = {"elman": 1, "mrnn": 1, "gru": 3, "lstm": 4}  # matrices of H columns in a layer
 THETA_STATES = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2}
 SLOWEST_STATES = 2  # of optimisers not named here
 NUMBER = 4  # bytes of a float32
@@ -37,7 +39,7 @@ class Shape:
     inputs: int
     hidden: int
     layers: int
-    gates: int
+    gates: float  # matrices of H columns in a layer, for the input and as many for the state
     state: int
     types: int
     parameters: int
@@ -81,14 +83,15 @@ def shape_of(config: Experiment, types: int) -> Shape:
         raise ConfigError("plan knows the built-in visits alone; write null for the forecast of one", "method.visit")
     if config.method.name == "als":
         raise ConfigError("plan does not know what als costs; write another method", "method.name")
-    if model.cell not in GATES:
-        raise ConfigError(f"plan knows the cells {', '.join(GATES)}; for {model.cell!r} take the nearest", "model.cell")
-    E, H, gates = model.embedding or model.hidden, model.hidden, GATES[model.cell]
-    biases = {"elman": 1, "mrnn": 4, "gru": 6, "lstm": 8}[model.cell]  # and vectors of H beside them
-    cells = sum(gates * H * ((E if i == 0 else H) + H) + biases * H for i in range(model.layers))
-    parameters = types * E + cells + types + (0 if model.tied else types * H)
-    state = model.layers * H * (2 if model.cell == "lstm" else 1)
-    return Shape(E, H, model.layers, gates, state, types, parameters)
+    if ":" in model.cell:
+        known = ", ".join(BUILT_IN_CELLS)
+        raise ConfigError(f"plan knows the cells {known}; for {model.cell!r} take the nearest", "model.cell")
+    with torch.device("meta"):  # without memory
+        built = build_model(model, config.run, types)
+    E, H = model.embedding or model.hidden, model.hidden
+    gates = sum(p.numel() for p in built.layers[0].parameters() if p.dim() == 2) / (H * (E + H))
+    parameters = sum(p.numel() for p in built.parameters())
+    return Shape(E, H, model.layers, gates, built.state_size, types, parameters)
 
 
 def own_windows(config: Experiment) -> bool:

@@ -12,18 +12,24 @@ from tpdist.training.files import write_text
 from tpdist.training.run_dir import RunDirectory
 
 ROUNDING = 1e-5  # a residual of no more comes from float32 alone
-CURVES = {
-    "validation": ("Validation perplexity", "valid_perplexity", False),
-    "training": ("Training perplexity", "perplexity", False),
-    "primal": ("Primal residual ‖r‖", "primal", True),
-    "dual": ("Dual residual ‖s‖", "dual", True),
-    "speed": ("Training tokens a second, all workers", "tokens_per_second", False),
-}
+CURVES = {  # title, column of an epoch's row, whether its axis is logarithmic, caption
+    "validation": ("Validation perplexity", "valid_perplexity", False,
+                   "exp of the mean loss in nats per token, θ frozen, rolled out exactly."),
+    "training": ("Training perplexity", "perplexity", False, "The same over the epoch's updates, while θ moved."),
+    "primal": ("Primal residual ‖r‖", "primal", True,
+               "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding; where H-steps leave "
+               "starts where they were (starts: held), how far they move the targets, about the costates over λ."),
+    "dual": ("Dual residual ‖s‖", "dual", True, "λ‖Δĥ‖ over the passes of a visit."),
+    "speed": ("Training tokens a second, all workers", "tokens_per_second", False,
+              "Training alone, without evaluation."),
+}  # fmt: skip
 NEEDED = ("epoch", "valid_loss", "valid_perplexity", "tokens_per_second", "seconds")  # of an epoch's row
 WORKERS = {
-    "workers-speed": ("Tokens a second, by worker", "worker_tokens_per_second"),
-    "workers-waiting": ("Share of the time waited, by worker", "worker_waiting"),
-}
+    "workers-speed": ("Tokens a second, by worker", "worker_tokens_per_second",
+                      "Of each worker's own blocks, since the run was last started."),
+    "workers-waiting": ("Share of the time waited, by worker", "worker_waiting",
+                        "For neighbours and for the sum of gradients. The others wait for who waits least."),
+}  # fmt: skip
 
 
 def plot(runs: Sequence[str], out: Path) -> list[Path]:
@@ -46,13 +52,13 @@ def figures(epochs: Mapping[str, list[Row]]) -> dict[str, str]:
     def curve(key: str) -> dict[str, list[tuple[float, float | None]]]:
         return {run: [(row["epoch"], row.get(key)) for row in rows] for run, rows in epochs.items()}
 
-    found = {name: chart(title, "epoch", curve(key), log) for name, (title, key, log) in CURVES.items()}
+    found = {name: chart(title, "epoch", curve(key), log) for name, (title, key, log, _) in CURVES.items()}
     for run, rows in epochs.items():
         cells = [(row["epoch"], row.get("residuals", [])) for row in rows]
         if any(value is not None and value > ROUNDING for _, column in cells for value in column):
             name = "residuals" if len(epochs) == 1 else f"residuals-{'-'.join(run.replace('/', '-').split())}"
             found[name] = heat(f"Residual by place in the window: {run}", "epoch", cells)
-    for name, (title, key) in WORKERS.items():
+    for name, (title, key, _) in WORKERS.items():
         last = {run: list(enumerate(rows[-1].get(key, []))) for run, rows in epochs.items()}
         found[name] = bars(title, "rank", last)
     return {name: drawing for name, drawing in found.items() if drawing.startswith("<svg")}

@@ -17,7 +17,7 @@ from tpdist.data import Store, default_store
 from tpdist.data.disk import parse_json
 from tpdist.errors import RunError, TpdistError
 from tpdist.experiments.angles import entered_windows, roll
-from tpdist.experiments.figures import Row, figures, read_runs, runs_of, save
+from tpdist.experiments.figures import CURVES, WORKERS, Row, figures, read_runs, runs_of, save
 from tpdist.experiments.svg import chart, style
 from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
@@ -33,17 +33,10 @@ from tpdist.training.trackers import flat
 BLOCKS = 8  # that the reach is followed through
 WINDOWS = 4
 CAPTIONS = {
-    "validation": "exp of the mean loss in nats per token, θ frozen, rolled out exactly.",
-    "training": "The same over the epoch's updates, while θ moved.",
-    "primal": "‖h - ĥ‖ over all boundaries of an epoch: how far the constraint is from holding; where H-steps leave "
-    "starts where they were (starts: held), how far they move the targets, about the costates over λ.",
-    "dual": "λ‖Δĥ‖ over the passes of a visit.",
-    "speed": "Training alone, without evaluation.",
+    **{name: caption for name, (*_, caption) in (CURVES | WORKERS).items()},
     "residuals": "‖h - ĥ‖ by place in the window, its first boundary at the bottom. In long windows neighbours share a "
     "place.",
     "reach": "The share of a block's loss gradient that is left, pulled back through so many blocks.",
-    "workers-speed": "Of each worker's own blocks, since the run was last started.",
-    "workers-waiting": "For neighbours and for the sum of gradients. The others wait for who waits least.",
 }
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --faint: #5a5a5a; --line: #ddd; --ground: #fff }
@@ -138,7 +131,7 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(
             {
-                "method": config.method.name,
+                "method": config.method.visit or config.method.name,
                 "B": str(config.objective.block),
                 "S x K": f"{config.batching.streams} x "
                 f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from tpdist.config import Experiment
+from tpdist.config import Experiment, path_keys
 from tpdist.data import default_store, missing_source
 from tpdist.errors import ConfigError, TpdistError, first_line, key_of
 from tpdist.launch.entrypoint import SHARED
@@ -17,7 +17,7 @@ PACK_LIMIT_MIB = 100.0
 OF_A_JOB = ".tpdist-"  # where cluster/slurm.sh keeps a running cluster's token
 LEFT_OUT_ABOVE = frozenset({"runs", "stores", ".venv", "venv"})  # below the top these may be packages
 LEFT_OUT = frozenset({".git", "__pycache__", "node_modules"})
-READ_THERE = ("data.source", "data.train", "data.valid", "data.test", "model.init_from")
+MADE_THERE = ("data.store", "run.checkpoint_to")  # of the keys that take a path; the others are of files that are read
 
 
 class JobError(TpdistError):
@@ -66,14 +66,15 @@ def paths_there(config: Experiment, root: Path, files: Sequence[Path]) -> dict[s
 
     Raises ConfigError for a file that does not travel and is said to lie here: nobody would find it.
     """
-    found = {"data.store": below_shared(str(default_store(config.data)))}
-    if config.run.checkpoint_to is not None:
-        found["run.checkpoint_to"] = below_shared(config.run.checkpoint_to)
-    for key in READ_THERE:
-        if (value := attrgetter(key)(config)) is None:
+    found = {}
+    for key in path_keys():
+        value = str(default_store(config.data)) if key == "data.store" else attrgetter(key)(config)
+        if value is None:
             continue
         path = Path(os.path.normpath(value))
-        if path.is_absolute() or value.startswith(SHARED):
+        if key in MADE_THERE:
+            found[key] = below_shared(value)
+        elif path.is_absolute() or value.startswith(SHARED):
             found[key] = value
         elif not any(file == path or path in file.parents for file in files):
             raise ConfigError(
@@ -89,16 +90,17 @@ def overrides_there(overrides: Sequence[str]) -> list[str]:
 
     def there(override: str) -> str:
         key, value = key_of(override), override.partition("=")[2].strip()
-        if key in ("data.store", "run.checkpoint_to") and value not in ("", "null", "~"):
-            return f"{key}={below_shared(os.path.expanduser(value))}"
-        return f"{key}={os.path.expanduser(value)}" if key in READ_THERE and value != "~" else override
+        if key not in path_keys() or value in ("", "null", "~"):
+            return override
+        value = os.path.expanduser(value)
+        return f"{key}={below_shared(value) if key in MADE_THERE else value}"
 
     return [there(one) for one in overrides]
 
 
 def needed_there(config: Experiment, there: Mapping[str, str]) -> list[str]:
     """What of `paths_there` a job only reads: files, and the store where nothing says what to make it from."""
-    made = {"run.checkpoint_to"} if missing_source(config.data) else {"run.checkpoint_to", "data.store"}
+    made = ("run.checkpoint_to",) if missing_source(config.data) else MADE_THERE
     return [path for key, path in there.items() if key not in made]
 
 

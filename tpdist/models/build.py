@@ -79,13 +79,19 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
         cell = found(inputs, hidden)
     except TypeError as error:
         raise ConfigError(f"{path!r} cannot be made from (inputs, hidden): {error}", "model.cell") from error
-    if wrong := _wrong_with(cell):
+    with torch.random.fork_rng(devices=[]):
+        again = found(inputs, hidden)
+    if wrong := _wrong_with(cell, again):
         raise ConfigError(f"{path!r}: {wrong}", "model.cell")
     return cell
 
 
-def _wrong_with(cell: Cell) -> str | None:
-    """What makes an own cell unfit, found by steps of some states; None where nothing does."""
+def _wrong_with(cell: Cell, again: Cell) -> str | None:
+    """What makes an own cell unfit, found by making it again and by steps of some states; None where nothing does."""
+    for name, buffer in again.named_buffers():
+        if not torch.equal(buffer, cell.get_buffer(name)):
+            mend = "what is drawn must be a torch.nn.Parameter, if need be with requires_grad=False"
+            return f"its buffer {name} is another every time, and no file keeps it; {mend}"
     steps, states = 1, 8
     x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
     kept = {name: buffer.clone() for name, buffer in cell.named_buffers()}

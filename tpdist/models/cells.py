@@ -57,7 +57,7 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1 for B steps: x [B, N, E], state [N, D] -> the outputs h [B, N, H], the last state [N, D]."""
         outputs = []
-        for projected in self.project(x):
+        for projected in self.project(x).to(state.dtype):  # or the sum with another bfloat16 product would be one
             state = self.step(projected, state)
             outputs.append(state[:, : self.hidden])
         return torch.stack(outputs), state
@@ -76,7 +76,7 @@ class Elman(Cell):
         return self.input(x)
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:
-        return self.activation(x + self.recurrent(state).to(state.dtype))  # or of two bfloat16 products the sum is one
+        return self.activation(x + self.recurrent(state))
 
 
 class MRNN(Cell):

@@ -1,6 +1,7 @@
 """Where numbers went wrong: which block's are not finite, which worker's parameters differ from the others'.
 
-Nothing here is computed while all is well, but for a sum over θ's bits every `run.check_every` updates.
+Nothing here is computed while all is well, but for a sum over θ's bits every `run.check_every` updates and at
+checkpoints.
 """
 
 from collections import Counter

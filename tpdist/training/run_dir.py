@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tpdist.config import Experiment, load_config, to_yaml
+from tpdist.config import Experiment, load_config, path_keys, to_yaml
 from tpdist.config.yaml_text import control_character, shown
 from tpdist.data import default_store
 from tpdist.data.disk import parse_json
@@ -205,12 +205,11 @@ def with_absolute_paths(config: Experiment, base: Path) -> Experiment:
             )
         return whole
 
-    paths = {name: getattr(config.data, name) for name in ("source", "train", "valid", "test")}
-    paths["store"] = str(default_store(config.data))
-    written = {name: absolute(path) for name, path in paths.items() if path is not None}
-    update: dict[str, Any] = {"data": config.data.model_copy(update=written)}
-    if config.run.checkpoint_to is not None and "://" not in config.run.checkpoint_to:
-        update["run"] = config.run.model_copy(update={"checkpoint_to": absolute(config.run.checkpoint_to)})
-    if config.model.init_from is not None:
-        update["model"] = config.model.model_copy(update={"init_from": absolute(config.model.init_from)})
-    return config.model_copy(update=update)
+    parts: dict[str, Any] = {}
+    for key in path_keys():
+        part, name = key.split(".")
+        whole = parts.get(part, getattr(config, part))
+        path = str(default_store(config.data)) if key == "data.store" else getattr(whole, name)
+        if path is not None and "://" not in path:  # a URI stays as it is
+            parts[part] = whole.model_copy(update={name: absolute(path)})
+    return config.model_copy(update=parts)
