@@ -112,6 +112,12 @@ def test_a_table_of_somebody_elses_is_not_written_over(file: Path, home: SweepDi
         home.refuse_another(expand(file))
 
 
+def test_a_torn_table_is_made_anew(file: Path, home: SweepDirectory):
+    home.path.mkdir()
+    (home.path / "results.parquet").write_bytes(b"PAR1, and no more")
+    home.refuse_another(expand(file))
+
+
 def test_points_of_another_corpus_are_no_peers(
     file: Path, tmp_path: Path, home: SweepDirectory, monkeypatch: pytest.MonkeyPatch
 ):
