@@ -155,6 +155,13 @@ def test_the_constraints_of_windows(closing: bool, place: Place, coupled: list[l
     assert {window.offset for window in windows} == {place.time}
 
 
+@pytest.mark.parametrize(("time", "movable"), [(0, [True, False]), (1, [True, False])])
+def test_a_free_edge_is_the_first_workers(time: int, movable: list[bool]):
+    batches = make(40, 4, Place(0, time, 1, 2), {"edge_free": True, "starts": "tied"}, streams=1, blocks=2)
+    window = batches.batch(1).window
+    assert (window.movable[0].tolist(), bool(window.coupled[0, 0])) == (movable, time > 0)
+
+
 def test_a_worker_without_a_block_of_the_last_window():
     """Windows of five, five and two blocks on three workers: the third takes no part in the last."""
     batches = make(49, 4, Place(0, 2, 1, 3), {"closing": True, "starts": "tied"}, streams=1, blocks=5)
