@@ -171,6 +171,53 @@ BAD = [
     ),
 ]
 
+BAD += [
+    ("model:\n  cell: mineral.cells:Own\n  allow_cells_from: [mine]", [  # which is no package of mine
+        "a.yaml:2: model.cell: 'mineral.cells:Own' is not in a package that model.allow_cells_from lists; "
+        "add 'mineral' to it",
+    ]),
+    ("model:\n  activation: tanh\n  tied: true\n  embedding: 5", [
+        "a.yaml:2: model.activation: only elman and mrnn take an activation, the cell is 'gru'",
+        "a.yaml:4: model.embedding: tied needs embedding = hidden, got 5 and 200",
+    ]),
+    ("method: {name: pm, edge_free: true}", [
+        "a.yaml:1: method.edge_free: edge_free moves a start, and starts: held moves none; write starts: tied",
+    ]),
+    ("method: {bounded: true}\nmodel: {cell: lstm}", [
+        "a.yaml:1: method.bounded: an lstm's c is not in (-1, 1), so h = tanh(z) cannot hold it",
+    ]),
+    ("method: {bounded: true}\nmodel: {cell: elman, activation: identity}", [
+        "a.yaml:1: method.bounded: the state of elman with activation identity is not in (-1, 1), so h = tanh(z) "
+        "cannot hold it",
+    ]),
+    ("method: {bounded: true}\nmodel: {cell: own:Cell, allow_cells_from: [own]}", [
+        "a.yaml:1: method.bounded: the state of own:Cell is not in (-1, 1), so h = tanh(z) cannot hold it",
+    ]),
+    ("method: {closing: true}\nbatching: {order: shuffled}", [
+        "a.yaml:1: method.closing: a closing target belongs to windows in order; write batching.order: sequential",
+    ]),
+    ("method: {name: alm, h_steps: 0, h_optimizer: {name: adam}}", [  # which moves H with θ
+        "a.yaml:1: method.h_optimizer.lr: adam needs one: the default 1/λ is a plain gradient step's; write "
+        "h_optimizer.name: sgd, or the size of a step, such as 0.1",
+    ]),
+    ("objective: {weight_growth: 1e-155}\nrun: {epochs: 4}", [
+        "a.yaml:1: objective.weight_growth: 1e-155 takes λ from 0.1 to 1e-466 in epoch 4, the last; between 1e-30 "
+        "and 1e+30 it can be computed with",
+    ]),
+    ("method: {name: pm}\nobjective: {penalty: kl, kl_weight: 1e20, weight_growth: 1000}\nrun: {epochs: 5}", [
+        "a.yaml:2: objective.weight_growth: 1000 takes λ from 1e+20 to 1e+32 in epoch 5, the last; between 1e-30 and "
+        "1e+30 it can be computed with",
+    ]),
+    ("cluster: {gpus_per_worker: 1e-5}", [
+        "a.yaml:1: cluster.gpus_per_worker: Ray gives no less than 0.0001 of a GPU, got 1e-05",
+    ]),
+    ("method: {name: als, visit: v:f, allow_visits_from: [v]}\nmodel: {cell: elman, activation: identity}\n"
+     "objective: {block: 1, loss_on: target, weight: 0}", [
+        "a.yaml:1: method.visit: als has a visit of its own; write another method.name beside yours",
+        "a.yaml:3: objective.weight: als needs a weight above 0, got 0; for no penalty write method.name: bptt",
+    ]),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(("text", "lines"), BAD, ids=[text[:40] for text, _ in BAD])
 def test_parts_that_do_not_fit(text: str, lines: list[str], said: Callable):

@@ -57,6 +57,12 @@ LINEAR = "model: {cell: elman, activation: identity}\nobjective: {block: 1, loss
          ["--set: data.source changes nothing with data.recipe: python-docs; read by ptb, wikitext, text8, text"]),
         ("data: {train: a, valid: b, test: c, synthetic: {types: 8}}\nmethod: {visit: v:f, allow_visits_from: [v]}", [],
          ["a.yaml:1: data.train changes", "data.valid changes", "data.test changes", "data.synthetic.types changes"]),
+        # a visit of one's own reads what it likes, kept duals or not
+        ("method: {name: admm, sweeps: 2, dual: {keep: false}, visit: v:f, allow_visits_from: [v]}", [], []),
+        ("method: {name: costate, bounded: true}", [], ["method.bounded changes nothing with method.name: costate"]),
+        ("method: {name: alm, h_steps: 2}", [], ["method.h_steps changes nothing with method.name: alm; read by pm,"]),
+        ("method: {name: admm, keep_costates: true, edge_costate: kept}", [],
+         ["method.keep_costates changes nothing", "method.edge_costate changes nothing"]),
         ("data: {recipe: text, source: a}", [], []),
         ("data: {recipe: ptb, source: a}", ["data.recipe=python-docs"], []),
         ("data: {recipe: ptb, column: a}", [], ["a.yaml:1: data.column changes nothing with data.recipe: ptb; read"]),

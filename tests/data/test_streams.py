@@ -99,9 +99,9 @@ def test_what_is_not_of_the_layout_is_not_read():
     layout, tokens = StreamLayout(95, 2, 10), ArrayTokens(np.arange(96))
     with pytest.raises(ValueError, match="a layout of 95 pairs for 97 tokens"):
         read_blocks(ArrayTokens(np.arange(97)), layout, range(2), 0, 5)
-    for streams, end in ((range(2), 6), (range(3), 5)):
+    for streams, begin, end in ((range(2), 0, 6), (range(1, 2), -1, 5), (range(3), 0, 5)):
         with pytest.raises(IndexError):
-            read_blocks(tokens, layout, streams, 0, end)
+            read_blocks(tokens, layout, streams, begin, end)
     with pytest.raises(IndexError, match="of 2 streams"):  # the tokens would not refuse it: it would be padding alone
         read_blocks(ArrayTokens(np.arange(82)), StreamLayout(81, 2, 10), range(2, 3), 4, 5)
 

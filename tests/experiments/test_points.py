@@ -1,5 +1,6 @@
 """From a sweep: section to points."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_names_follow_from_the_settings_alone(tmp_path: Path):
     assert len(set(before)) == len(before)
     assert [p.name for p in expand(write(tmp_path, TEXT.replace("0.5}", "0.7}")))] == before  # the grid lies above it
     assert not set(before) & {p.name for p in expand(tmp_path / "a.yaml", ["run.epochs=7"])}
+
+
+def test_a_setting_that_a_later_version_adds_changes_no_name(tmp_path: Path):
+    """Whatever it is by default: only what is another value counts."""
+    (point,) = expand(write(tmp_path, "sweep: {grid: {model.hidden: [3]}}"))
+    digest = hashlib.sha256(b'{"model": {"hidden": 3}, "run": {"test": false}}').hexdigest()[:12]
+    assert point.name == f"all-seed0-{digest}"
 
 
 def test_a_random_search_draws_from_the_grid(tmp_path: Path):
@@ -191,6 +199,7 @@ def test_the_names_of_cells_are_those_of_directories(tmp_path: Path):
             "sweep.arms.a.grid: run.epochs is given values in two places; one of them has to go",
         ),
         ("cluster: {workers: 2}\nsweep: {}", "cluster.workers: a point of a sweep runs on one worker; write 1"),
+        ("cluster: {workers: {min: 1, max: 2}}\nsweep: {}", "cluster.workers: a point of a sweep runs on one worker"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(tmp_path: Path, text: str, message: str):

@@ -71,6 +71,21 @@ def test_a_directory_that_cannot_be_made_is_said(file: Path, tmp_path: Path):
         sweep(file, [], tmp_path / "bad\udcff", None, Silent())
 
 
+def test_the_table_has_a_column_for_every_key_that_some_arm_tries(home: SweepDirectory):
+    home.path.mkdir()
+    home.write([
+        {"point": "a", "set.model.hidden": 5},
+        {"point": "b", "set.optimizer.lr": 1, "set.optimizer.options.foreach": True},
+        {"point": "c", "set.optimizer.lr": 0.5, "set.optimizer.options.foreach": 2},
+    ])  # fmt: skip
+    assert pq.read_table(home.path / "results.parquet").to_pydict() == {
+        "point": ["a", "b", "c"],
+        "set.model.hidden": [5, None, None],
+        "set.optimizer.lr": [None, 1.0, 0.5],
+        "set.optimizer.options.foreach": [None, "true", "2"],
+    }
+
+
 def test_two_sweeps_do_not_share_a_directory(file: Path, home: SweepDirectory):
     with home.held(), pytest.raises(RunError, match=r"out: another sweep is at work in it; wait for its end"):
         sweep(file, [], home.path, None, Silent())
@@ -95,6 +110,12 @@ def test_a_table_of_somebody_elses_is_not_written_over(file: Path, home: SweepDi
     pq.write_table(pa.table({"mine": [1]}), home.path / "results.parquet")
     with pytest.raises(RunError, match=r"results\.parquet: is no table of a sweep; move it away, or give"):
         home.refuse_another(expand(file))
+
+
+def test_a_torn_table_is_made_anew(file: Path, home: SweepDirectory):
+    home.path.mkdir()
+    (home.path / "results.parquet").write_bytes(b"PAR1, and no more")
+    home.refuse_another(expand(file))
 
 
 def test_points_of_another_corpus_are_no_peers(

@@ -56,6 +56,8 @@ def test_the_reason_names_the_setting_and_the_numbers() -> None:
     assert often.reason == "3 failures within 100 s, and cluster.max_restarts is 2"
     empty = decide(Situation([50.0], 90.0, 3, 1, 1), FIXED)
     assert empty.reason == "after 30 s there is room for 2 workers, and the run needs 3"
+    fewest = decide(Situation([50.0], 90.0, 4, 1, 0), ELASTIC)
+    assert fewest.reason == "after 30 s there is room for 1 workers, and the run needs 2"
 
 
 def test_no_restarts_at_all() -> None:

@@ -25,6 +25,9 @@ def test_first_parameters(cell: str) -> None:
     default = build(cell=cell)
     assert 0.09 < float(default.embedding.weight.detach().abs().max()) <= 0.1
     assert 0.9 * H**-0.5 < float(default.weight.detach().abs().max()) <= H**-0.5
+    assert not default.bias.any()
+    vectors = [p for name, p in default.layers.named_parameters() if name[2:] in ("alpha", "beta_h", "beta_x", "bias")]
+    assert [set(p.tolist()) for p in vectors] == ([{1.0}, {0.5}, {0.5}, {0.0}] if cell == "mrnn" else [])
     tied = build(cell=cell, tied=True)
     assert 0.09 < float(tied.weight.detach().abs().max()) <= 0.1
     torch.rand(1)

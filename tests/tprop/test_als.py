@@ -88,6 +88,22 @@ def test_each_group_of_parameters_is_stationary(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_a_visit_is_even_boundaries_then_odd_ones_then_the_parameters_as_often_as_asked(cell: str) -> None:
+    case, by_hand = (Case(cell, theta_steps=3) for _ in range(2))
+    als_visit(case.model, case.plan, case.window, 0, case.boundaries, case.model.zero_state(S), Alone())
+    model, plan, window, h = by_hand.model, by_hand.plan, by_hand.window, by_hand.h
+    for parity in (0, 1):
+        h = h + step_h(model, plan, window, h, parity, Alone()).detach()
+    with torch.no_grad():
+        for equations, step in parameter_groups(model) * 3:
+            step(model, equations(model, plan, window, h))
+    assert case.boundaries.h is not None
+    pairs = [(case.boundaries.h[:, :K], h[:, :K]), *zip(case.model.parameters(), model.parameters(), strict=True)]
+    for got, wanted in pairs:
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_what_a_visit_tells_and_leaves(cell: str) -> None:
     """Loss and penalty are those before θ moved, residuals those after; the blocks around the window stay."""
     case, begin = Case(cell), 2

@@ -52,6 +52,9 @@ def test_kept_state_is_that_of_one_optimizer(name: str, options: dict[str, Any])
             got, wanted = targets.h[:, 1:K], by_hand[w].detach()[:, 1:K]
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
             assert torch.equal(targets.h[:, [0, K]], first[:, [0, K]])
+            for kept, moment in boundaries.h_moments.items():  # of what does not move, those of a gradient of 0
+                wanted = optimizers[w].state[by_hand[w]][kept][:, :K]
+                torch.testing.assert_close(moment[:, w * K : (w + 1) * K], wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep", [False, True])

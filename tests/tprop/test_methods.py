@@ -146,6 +146,11 @@ def test_a_stream_that_ends_before_the_others(method: str, starts: str, loss_on:
     compare(MODELS["gru"], {**METHODS[method], "starts": starts, **options}, {"loss_on": loss_on}, missing=missing)
 
 
+def test_kl_without_what_the_head_does_not_see() -> None:
+    """λ is 0, and the weight of kl is not."""
+    compare(MODELS["lstm"], METHODS["costate"], {"penalty": "kl", "weight": 0.0, "kl_weight": 0.8})
+
+
 @pytest.mark.parametrize(
     ("method", "ends"),
     [("admm", {"closing": True}), ("pm", {"edge_free": True}), ("admm", {"closing": True, "edge_free": True})],

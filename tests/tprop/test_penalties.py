@@ -20,7 +20,8 @@ def half_square(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def of_positive(target: Tensor, prediction: Tensor) -> Tensor:
-    """The same, and not a number where a state is 0."""
+    """The same, and not a number where a state is 0; of no states it is none."""
+    assert len(target)
     return half_square(target, prediction) + 0.0 * (target.log() - prediction.log()).sum(-1)
 
 

@@ -109,8 +109,9 @@ def test_every_seed_and_every_epoch_has_an_order_of_its_own():
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_batch_mode_is_one_window():
-    batches = make(100, 4, streams=3, mode="batch", blocks=1)
+@pytest.mark.parametrize("ignored", [1, 16])
+def test_batch_mode_is_one_window(ignored: int):
+    batches = make(100, 4, streams=3, mode="batch", blocks=ignored)
     (batch,) = batches.epoch(1)
     assert batch.window.blocks == batches.layout.blocks == 9
 
@@ -122,6 +123,50 @@ def test_earlier_blocks_come_with_a_window_that_relaxes_across_its_edge():
     assert reach == {0: 0, 2: 2, 4: 2}
     third = batches.batch(2)
     assert third.window.earlier[:, 0].T.reshape(-1).tolist() == list(range(8, 16))
+
+
+def test_a_worker_of_its_own_span_reaches_no_further_back():
+    """The blocks before it are another worker's. Spans of three blocks."""
+    method = {"first": "persistent", "relaxation": 2}
+    batches = make(49, 4, Place(0, 1, 1, 2), method, streams=2, blocks=1, order="shuffled")
+    assert {batch.begin: batch.window.earlier.shape[2] for batch in batches.epoch(1)} == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize(
+    ("closing", "place", "coupled", "movable"),
+    [
+        (False, Place(), [["010", "010"], ["010", "010"], ["00", "00"]], None),
+        (True, Place(), [["011", "011"], ["011", "011"], ["01", "00"]], None),  # the other stream's last block is short
+        (False, Place(0, 0, 1, 2), [["01", "01"], ["01", "01"], ["00", "00"]], [["00", "00"]] * 3),
+        (False, Place(0, 1, 1, 2), [["10", "10"], ["10", "10"]], None),
+    ],
+)
+def test_the_constraints_of_windows(closing: bool, place: Place, coupled: list[list[str]], movable: list | None):
+    """Streams of 20 and 19 pairs in blocks of four and windows of two, of which the last has one block.
+
+    Boundaries inside a window are constraints, and move where they are a worker's own; a closing target is one too.
+    """
+    batches = make(40, 4, place, {"closing": closing, "starts": "tied"}, streams=2, blocks=2)
+    windows = [batch.window for batch in batches.epoch(1) if batch.window is not None]
+    shown = lambda of: [["".join(str(int(x)) for x in stream) for stream in of(w)] for w in windows]  # noqa: E731
+    assert shown(lambda w: w.coupled) == coupled
+    assert shown(lambda w: w.movable) == (coupled if movable is None else movable)
+    assert [window.opens for window in windows] == [True, False, False][: len(windows)]
+    assert {window.offset for window in windows} == {place.time}
+
+
+@pytest.mark.parametrize(("time", "movable"), [(0, [True, False]), (1, [True, False])])
+def test_a_free_edge_is_the_first_workers(time: int, movable: list[bool]):
+    batches = make(40, 4, Place(0, time, 1, 2), {"edge_free": True, "starts": "tied"}, streams=1, blocks=2)
+    window = batches.batch(1).window
+    assert (window.movable[0].tolist(), bool(window.coupled[0, 0])) == (movable, time > 0)
+
+
+def test_a_worker_without_a_block_of_the_last_window():
+    """Windows of five, five and two blocks on three workers: the third takes no part in the last."""
+    batches = make(49, 4, Place(0, 2, 1, 3), {"closing": True, "starts": "tied"}, streams=1, blocks=5)
+    assert [(batch.window is None, batch.active) for batch in batches.epoch(1)] == [(False, 3), (False, 3), (True, 2)]
+    assert batches.slots == [4, -5, 9, -10]
 
 
 @pytest.mark.parametrize(
@@ -174,3 +219,24 @@ def test_workers_that_no_corpus_can_fill():
         ConfigError, match=r"^cluster.workers: 3 workers along time share streams of 2 blocks; use at most that many$"
     ):
         crew_sizes(small("nowhere", batching={"streams": 1, "blocks": 16}, cluster={"workers": 3, "mesh": [1, 3]}), 9)
+
+
+def test_als_wants_a_block_of_every_window_for_every_worker_along_time():
+    linear = {"model": {"cell": "elman", "activation": "identity"}, "objective": {"block": 1, "loss_on": "target"}}
+
+    def fit(blocks: int, workers: int, **batching: str | int) -> tuple[int, ...]:
+        cluster = {"workers": workers, "mesh": [1, workers]}
+        batching = {"streams": 1, "blocks": 4, **batching}
+        return crew_sizes(
+            small("nowhere", method={"name": "als"}, batching=batching, cluster=cluster, **linear), blocks + 1
+        )
+
+    assert fit(12, 4) == (4,)
+    assert fit(11, 3) == (3,)
+    assert fit(11, 11, mode="batch") == (11,)
+    with pytest.raises(ConfigError) as caught:
+        fit(11, 4)
+    assert str(caught.value) == (
+        "cluster.workers: als needs a block of every window for each of 4 workers along time, and the shortest window "
+        "has 3; use at most 3"
+    )

@@ -16,9 +16,11 @@ from tpdist.training.evaluation import evaluate_tokens, joined, perplexity, shar
 
 
 @pytest.mark.parametrize(("cell", "layers"), [("gru", 1), ("elman", 2), ("lstm", 2), ("mrnn", 1)])
-@pytest.mark.parametrize(("count", "block", "piece"), [(2, 4, 8), (30, 4, 8), (33, 4, 1024), (25, 30, 8), (777, 4, 64)])
+@pytest.mark.parametrize(
+    ("count", "block", "piece"), [(2, 4, 8), (30, 4, 8), (33, 4, 1024), (25, 30, 8), (777, 4, 64), (777, 6, 64)]
+)
 def test_it_equals_a_plain_loop(cell, layers, count, block, piece, monkeypatch):
-    """In short pieces, whose states do not settle, and in long ones, which are rolled out side by side."""
+    """In short pieces, whose states do not settle, and in long ones, side by side; in pieces of whole blocks."""
     monkeypatch.setattr(evaluation, "STEPS", piece)
     model, tokens = make_model(cell, layers=layers), make_tokens(count)
     losses = plain_losses(model, tokens)

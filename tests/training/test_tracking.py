@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ from small_runs import interrupted, rows, small, stop_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tpdist
-from tpdist.training.figures import live_status, metrics_row
+from tpdist.parallel import Traffic
+from tpdist.training.figures import live_status, metrics_row, own_work
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.state import EpochSums, RunState
 from tpdist.training.tracking import Tracker
+from tpdist.training.workers_view import WorkerFigures
 
 
 def events(run: Path) -> dict[tuple[str, int], float]:
@@ -85,6 +88,17 @@ def test_the_figures_of_an_epoch_so_far():
     }  # fmt: skip
     status = live_status(trainer)
     assert (status.steps, status.seconds_left) == (12 + 6 + 2 * 9, 4.0 * (6 + 2 * 9))
+
+
+def test_what_a_worker_did_since_the_run_was_last_started():
+    traffic = Traffic(exchange=1, carried=20, gradient=300, neighbours_s=1.0, reduction_s=2.0)
+    workers = SimpleNamespace(rank=3, traffic=traffic)
+    trainer: Any = SimpleNamespace(
+        workers=workers, seconds=4.0, own_tokens=100, state=RunState(tokens=900, seconds=8.0)
+    )
+    assert own_work(trainer) == WorkerFigures(
+        rank=3, host=socket.gethostname(), tokens_per_second=25.0, neighbours=0.25, reduction=0.5, sent=321
+    )
 
 
 def test_what_json_cannot_hold_is_null(tmp_path: Path):

@@ -95,6 +95,18 @@ def test_what_no_step_can_use_is_not_saved(which: str, small_corpus: Path, tmp_p
     assert not list_checkpoints(run.checkpoints)
 
 
+def test_a_gradient_that_is_not_finite_is_told_with_the_figures(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """Where nobody watches: a GPU takes no step along it, so that the loss stays finite."""
+    config = small(small_corpus)
+    run = RunDirectory.create(config, tmp_path / "run")
+    trainer = Trainer(config, Store.open(small_corpus), run, Listener())
+    trainer.theta.watch = False
+    trainer._begin_epoch()
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda _: torch.tensor(math.inf))
+    with pytest.raises(NonFiniteError, match=r"^step 1 \(epoch 1, window 1\): the norm of the gradient of θ is inf; "):
+        trainer.update(trainer.batches.batch(0))
+
+
 def test_the_seconds_of_a_run_are_those_of_all_its_processes(small_corpus: Path, tmp_path: Path):
     config = small(small_corpus)
     run = RunDirectory.create(config, tmp_path / "run")

@@ -172,6 +172,7 @@ def _needs(why: str, wanted: Sequence[tuple[str, object, bool, object]]) -> Iter
     """wanted: of other settings the key, the value, whether it fits, and what would."""
     for key, value, fits, wants in wanted:
         if not fits:
+            value, wants = (str(x).lower() if isinstance(x, bool) else x for x in (value, wants))  # as in a file
             yield ConfigError(f"{why} {wants}, got {'nothing' if value is None else value}", key)
 
 

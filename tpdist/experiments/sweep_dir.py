@@ -83,7 +83,7 @@ class SweepDirectory:
             if "point" not in found.column_names:
                 raise RunError(f"{table}: is no table of a sweep; {ELSEWHERE}")
             known = found.column("point").to_pylist()
-            if known and not {point.name for point in points} & set(known):
+            if not {point.name for point in points} & set(known):
                 raise RunError(f"{self.path}: holds another sweep, {len(known)} points of other settings; {ELSEWHERE}")
 
     def refuse_unfit(self) -> None:
