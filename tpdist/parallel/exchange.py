@@ -14,21 +14,21 @@ from tpdist.parallel.traffic import Traffic
 
 
 class TimeNeighbours:
-    """Neighbours along dimension `time` of the mesh, over one process group.
+    """Neighbours along dimension `time` of the mesh, over their process group.
 
-    ranks: the stream group's workers, in the order of their blocks. active: how many of them, from the first,
-    hold blocks of the window at hand; the others take no part and make no call.
+    Ranks in the group are in the order of the workers' blocks. active: how many of them, from the first, hold blocks of
+    the window at hand; the others take no part and make no call.
     """
 
-    def __init__(self, ranks: list[int], group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
-        self._ranks, self._group, self._traffic = ranks, group, traffic
-        self._me = ranks.index(dist.get_rank())
-        self._active = len(ranks) if active is None else active
+    def __init__(self, group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
+        self._group, self._traffic = group, traffic
+        self._me = dist.get_rank(group)
+        self._active = dist.get_world_size(group) if active is None else active
         self._through_host = dist.get_backend(group) == "gloo"  # Gloo sends and receives host memory only
 
     def among(self, active: int) -> "TimeNeighbours":
         """The same workers in a window that only the first `active` of them hold blocks of."""
-        return TimeNeighbours(self._ranks, self._group, self._traffic, active)
+        return TimeNeighbours(self._group, self._traffic, active)
 
     @property
     def is_first(self) -> bool:
@@ -82,11 +82,11 @@ class TimeNeighbours:
         """Begin to send and to receive at once, so that no order of the workers can lock them."""
         operations, out, into = [], self._outgoing(edge), None
         if to is not None:
-            operations.append(dist.P2POp(dist.isend, out, self._ranks[to], self._group))
+            operations.append(dist.P2POp(dist.isend, out, group=self._group, group_peer=to))
             self._traffic.exchange += out.numel() * out.element_size()
         if source is not None:
             into = torch.empty_like(out)
-            operations.append(dist.P2POp(dist.irecv, into, self._ranks[source], self._group))
+            operations.append(dist.P2POp(dist.irecv, into, group=self._group, group_peer=source))
         under_way = dist.batch_isend_irecv(operations) if operations else []
 
         def arrival() -> Tensor | None:
@@ -99,13 +99,13 @@ class TimeNeighbours:
 
     def _send(self, state: Tensor, to: int) -> int:
         out = self._outgoing(state)
-        dist.send(out, self._ranks[to], self._group)
+        dist.send(out, group=self._group, group_dst=to)
         return out.numel() * out.element_size()
 
     def _receive(self, like: Tensor, source: int) -> Tensor:
         into = torch.empty_like(self._outgoing(like))
         with self._traffic.waiting("neighbours_s", self._group):
-            dist.recv(into, self._ranks[source], self._group)
+            dist.recv(into, group=self._group, group_src=source)
         return into.to(like.device)
 
     def _outgoing(self, state: Tensor) -> Tensor:
