@@ -42,7 +42,7 @@ class Targets:
         self._here = slice(begin, begin + self._kept)  # of what is kept in the boundaries
         free = torch.atanh(h.clamp(-INSIDE, INSIDE)) if spec.bounded else h
         self._free = torch.nn.Parameter(free.clone())  # what the optimiser moves: h, or z of h = tanh(z)
-        self._optimizer = build_optimizer(spec, spec.lr, [self._free], "method.h_optimizer")
+        self._optimizer = build_optimizer(spec, [self._free], "method.h_optimizer")
         if spec.keep:
             self._load()
 

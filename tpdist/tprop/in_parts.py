@@ -110,7 +110,7 @@ class Moments:
         movable = self._window.movable[here][..., None]
         values = target[here]
         moved = torch.nn.Parameter(values.clone())
-        optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
+        optimizer = build_optimizer(self._spec, [moved], "method.h_optimizer")
         if self._before is not None:
             kept = {name: moment[here] for name, moment in self._boundaries.h_moments.items()}
             kept = kept if remember else {name: moment.clone() for name, moment in kept.items()}

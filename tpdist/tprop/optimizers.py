@@ -27,7 +27,6 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 
 def build_optimizer(
     spec: Optimizer | HStep,
-    lr: float,
     parameters: list[torch.Tensor],
     key: str,
     fused: bool = False,
@@ -51,7 +50,7 @@ def build_optimizer(
     if capturable and "capturable" in known:
         options["capturable"] = True
     try:
-        return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
+        return cls(parameters, lr=spec.lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise refused(spec, key, error) from error
 

@@ -57,7 +57,7 @@ class Theta:
         capturable: bool = False,
     ):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", True, capturable)
+        self.optimizer = build_optimizer(spec, list(self.parameters), "optimizer", True, capturable)
         self._clip = spec.clip
         fused = bool(self.optimizer.param_groups[0].get("fused"))
         self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)

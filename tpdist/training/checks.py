@@ -58,13 +58,13 @@ def settings_kept() -> Iterator[None]:
 
 def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
     """One step of each optimiser on a number. Raises ConfigError for options that torch refuses only then."""
-    specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
+    specs: list[tuple[Optimizer | HStep, str]] = [(config.optimizer, "optimizer")]
     if plan.moves_targets:
-        specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
-    for spec, lr, key in specs:
+        specs.append((plan.h, "method.h_optimizer"))
+    for spec, key in specs:
         number = torch.nn.Parameter(torch.zeros(1, device=device))
         number.grad = torch.zeros(1, device=device)
-        optimizer = build_optimizer(spec, lr, [number], key, fused=spec is config.optimizer)  # as theirs is built
+        optimizer = build_optimizer(spec, [number], key, fused=spec is config.optimizer)  # as theirs is built
         try:
             optimizer.step()
         except Exception as error:
