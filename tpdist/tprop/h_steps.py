@@ -16,7 +16,7 @@ from torch import Tensor
 from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
 from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
-from tpdist.tprop.plan import DualStep, HStep, Plan
+from tpdist.tprop.plan import HStep, Plan
 from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
@@ -135,11 +135,12 @@ def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor,
     return gradient
 
 
-def dual_ascent(plan: Plan, step: DualStep, residual: Tensor, coupled: Tensor) -> Tensor:
+def dual_ascent(plan: Plan, residual: Tensor, coupled: Tensor) -> Tensor:
     """α λ r, by which a dual step moves u: residual h - ĥ [..., d] with a fresh ĥ, coupled [...] -> [..., d]."""
+    assert plan.dual is not None
     gradient = plan.terms.weight * residual
     gradient *= coupled[..., None]
-    return clip_rows(gradient, step.clip).mul_(step.lr)
+    return clip_rows(gradient, plan.dual.clip).mul_(plan.dual.lr)
 
 
 def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:

@@ -73,7 +73,7 @@ def visit_in_place(
         error.states = states
         raise
     if plan.dual is not None:
-        residuals, change = dual_step(model, plan, plan.dual, window, start, h, dual, first, neighbours)
+        residuals, change = dual_step(model, plan, window, start, h, dual, first, neighbours)
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0

@@ -21,7 +21,7 @@ from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, blocks_pass
 from tpdist.tprop.outcome import Outcome, squared_change, squared_residuals
-from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
@@ -73,7 +73,7 @@ def visit(
     read = h  # the targets that the last pass read
     fresh = None  # predictions at boundaries after the last change of θ and H
     if dual_step and dual_step.before_theta:
-        dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+        dual, _ = _step_duals(model, plan, window, start, h, dual, neighbours)
     for i in range(plan.theta_steps):
         arrive = ask_right(plan, window, h, dual, neighbours) if i == 0 or plan.joint else nothing
         theta.begin(window.inputs, window.tokens)
@@ -97,7 +97,7 @@ def visit(
             error.states = states
             raise
     if dual_step and not dual_step.before_theta:
-        dual, fresh = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+        dual, fresh = _step_duals(model, plan, window, start, h, dual, neighbours)
     assert first is not None
     assert result is not None  # theta_steps >= 1
 
@@ -140,7 +140,6 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
 def _step_duals(
     model: LanguageModel,
     plan: Plan,
-    step: DualStep,
     window: Window,
     start: Tensor,
     h: Tensor,
@@ -154,4 +153,4 @@ def _step_duals(
     predictions, from_left = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours)
     at = at_boundaries(predictions, from_left())
     del predictions
-    return dual + dual_ascent(plan, step, h - at, window.coupled), at
+    return dual + dual_ascent(plan, h - at, window.coupled), at
