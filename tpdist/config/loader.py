@@ -35,11 +35,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Exper
     tree = _no_file() if path is None else _read_file(Path(path))
     _drop_unknown(tree)
     written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)
-    presets = [one.tree.data for one in written if one.key == "preset"] or [tree.data.get("preset")]
-    preset = PRESETS.get(presets[0], {}) if isinstance(presets[0], str) else {}
+    name = written["preset"].data if "preset" in written else tree.data.get("preset")
+    preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
     tree.data = merge(preset, tree.data)
-    for one in written:
-        lay_over(tree, one)
+    for key, override in written.items():
+        lay_over(tree, key, override)
     _drop_unknown(tree)
     for key in _leaves(preset):
         tree.places.setdefault(key, tree.places["preset"])
