@@ -21,7 +21,7 @@ from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
@@ -67,11 +67,7 @@ def visit_in_place(
         before_last=theta.last_pass, each=compare,
     )  # fmt: skip
     states = {"start": start, "target": h, "dual": dual}
-    try:
-        theta.step(window.tokens)
-    except BlowUpError as error:
-        error.states = states
-        raise
+    theta.step(window.tokens, states)
     if plan.dual is not None:
         residuals, change = dual_step(model, plan, window, start, h, dual, first, neighbours)
     if boundaries.u is not None:

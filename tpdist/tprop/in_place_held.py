@@ -28,7 +28,7 @@ from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import predict
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
@@ -51,11 +51,7 @@ def visit_held_in_place(
     parts.run(theta, neighbours)
     states = {"first": h, "start": h[:, :k], "dual": dual} | ({} if target is None else {"target": target})
     before = model.copied() if plan.dual else model
-    try:
-        theta.step(window.tokens)
-    except BlowUpError as error:
-        error.states = states
-        raise
+    theta.step(window.tokens, states)
     # without a dual step nothing moves that ĥ follows from
     residuals, change = parts.residuals, sums(plan, h.device)[1]
     if target is not None:

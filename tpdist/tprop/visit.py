@@ -25,7 +25,7 @@ from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window, nothing
 
 
@@ -91,11 +91,7 @@ def visit(
             targets.step(h_gradient(model, plan, window, h, dual, result))
             h = targets.h
             start = start if held else h[:, :k]
-        try:
-            theta.step(window.tokens)
-        except BlowUpError as error:
-            error.states = states
-            raise
+        theta.step(window.tokens, states)
     if dual_step and not dual_step.before_theta:
         dual, fresh = _step_duals(model, plan, window, start, h, dual, neighbours)
     assert first is not None
