@@ -44,6 +44,7 @@ class Theta:
     capturable: the steps are to be recorded in a CUDA graph.
     watch: look at the gradient's norm before every step, which waits for the device, and raise BlowUpError before θ
     moves. norm: of the last gradient, where it was computed.
+    guards: whether the optimiser divides for itself, and on a GPU takes no step along a gradient that is not finite.
     """
 
     watch = False
@@ -60,13 +61,8 @@ class Theta:
         self.optimizer = build_optimizer(spec, list(self.parameters), "optimizer", True, capturable)
         self._clip = spec.clip
         fused = bool(self.optimizer.param_groups[0].get("fused"))
-        self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)
+        self.guards = fused and all(p.dtype == torch.float32 for p in self.parameters)
         self._sum = gradient_sum
-
-    @property
-    def guards(self) -> bool:
-        """Whether a GPU sees for itself that a gradient is not finite, and then takes no step."""
-        return self._divides
 
     @property
     def lr(self) -> float:
@@ -107,7 +103,7 @@ class Theta:
                 raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}", states)
         if self._clip is not None and self.norm is not None:  # as torch.nn.utils.clip_grad_norm_ does
             divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
-        if self._divides:
+        if self.guards:
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
             if self.norm is not None and self.norm.is_cuda:
                 self.optimizer.found_inf = 1 - self.norm.isfinite().to(divisor.dtype)  # type: ignore[attr-defined]
