@@ -39,7 +39,7 @@ def visit(
     carried: Tensor,
     neighbours: Neighbours,
 ) -> Outcome:
-    """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
+    """Train on one window once. begin: its first place in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
 
     Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
