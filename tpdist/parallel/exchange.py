@@ -68,14 +68,14 @@ class TimeNeighbours:
             start = self._receive(start, self._me - 1)
         end = roll(start)
         if not self.is_last:
-            self._traffic.carried += self._send(end, self._me + 1)
+            self._send(end, self._me + 1)
 
     def around(self, edge: Tensor) -> Tensor:
         last = self._active - 1
         if last == 0:
             return edge
         if self._me == last:
-            self._traffic.carried += self._send(edge, 0)
+            self._send(edge, 0)
         return self._receive(edge, last) if self.is_first else edge
 
     def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Callable[[], Tensor | None]:
@@ -83,7 +83,7 @@ class TimeNeighbours:
         operations, out, into = [], self._outgoing(edge), None
         if to is not None:
             operations.append(dist.P2POp(dist.isend, out, group=self._group, group_peer=to))
-            self._traffic.exchange += out.numel() * out.element_size()
+            self._traffic.exchange += out.nbytes
         if source is not None:
             into = torch.empty_like(out)
             operations.append(dist.P2POp(dist.irecv, into, group=self._group, group_peer=source))
@@ -97,10 +97,10 @@ class TimeNeighbours:
 
         return arrival
 
-    def _send(self, state: Tensor, to: int) -> int:
+    def _send(self, state: Tensor, to: int) -> None:
         out = self._outgoing(state)
         dist.send(out, group=self._group, group_dst=to)
-        return out.numel() * out.element_size()
+        self._traffic.carried += out.nbytes
 
     def _receive(self, like: Tensor, source: int) -> Tensor:
         into = torch.empty_like(self._outgoing(like))
