@@ -74,22 +74,21 @@ def visit(
     fresh = None  # predictions at boundaries after the last change of θ and H
     if dual_step and dual_step.before_theta:
         dual, _ = _step_duals(model, plan, window, start, h, dual, neighbours)
+    joint = targets if plan.joint else None  # they move with θ
     for i in range(plan.theta_steps):
         arrive = ask_right(plan, window, h, dual, neighbours) if i == 0 or plan.joint else nothing
         theta.begin(window.inputs, window.tokens)
-        joint = plan.joint and targets is not None
         result = blocks_pass(
-            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint or plan.edge_costate,
-            to_theta=True, rolled=rolled,
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate,
+            to_start=joint is not None or plan.edge_costate, to_theta=True, rolled=rolled,
             neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
         first, read, rolled = result.predictions if first is None else first, h, None
         states = {"first": values, "start": start, "target": h, "dual": dual}
         states |= {} if costate is None else {"costate": costate}
-        if joint:
-            assert targets is not None
-            targets.step(h_gradient(model, plan, window, h, dual, result))
-            h = targets.h
+        if joint is not None:
+            joint.step(h_gradient(model, plan, window, h, dual, result))
+            h = joint.h
             start = start if held else h[:, :k]
         theta.step(window.tokens, states)
     if dual_step and not dual_step.before_theta:
