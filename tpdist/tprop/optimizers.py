@@ -3,26 +3,17 @@
 import inspect
 import json
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from tpdist.config import Optimizer
+from tpdist.config.parts import OptimizerName
 from tpdist.errors import ConfigError, first_line
 from tpdist.tprop.plan import HStep
 
-CLASSES: dict[str, type[torch.optim.Optimizer]] = {
-    "adadelta": torch.optim.Adadelta,
-    "adagrad": torch.optim.Adagrad,
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "adamw": torch.optim.AdamW,
-    "asgd": torch.optim.ASGD,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": torch.optim.SGD,
-}
+_IN_TORCH = {name.lower(): found for name, found in vars(torch.optim).items() if isinstance(found, type)}
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {name: _IN_TORCH[name] for name in get_args(OptimizerName)}
 
 
 def build_optimizer(
