@@ -88,6 +88,7 @@ class Theta:
         """Sum, divide by the window's tokens over all workers, clip, step. Raises BlowUpError if it is to `watch`.
 
         states: those that the error is to carry.
+
         Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
         float32, so gradients in float64 are divided here.) On a GPU it then does not step along one that is not finite.
         """
@@ -101,8 +102,8 @@ class Theta:
             self.norm = torch.nn.utils.get_total_norm(gradients) / tokens
             if self.watch and not self.norm.isfinite():
                 raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}", states)
-        if self._clip is not None and self.norm is not None:  # as torch.nn.utils.clip_grad_norm_ does
-            divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
+            if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
+                divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
         if self.guards:
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
             if self.norm is not None and self.norm.is_cuda:
