@@ -12,7 +12,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,24 +28,6 @@ MAGIC = {
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
-
-
-class Source(Protocol):
-    """One split's text."""
-
-    @property
-    def name(self) -> str:
-        """How messages and the manifest call it."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Bytes, the unit of progress."""
-        ...
-
-    def pieces(self) -> Iterator[tuple[str, int]]:
-        """Pieces of the text in order, each with the number of bytes read so far. May be called repeatedly."""
-        ...
 
 
 def file_size(path: Path) -> int:
@@ -233,3 +214,8 @@ class StringText:
 
     def pieces(self) -> Iterator[tuple[str, int]]:
         yield self.text, self.size
+
+
+Source = FileText | ParquetText | StringText
+"""One split's text. name: how messages and the manifest call it. size: in bytes, the unit of progress. pieces: those of
+the text in order, each with the number of bytes read so far; it may be called repeatedly."""
