@@ -110,7 +110,7 @@ def h_step(
 def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
     """Send h of boundary 0 to the left, and u if the method has duals; what is returned fills boundary k.
 
-    Where λ = 0 the objective does not read them; the primal residual does.
+    h, dual [S, k+1, d]. Where λ = 0 the objective does not read them; the primal residual does.
     """
     if not window.constrained:
         return nothing
