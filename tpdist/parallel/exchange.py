@@ -40,13 +40,11 @@ class TimeNeighbours:
 
     def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
         """Send a state; what is returned waits for the left neighbour's."""
-        to = None if self.is_last else self._me + 1
-        return self._swap(edge, to, None if self.is_first else self._me - 1)
+        return self._swap(edge, self._me + 1, self._me - 1)
 
     def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
         """Send a state; what is returned waits for the right neighbour's."""
-        to = None if self.is_first else self._me - 1
-        return self._swap(edge, to, None if self.is_last else self._me + 1)
+        return self._swap(edge, self._me - 1, self._me + 1)
 
     def hand_on(self, edge: Tensor) -> Tensor | None:
         """A state to the right that no visit waits for; the left neighbour's."""
@@ -78,13 +76,13 @@ class TimeNeighbours:
             self._send(edge, 0)
         return self._receive(edge, last) if self.is_first else edge
 
-    def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Callable[[], Tensor | None]:
-        """Begin to send and to receive at once, so that no order of the workers can lock them."""
+    def _swap(self, edge: Tensor, to: int, source: int) -> Callable[[], Tensor | None]:
+        """Begin to send and to receive at once, so that no order of workers can lock them; past an end is nobody."""
         operations, out, into = [], self._outgoing(edge), None
-        if to is not None:
+        if 0 <= to < self._active:
             operations.append(dist.P2POp(dist.isend, out, group=self._group, group_peer=to))
             self._traffic.exchange += out.nbytes
-        if source is not None:
+        if 0 <= source < self._active:
             into = torch.empty_like(out)
             operations.append(dist.P2POp(dist.irecv, into, group=self._group, group_peer=source))
         under_way = dist.batch_isend_irecv(operations) if operations else []
