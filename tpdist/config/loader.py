@@ -31,7 +31,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Exper
         raise ConfigError(f"overrides: must be texts such as 'run.epochs=1', got {dict(overrides)!r:.80}")
     if path is not None and not isinstance(path, str | os.PathLike):
         raise ConfigError(f"path: must be a file's name, got {path!r:.80}; settings are overrides, as ['run.epochs=1']")
-    tree = _no_file() if path is None else _read_file(Path(path))
+    tree = Tree(data={}, places={"": Origin(1, None, OVERRIDE)}) if path is None else _read_file(Path(path))
     _drop_unknown(tree)
     written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)
     name = written["preset"].data if "preset" in written else tree.data.get("preset")
@@ -70,10 +70,6 @@ def with_place(error: ConfigError, config: Experiment) -> ConfigError:
     placed = ConfigError(f"{place}: {error}")
     placed.key = error.key
     return placed
-
-
-def _no_file() -> Tree:
-    return Tree(data={}, places={"": Origin(1, None, OVERRIDE)})
 
 
 def _read_file(path: Path) -> Tree:
