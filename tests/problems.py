@@ -77,7 +77,7 @@ class Problem:
 class StillTheta(Theta):
     """Divides like `Theta`, and leaves the parameters where they are."""
 
-    def step(self, tokens: int) -> None:
+    def step(self, tokens: int, states: dict[str, Tensor] | None = None) -> None:
         for p in self.parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad / tokens
 

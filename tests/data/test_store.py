@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tpdist.data import Store
 from tpdist.data.manifest import STORE_FILES
 from tpdist.data.store import ArrowTokens
-from tpdist.data.writer import TokenWriter, write_manifest
+from tpdist.data.writer import write_manifest, write_tokens
 from tpdist.errors import DataError
 
 
@@ -80,9 +80,7 @@ def test_every_byte_of_an_arrow_file_counts(small_store: Store):
 def test_token_ids_outside_the_vocabulary_are_found(tmp_path: Path, small_store: Store, dtype: str, bad: int):
     """In the second record batch."""
     path = small_store.directory / "valid.arrow"
-    writer = TokenWriter(tmp_path / "bad.arrow", np.dtype(dtype), rows=2)
-    writer.append(np.array([1, 2, bad]))
-    writer.close()
+    write_tokens(tmp_path / "bad.arrow", np.dtype(dtype), [np.array([1, 2, bad])], rows=2)
     small_store.manifest = small_store.manifest.model_copy(update={"rows_per_batch": 2})
     small_store._tokens["valid"] = ArrowTokens(tmp_path / "bad.arrow", 3, 2, dtype)
     with pytest.raises(DataError, match=f"{path}: token ids outside 0 … "):
@@ -151,9 +149,7 @@ def test_not_a_store(tmp_path: Path, small_store: Store):
     ],
 )
 def test_a_file_of_other_tokens_is_refused(tmp_path: Path, tokens: int, rows: int, dtype: str, said: str):
-    writer = TokenWriter(tmp_path / "t.arrow", np.dtype(np.uint8), rows=100)
-    writer.append(np.zeros(1037, np.uint8))
-    writer.close()
+    write_tokens(tmp_path / "t.arrow", np.dtype(np.uint8), [np.zeros(1037, np.uint8)], rows=100)
     with pytest.raises(DataError, match=said):
         ArrowTokens(tmp_path / "t.arrow", tokens, rows, dtype)
 
@@ -161,10 +157,7 @@ def test_a_file_of_other_tokens_is_refused(tmp_path: Path, tokens: int, rows: in
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
 def test_ranges_are_views_inside_a_batch_and_right_across(tmp_path: Path, dtype: str):
     ids = np.random.default_rng(0).integers(200, size=1037).astype(dtype)
-    writer = TokenWriter(tmp_path / "t.arrow", np.dtype(dtype), rows=100)
-    for piece in np.array_split(ids, 7):
-        writer.append(piece)
-    writer.close()
+    assert write_tokens(tmp_path / "t.arrow", np.dtype(dtype), np.array_split(ids, 7), rows=100) == 1037
     tokens = ArrowTokens(tmp_path / "t.arrow", len(ids), 100, dtype)
     assert len(tokens) == 1037
     for begin, end in [(0, 0), (0, 1037), (100, 200), (99, 101), (0, 100), (1000, 1037), (1037, 1037), (5, 555)]:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpdist.data import ArrayTokens, StreamLayout, read_blocks
-from tpdist.errors import DataError
 
 SIZES = {
     "pairs": st.integers(1, 400),
@@ -104,8 +103,3 @@ def test_what_is_not_of_the_layout_is_not_read():
             read_blocks(tokens, layout, streams, begin, end)
     with pytest.raises(IndexError, match="of 2 streams"):  # the tokens would not refuse it: it would be padding alone
         read_blocks(ArrayTokens(np.arange(82)), StreamLayout(81, 2, 10), range(2, 3), 4, 5)
-
-
-def test_more_streams_than_pairs_says_the_numbers():
-    with pytest.raises(DataError, match=r"^10 tokens are too few for S=32 .* take 33: lower batching\.streams"):
-        StreamLayout(9, 32, 5)

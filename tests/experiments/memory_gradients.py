@@ -14,7 +14,7 @@ from tpdist.tprop import Alone, Boundaries, Theta, make_window, plan_epoch, visi
 class StillTheta(Theta):
     """Leaves the gradient where it is, and the parameters too."""
 
-    def step(self, tokens: int) -> None: ...
+    def step(self, tokens: int, states: dict[str, Tensor] | None = None) -> None: ...
 
 
 def gradient(

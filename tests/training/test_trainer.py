@@ -53,7 +53,7 @@ def test_parameters_that_are_not_finite_are_never_saved(small_corpus: Path, tmp_
     step = trainer_module.Theta.step
     calls = iter(range(100))
 
-    def poison(self: Any, tokens: int) -> None:
+    def poison(self: Any, tokens: int, states: dict[str, torch.Tensor] | None = None) -> None:
         step(self, tokens)
         if next(calls) == 4:  # the fifth update; its loss was still finite
             self.parameters[0].data.fill_(math.nan)

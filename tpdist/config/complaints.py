@@ -110,7 +110,7 @@ def sweep_complaints(sweep: Any) -> list[tuple[str, str]]:
     return said
 
 
-def translate(error: ValidationError, data: Any, tree: Tree, between_parts: bool) -> list[tuple[str, str]]:
+def translate(error: ValidationError, tree: Tree, between_parts: bool) -> list[tuple[str, str]]:
     """Pydantic's errors as (dotted key, what is wrong), one for each key.
 
     `between_parts`: also where two parts do not fit each other.
@@ -123,7 +123,7 @@ def translate(error: ValidationError, data: Any, tree: Tree, between_parts: bool
             for one in several if between_parts else []:
                 complaints.setdefault(one.key or "", str(one).removeprefix(f"{one.key}: "))
             continue
-        path, whole, value = _written_path(detail["loc"], data)
+        path, whole, value = _written_path(detail["loc"], tree.data)
         key = _dotted(path)
         if detail["type"] == "missing" and isinstance(value, dict) and value:
             # said where the other key stands, which may be an override of a section that the file is without

@@ -76,7 +76,10 @@ class Experiment(Part):
         """The preset beneath what is written, then what the method fixes above it."""
         if not isinstance(parts, dict):
             return parts
-        parts = {key: _written(value) for key, value in parts.items()}
+        parts = dict(parts)
+        for name, part in parts.items():
+            if isinstance(part, Part):  # made in Python: what was set in it, so that a preset fills in the rest
+                parts[name] = part.model_dump(exclude_unset=True)
         preset = parts.get("preset")
         if isinstance(preset, str) and preset in PRESETS:
             parts = merge(PRESETS[preset], parts)
@@ -88,13 +91,6 @@ class Experiment(Part):
         if errors:
             raise errors[0] if len(errors) == 1 else SeveralConfigErrors(errors)
         return self
-
-
-def _written(value: Any) -> Any:
-    """A part made in Python as the mapping of what was set in it, so that a preset fills in the rest."""
-    if isinstance(value, Part):
-        return {name: _written(getattr(value, name)) for name in value.model_fields_set}
-    return value
 
 
 def _fix_what_the_method_fixes(parts: dict[str, Any]) -> dict[str, Any]:

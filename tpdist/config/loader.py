@@ -7,7 +7,7 @@ lists and `options` are replaced whole (`optimizer.options.eps=1e-8` changes one
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +18,6 @@ from tpdist.config.presets import PRESETS, merge
 from tpdist.config.yaml_text import Origin, Problem, Tree, join, read, shown
 from tpdist.errors import OVERRIDE, ConfigError
 
-P = TypeVar("P")
 MAX_BYTES = 256 * 1024
 
 
@@ -32,14 +31,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Exper
         raise ConfigError(f"overrides: must be texts such as 'run.epochs=1', got {dict(overrides)!r:.80}")
     if path is not None and not isinstance(path, str | os.PathLike):
         raise ConfigError(f"path: must be a file's name, got {path!r:.80}; settings are overrides, as ['run.epochs=1']")
-    tree = _no_file() if path is None else _read_file(Path(path))
+    tree = Tree(data={}, places={"": Origin(1, None, OVERRIDE)}) if path is None else _read_file(Path(path))
     _drop_unknown(tree)
     written = read_overrides([overrides] if isinstance(overrides, str) else overrides, tree.problems)
-    presets = [one.tree.data for one in written if one.key == "preset"] or [tree.data.get("preset")]
-    preset = PRESETS.get(presets[0], {}) if isinstance(presets[0], str) else {}
+    name = written["preset"].data if "preset" in written else tree.data.get("preset")
+    preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
     tree.data = merge(preset, tree.data)
-    for one in written:
-        lay_over(tree, one)
+    for key, override in written.items():
+        lay_over(tree, key, override)
     _drop_unknown(tree)
     for key in _leaves(preset):
         tree.places.setdefault(key, tree.places["preset"])
@@ -52,13 +51,13 @@ def locate(config: Experiment, key: str) -> str | None:
     For a default, the section it would stand in, else the file; for a preset's value the line that names the preset;
     None for a config made in Python.
     """
-    place = _nearest(config._places.at, key)
-    return str(place) if place is not None else None
+    at = config._places.at
+    return at.get(_nearest(at, key))
 
 
 def keeps(config: Experiment, key: str, place: str) -> bool:
     """Whether a value at `key` or below it is the one that was written at `place`, with nothing laid over it."""
-    at = {name: str(own) for name, own in config._places.at.items() if f"{name}.".startswith(f"{key}.")}
+    at = {name: own for name, own in config._places.at.items() if f"{name}.".startswith(f"{key}.")}
     sections = {name.rpartition(".")[0] for name in at}
     return any(own == place for name, own in at.items() if name not in sections)
 
@@ -71,10 +70,6 @@ def with_place(error: ConfigError, config: Experiment) -> ConfigError:
     placed = ConfigError(f"{place}: {error}")
     placed.key = error.key
     return placed
-
-
-def _no_file() -> Tree:
-    return Tree(data={}, places={"": Origin(1, None, OVERRIDE)})
 
 
 def _read_file(path: Path) -> Tree:
@@ -115,7 +110,9 @@ def _drop_unknown(tree: Tree) -> None:
 
 def _note(tree: Tree, complaints: list[tuple[str, str]]) -> None:
     noted = {problem.key for problem in tree.problems}
-    tree.problems += [Problem(_nearest(tree.places, key), key, text) for key, text in complaints if key not in noted]
+    for key, text in complaints:
+        if key not in noted:
+            tree.problems.append(Problem(tree.places[_nearest(tree.places, key)], key, text))
 
 
 def _build(tree: Tree) -> Experiment:
@@ -125,9 +122,9 @@ def _build(tree: Tree) -> Experiment:
         config = Experiment.model_validate(tree.data)
     except ValidationError as error:
         # what was left out above stands at its default, so parts may only seem not to fit each other
-        _note(tree, translate(error, tree.data, tree, between_parts=not tree.problems))
+        _note(tree, translate(error, tree, between_parts=not tree.problems))
     if tree.problems or config is None:
-        ordered = sorted(tree.problems, key=lambda problem: _order(problem.place))
+        ordered = sorted(tree.problems, key=lambda problem: (problem.place.rank, problem.place.line or 0))
         error = ConfigError("\n".join(str(problem) for problem in ordered))
         error.key = ordered[0].key or None
         raise error
@@ -135,15 +132,11 @@ def _build(tree: Tree) -> Experiment:
     return config
 
 
-def _order(place: Origin | None) -> tuple[int, int]:
-    return (place.rank, place.line or 0) if place else (0, 0)
-
-
-def _nearest(places: Mapping[str, P], key: str) -> P | None:
-    """The place of `key`, else of the section around it, else of the whole."""
+def _nearest(places: Mapping[str, object], key: str) -> str:
+    """`key` if its place is known, else the section around it whose place is, else "", the whole."""
     while key and key not in places:
         key = key.rpartition("[" if key.endswith("]") else ".")[0]
-    return places.get(key)
+    return key
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,7 +1,6 @@
 """`--set key=value`: reading the values and laying them over what the file says."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tpdist.config.keys import field_at, is_text, names_of, part_of, takes_null, takes_value, why_unknown
@@ -11,17 +10,9 @@ from tpdist.config.yaml_text import Origin, Problem, Tree, control_character, re
 from tpdist.errors import place_of
 
 
-@dataclass(frozen=True)
-class Override:
-    """One `key=value` whose key exists and whose value could be read."""
-
-    key: str
-    tree: Tree
-
-
-def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Override]:
-    """The overrides that can be read; what is wrong with the others goes to `problems`."""
-    read_so_far: dict[str, Override] = {}
+def read_overrides(texts: Sequence[str], problems: list[Problem]) -> dict[str, Tree]:
+    """By key the values that can be read, in the order of `texts`; what is wrong with the others goes to `problems`."""
+    values: dict[str, Tree] = {}
     for rank, text in enumerate(texts, 1):
         place = Origin(rank, None, place_of(text))
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -31,15 +22,15 @@ def read_overrides(texts: Sequence[str], problems: list[Problem]) -> list[Overri
             continue
         path = [shown(name) for name in key.split(".")]
         key = ".".join(path)
-        wrong = why_unknown(path) or ("given twice; keep one" if key in read_so_far else None)
+        wrong = why_unknown(path) or ("given twice; keep one" if key in values else None)
         if wrong:
             problems.append(Problem(place, key, wrong))
             continue
         tree = _read_value(path, value, place)
         problems += tree.problems
         if not tree.problems:
-            read_so_far[key] = Override(key, tree)
-    return list(read_so_far.values())
+            values[key] = tree
+    return values
 
 
 def _read_value(path: list[str], value: str, place: Origin) -> Tree:
@@ -71,9 +62,9 @@ def _empty_sections(path: Sequence[str], data: Any) -> Iterator[tuple[str, type[
         yield from _empty_sections([*path, name], value)
 
 
-def lay_over(tree: Tree, override: Override) -> None:
-    """Put the override into `tree`: merged where it is a section, in place of the old value elsewhere."""
-    *sections, last = names_of(override.key)
+def lay_over(tree: Tree, key: str, override: Tree) -> None:
+    """Put the override of `key` into `tree`: merged where it is a section, in place of the old value elsewhere."""
+    *sections, last = names_of(key)
     data: Any = tree.data
     for depth, name in enumerate(sections, 1):
         if not isinstance(data.get(name, {}), dict | type(None)):
@@ -81,18 +72,18 @@ def lay_over(tree: Tree, override: Override) -> None:
             if field is None or part_of(field) is None:
                 return  # the file has a wrong value there, and will be told so
             data[name] = {}  # a value or a section: the override wants the section
-            tree.places[".".join(sections[:depth])] = override.tree.places[override.key]
+            tree.places[".".join(sections[:depth])] = override.places[key]
         data[name] = dict(data.get(name) or {})
         data = data[name]
-    value, old = override.tree.data, data.get(last)
+    value, old = override.data, data.get(last)
     field = field_at([*sections, last])
     if field is not None and part_of(field) and isinstance(value, dict) and isinstance(old, dict):
         value = merge(old, value)
     else:  # what was below it is gone
-        below = (f"{override.key}.", f"{override.key}[")
-        tree.places = {key: place for key, place in tree.places.items() if not key.startswith(below)}
+        below = (f"{key}.", f"{key}[")
+        tree.places = {name: place for name, place in tree.places.items() if not name.startswith(below)}
     data[last] = value
-    for key, place in override.tree.places.items():
-        tree.places[key] = place
-        tree.texts.pop(key, None)
-    tree.texts |= override.tree.texts
+    tree.places |= override.places
+    for name in override.places:
+        tree.texts.pop(name, None)
+    tree.texts |= override.texts

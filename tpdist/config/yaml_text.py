@@ -41,7 +41,7 @@ RESOLVERS = [
 ]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Origin:
     """Where something was written. `rank` puts the file (0) before the overrides, and these in their order."""
 
@@ -57,12 +57,12 @@ class Origin:
 class Problem:
     """One thing that is wrong; its `str` is the line that the user reads."""
 
-    place: Origin | None
+    place: Origin
     key: str
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place or ""), self.key, self.text) if part)
+        return ": ".join(part for part in (str(self.place), self.key, self.text) if part)
 
 
 @dataclass

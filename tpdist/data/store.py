@@ -21,6 +21,7 @@ from tpdist.data.manifest import (
     read_manifest,
     token_file,
 )
+from tpdist.data.python_docs import normalise
 from tpdist.data.vocabulary import EOS, Vocabulary
 from tpdist.errors import DataError, first_line
 
@@ -169,8 +170,6 @@ class Store:
     def tokenize(self, text: str) -> list[str]:
         """Cut text (a prompt) into tokens as the store's recipe cut the corpus; no `<eos>` at the end."""
         if self.manifest.recipe == "python-docs":
-            from tpdist.data.python_docs import normalise
-
             text = "\n".join(normalise(line, self.vocabulary.level) for line in text.split("\n"))
         tokens = self.vocabulary.tokenize(text)
         if EOS not in self.vocabulary.index:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpdist.data.store import Tokens
-from tpdist.errors import DataError
 
 PAD_INPUT = 0
 PAD_LABEL = -1
@@ -20,20 +19,11 @@ PAD_LABEL = -1
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """`pairs` M pairs in `streams` S streams of blocks of `block` B pairs. Raises DataError if M < S."""
+    """`pairs` M pairs in `streams` S streams of blocks of `block` B pairs; every stream has one at least."""
 
     pairs: int
     streams: int
     block: int
-
-    def __post_init__(self) -> None:
-        if self.streams < 1 or self.block < 1:
-            raise ValueError(f"streams={self.streams} and block={self.block} must be at least 1")
-        if self.pairs < self.streams:
-            raise DataError(
-                f"{max(self.pairs, 0) + 1:,} tokens are too few for S={self.streams} streams of at least one (input, "
-                f"label) pair, which take {self.streams + 1:,}: lower batching.streams or give a longer text"
-            )
 
     @property
     def blocks(self) -> int:
@@ -50,8 +40,6 @@ class StreamLayout:
 
     def windows(self, blocks_per_window: int) -> list[tuple[int, int]]:
         """Block ranges [begin, end) of the windows; the last may be shorter. Batch mode is `windows(blocks)`."""
-        if blocks_per_window < 1:
-            raise ValueError(f"a window of {blocks_per_window} blocks")
         total = self.blocks
         return [(begin, min(begin + blocks_per_window, total)) for begin in range(0, total, blocks_per_window)]
 

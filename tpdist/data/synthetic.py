@@ -38,8 +38,7 @@ class MarkovSource:
 
     @classmethod
     def draw(cls, options: Synthetic) -> "MarkovSource":
-        """A random source. Raises ConfigError for options that no source can have."""
-        check(options)
+        """A random source of options that `check` lets pass."""
         m, b = options.states, options.branching
         rng = np.random.default_rng([options.seed, 0])
         probability = rng.standard_exponential((m, b)) + 1e-3  # Dirichlet(1, …, 1), kept off 0

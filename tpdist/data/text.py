@@ -12,7 +12,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,24 +28,6 @@ MAGIC = {
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
-
-
-class Source(Protocol):
-    """One split's text."""
-
-    @property
-    def name(self) -> str:
-        """How messages and the manifest call it."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Bytes, the unit of progress."""
-        ...
-
-    def pieces(self) -> Iterator[tuple[str, int]]:
-        """Pieces of the text in order, each with the number of bytes read so far. May be called repeatedly."""
-        ...
 
 
 def file_size(path: Path) -> int:
@@ -123,8 +104,8 @@ class FileText:
             try:
                 text = decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                offset = position - pending + error.start
-                raise self._not_utf8(offset, error.object[error.start]) from None
+                where = f"byte {position - pending + error.start}: not UTF-8 (0x{error.object[error.start]:02x})"
+                raise DataError(f"{self.path}: {where}; convert the file to UTF-8") from None
             position += len(chunk)
             if at_start and text:
                 text, at_start = text.removeprefix("\ufeff"), False
@@ -161,9 +142,6 @@ class FileText:
                 "for other text use recipe text"
             )
 
-    def _not_utf8(self, offset: int, byte: int) -> DataError:
-        return DataError(f"{self.path}: byte {offset}: not UTF-8 (0x{byte:02x}); convert the file to UTF-8")
-
 
 @dataclass(frozen=True)
 class ParquetText:
@@ -172,7 +150,6 @@ class ParquetText:
 
     path: Path
     column: str
-    rows: int = PARQUET_ROWS
 
     @property
     def name(self) -> str:
@@ -188,7 +165,7 @@ class ParquetText:
             with pq.ParquetFile(self.path) as file:
                 self._check_column(file.schema_arrow)
                 total, row = max(file.metadata.num_rows, 1), 0
-                for batch in file.iter_batches(self.rows, columns=[self.column]):
+                for batch in file.iter_batches(PARQUET_ROWS, columns=[self.column]):
                     text, done = self._text(batch.column(0), row), size * row // total
                     for begin in range(0, len(text), CHUNK_BYTES):
                         yield text[begin : begin + CHUNK_BYTES], done
@@ -237,3 +214,8 @@ class StringText:
 
     def pieces(self) -> Iterator[tuple[str, int]]:
         yield self.text, self.size
+
+
+Source = FileText | ParquetText | StringText
+"""One split's text. name: how messages and the manifest call it. size: in bytes, the unit of progress. pieces: those of
+the text in order, each with the number of bytes read so far; it may be called repeatedly."""

@@ -9,7 +9,7 @@ characters that it is spelt with, as in the usual character-level figures for PT
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,36 +25,11 @@ NEWLINE = ord("\n")
 CODE_POINTS = 0x110000
 
 
-class Tokenizer(Protocol):
-    """How a level counts and encodes the pieces of one split."""
-
-    def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
-        """Occurrences of every type among the first `most` tokens, or all. `name` is the text's, for messages."""
-        ...
-
-    def has_unseen(self, pieces: Iterable[str], name: str, seen: dict[str, int]) -> bool:
-        """Whether any token is not in `seen`; stops at the first."""
-        ...
-
-    def encode(
-        self, pieces: Iterable[str], name: str, types: list[str], most: int | None = None
-    ) -> Iterator[NDArray[np.int32]]:
-        """Ids of the first `most` tokens, or all, in arrays [n] of about a piece each.
-
-        Raises DataError at an unknown type if there is no `<unk>`.
-        """
-        ...
-
-
-def tokenizer(level: Level) -> Tokenizer:
-    """The tokenizer of a level."""
-    return Words() if level == "word" else Characters()
-
-
 class Words:
     """Tokens are what stands between white space."""
 
     def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
+        """Occurrences of every type among the first `most` tokens, or all. `name` is the text's, for messages."""
         counts: Counter[str] = Counter()
         for words in first(split_words(pieces, name), most):
             counts.update(words)
@@ -66,11 +41,16 @@ class Words:
         return counts
 
     def has_unseen(self, pieces: Iterable[str], name: str, seen: dict[str, int]) -> bool:
+        """Whether any token is not in `seen`; stops at the first."""
         return any(not seen.keys() >= set(words) for words in split_words(pieces, name))
 
     def encode(
         self, pieces: Iterable[str], name: str, types: list[str], most: int | None = None
     ) -> Iterator[NDArray[np.int32]]:
+        """Ids of the first `most` tokens, or all, in arrays [n] of about a piece each.
+
+        Raises DataError at an unknown type if there is no `<unk>`.
+        """
         index = _Index((token, i) for i, token in enumerate(types))
         index.unk = index.get(UNK)
         for words in first(split_words(pieces, name), most):
@@ -92,7 +72,7 @@ class _Index(dict[str, int]):
 
 
 class Characters:
-    """Tokens are characters (code points)."""
+    """Tokens are characters (code points). Methods as those of `Words`."""
 
     def count(self, pieces: Iterable[str], name: str, most: int | None = None) -> dict[str, int]:
         totals = np.zeros(CODE_POINTS, dtype=np.int64)
@@ -119,6 +99,11 @@ class Characters:
             if unk < 0 and len(ids) and ids.min() < 0:
                 raise _changed(name, _character(int(codes[ids.argmin()])))
             yield ids
+
+
+def tokenizer(level: Level) -> Words | Characters:
+    """The tokenizer of a level."""
+    return Words() if level == "word" else Characters()
 
 
 Batch = TypeVar("Batch", list[str], NDArray[np.uint32])

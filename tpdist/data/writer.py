@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -107,63 +107,47 @@ def id_dtype(types: int) -> np.dtype:
     return np.dtype(np.uint8 if types <= 1 << 8 else np.uint16 if types <= 1 << 16 else np.int32)
 
 
-class TokenWriter:
-    """Writes token ids to an Arrow IPC file, in record batches of `rows` rows (the last one may be shorter)."""
+def write_tokens(
+    path: Path, dtype: np.dtype, batches: Iterable[NDArray[np.integer]], rows: int = ROWS_PER_BATCH
+) -> int:
+    """Write all ids that `batches` yields to an Arrow IPC file, and force it to the disk; returns their number.
 
-    def __init__(self, path: Path, dtype: np.dtype, rows: int = ROWS_PER_BATCH):
-        self.path = path
-        self.tokens = 0
-        self._buffer = np.empty(rows, dtype=dtype)
-        self._filled = 0
-        schema = pa.schema([pa.field(TOKEN_COLUMN, pa.from_numpy_dtype(dtype), nullable=False)])
-        with writing(path):
-            self._file = open(path, "wb")  # noqa: SIM115 (closed by close() and abort())
-            self._writer = pa.ipc.new_file(self._file, schema)
-        self._schema = schema
-
-    def append(self, ids: NDArray[np.integer]) -> None:
-        """Add ids [n] at the end."""
-        self.tokens += len(ids)
-        while len(ids):
-            part = ids[: len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            ids = ids[len(part) :]
-            if self._filled == len(self._buffer):
-                self._flush()
-
-    def _flush(self) -> None:
-        column = pa.array(self._buffer[: self._filled])
-        with writing(self.path):
-            self._writer.write_batch(pa.RecordBatch.from_arrays([column], schema=self._schema))
-        self._filled = 0
-
-    def close(self) -> None:
-        """Write what is left and force it to the disk."""
-        if self._filled:
-            self._flush()
-        with writing(self.path):
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def abort(self) -> None:
-        """Close the file without finishing it."""
-        with suppress(OSError):
-            self._file.close()
-
-
-def write_tokens(path: Path, dtype: np.dtype, batches: Iterator[NDArray[np.integer]]) -> int:
-    """Write all ids that `batches` yields; returns their number."""
-    writer = TokenWriter(path, dtype)
+    Its record batches have `rows` rows; the last one may be shorter.
+    """
+    schema = pa.schema([pa.field(TOKEN_COLUMN, pa.from_numpy_dtype(dtype), nullable=False)])
+    tokens = 0
+    with writing(path):
+        file = open(path, "wb")  # noqa: SIM115 (an error of closing must not hide the one before)
+        writer = pa.ipc.new_file(file, schema)
     try:
-        for ids in batches:
-            writer.append(ids)
-        writer.close()
+        for ids in _in_rows(batches, dtype, rows):
+            with writing(path):
+                writer.write_batch(pa.record_batch([pa.array(ids)], schema=schema))
+            tokens += len(ids)
+        with writing(path):
+            writer.close()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
     finally:
-        writer.abort()
-    return writer.tokens
+        with suppress(OSError):
+            file.close()
+    return tokens
+
+
+def _in_rows(batches: Iterable[NDArray[np.integer]], dtype: np.dtype, rows: int) -> Iterator[NDArray[np.integer]]:
+    """The same ids in arrays of `rows`, the last of which may be shorter; the next one takes the memory of each."""
+    buffer, filled = np.empty(rows, dtype=dtype), 0
+    for ids in batches:
+        while len(ids):
+            part = ids[: rows - filled]
+            buffer[filled : filled + len(part)] = part
+            filled, ids = filled + len(part), ids[len(part) :]
+            if filled == rows:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
 
 
 def write_vocabulary(directory: Path, vocabulary: Vocabulary) -> None:

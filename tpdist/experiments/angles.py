@@ -112,7 +112,7 @@ def gradient(model: LanguageModel, config: Experiment, batches: Batches, batch: 
 class _Kept(Theta):
     """Leaves the gradient where it is, and the parameters too."""
 
-    def step(self, tokens: int) -> None: ...
+    def step(self, tokens: int, states: dict[str, Tensor] | None = None) -> None: ...
 
 
 def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:

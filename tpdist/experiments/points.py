@@ -95,7 +95,7 @@ def _refuse_unread(path: str | Path, overrides: Sequence[str], points: Sequence[
         key, place = key_of(text), place_of(text)
         if of_variable(text) or _part(text) == "sweep":
             continue
-        written = {name for override in read_overrides([text], []) for name in override.tree.places}
+        written = {name for override in read_overrides([text], []).values() for name in override.places}
         for name in others.keys() & written:  # by itself, or in `run={seed: 3}`
             raise ConfigError(f"{others[name]}; give that", f"{place}: {name}")
         if not any(keeps(point.config, key, place) for point in points):

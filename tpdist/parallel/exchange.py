@@ -14,21 +14,21 @@ from tpdist.parallel.traffic import Traffic
 
 
 class TimeNeighbours:
-    """Neighbours along dimension `time` of the mesh, over one process group.
+    """Neighbours along dimension `time` of the mesh, over their process group.
 
-    ranks: the stream group's workers, in the order of their blocks. active: how many of them, from the first,
-    hold blocks of the window at hand; the others take no part and make no call.
+    Ranks in the group are in the order of the workers' blocks. active: how many of them, from the first, hold blocks of
+    the window at hand; the others take no part and make no call.
     """
 
-    def __init__(self, ranks: list[int], group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
-        self._ranks, self._group, self._traffic = ranks, group, traffic
-        self._me = ranks.index(dist.get_rank())
-        self._active = len(ranks) if active is None else active
+    def __init__(self, group: dist.ProcessGroup, traffic: Traffic, active: int | None = None):
+        self._group, self._traffic = group, traffic
+        self._me = dist.get_rank(group)
+        self._active = dist.get_world_size(group) if active is None else active
         self._through_host = dist.get_backend(group) == "gloo"  # Gloo sends and receives host memory only
 
     def among(self, active: int) -> "TimeNeighbours":
         """The same workers in a window that only the first `active` of them hold blocks of."""
-        return TimeNeighbours(self._ranks, self._group, self._traffic, active)
+        return TimeNeighbours(self._group, self._traffic, active)
 
     @property
     def is_first(self) -> bool:
@@ -40,13 +40,11 @@ class TimeNeighbours:
 
     def to_right(self, edge: Tensor) -> Callable[[], Tensor | None]:
         """Send a state; what is returned waits for the left neighbour's."""
-        to = None if self.is_last else self._me + 1
-        return self._swap(edge, to, None if self.is_first else self._me - 1)
+        return self._swap(edge, self._me + 1, self._me - 1)
 
     def to_left(self, edge: Tensor) -> Callable[[], Tensor | None]:
         """Send a state; what is returned waits for the right neighbour's."""
-        to = None if self.is_first else self._me - 1
-        return self._swap(edge, to, None if self.is_last else self._me + 1)
+        return self._swap(edge, self._me - 1, self._me + 1)
 
     def hand_on(self, edge: Tensor) -> Tensor | None:
         """A state to the right that no visit waits for; the left neighbour's."""
@@ -68,25 +66,25 @@ class TimeNeighbours:
             start = self._receive(start, self._me - 1)
         end = roll(start)
         if not self.is_last:
-            self._traffic.carried += self._send(end, self._me + 1)
+            self._send(end, self._me + 1)
 
     def around(self, edge: Tensor) -> Tensor:
         last = self._active - 1
         if last == 0:
             return edge
         if self._me == last:
-            self._traffic.carried += self._send(edge, 0)
+            self._send(edge, 0)
         return self._receive(edge, last) if self.is_first else edge
 
-    def _swap(self, edge: Tensor, to: int | None, source: int | None) -> Callable[[], Tensor | None]:
-        """Begin to send and to receive at once, so that no order of the workers can lock them."""
+    def _swap(self, edge: Tensor, to: int, source: int) -> Callable[[], Tensor | None]:
+        """Begin to send and to receive at once, so that no order of workers can lock them; past an end is nobody."""
         operations, out, into = [], self._outgoing(edge), None
-        if to is not None:
-            operations.append(dist.P2POp(dist.isend, out, self._ranks[to], self._group))
-            self._traffic.exchange += out.numel() * out.element_size()
-        if source is not None:
+        if 0 <= to < self._active:
+            operations.append(dist.P2POp(dist.isend, out, group=self._group, group_peer=to))
+            self._traffic.exchange += out.nbytes
+        if 0 <= source < self._active:
             into = torch.empty_like(out)
-            operations.append(dist.P2POp(dist.irecv, into, self._ranks[source], self._group))
+            operations.append(dist.P2POp(dist.irecv, into, group=self._group, group_peer=source))
         under_way = dist.batch_isend_irecv(operations) if operations else []
 
         def arrival() -> Tensor | None:
@@ -97,15 +95,15 @@ class TimeNeighbours:
 
         return arrival
 
-    def _send(self, state: Tensor, to: int) -> int:
+    def _send(self, state: Tensor, to: int) -> None:
         out = self._outgoing(state)
-        dist.send(out, self._ranks[to], self._group)
-        return out.numel() * out.element_size()
+        dist.send(out, group=self._group, group_dst=to)
+        self._traffic.carried += out.nbytes
 
     def _receive(self, like: Tensor, source: int) -> Tensor:
         into = torch.empty_like(self._outgoing(like))
         with self._traffic.waiting("neighbours_s", self._group):
-            dist.recv(into, self._ranks[source], self._group)
+            dist.recv(into, group=self._group, group_src=source)
         return into.to(like.device)
 
     def _outgoing(self, state: Tensor) -> Tensor:

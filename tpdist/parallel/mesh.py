@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from tpdist.parallel.exchange import TimeNeighbours
 from tpdist.parallel.place import Place
@@ -45,9 +45,10 @@ class Workers:
         gradient_dtype: what gradients are sent in, if not their own; a torch dtype's name.
         """
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("stream", "time"))
-        if dist.get_backend(mesh.get_group("time")) == "nccl":
+        in_time = mesh.get_group("time")
+        if dist.get_backend(in_time) == "nccl":
             # NCCL's first call in a group wants every rank, and in a short window only some have neighbours to talk to
-            dist.all_reduce(torch.zeros(1, device=device), group=mesh.get_group("time"))
+            dist.all_reduce(torch.zeros(1, device=device), group=in_time)
         stream, time = (mesh.get_local_rank(name) for name in ("stream", "time"))
         traffic = Traffic()
         world = dist.group.WORLD
@@ -55,7 +56,7 @@ class Workers:
         return cls(
             Place(stream, time, *shape),
             traffic,
-            TimeNeighbours(_ranks(mesh), mesh.get_group("time"), traffic),
+            TimeNeighbours(in_time, traffic),
             Sum(world, traffic, getattr(torch, gradient_dtype) if gradient_dtype else None),
             world,
         )
@@ -127,8 +128,3 @@ class Workers:
     def wait_for_all(self) -> None:
         if self.group is not None:
             dist.barrier(self.group)
-
-
-def _ranks(mesh: DeviceMesh) -> list[int]:
-    """Global ranks of this worker's stream group, in time order."""
-    return mesh["time"].mesh.tolist()

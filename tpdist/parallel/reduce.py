@@ -59,7 +59,7 @@ class Sum:
         return places
 
     def _under_way(self, flat: Tensor, operation: dist.ReduceOp.RedOpType) -> Callable[[], None]:
-        self._traffic.gradient += flat.numel() * flat.element_size()
+        self._traffic.gradient += flat.nbytes
         work = dist.all_reduce(flat, operation, group=self._group, async_op=True)
         assert work is not None
 
@@ -153,10 +153,9 @@ def buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     found: list[list[Tensor]] = []
     size = 0
     for tensor in tensors:
-        bytes_ = tensor.numel() * tensor.element_size()
-        if not found or size + bytes_ > BUCKET_BYTES or tensor.dtype != found[-1][0].dtype:
+        if not found or size + tensor.nbytes > BUCKET_BYTES or tensor.dtype != found[-1][0].dtype:
             found.append([])
             size = 0
         found[-1].append(tensor)
-        size += bytes_
+        size += tensor.nbytes
     return found

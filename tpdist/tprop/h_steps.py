@@ -16,7 +16,7 @@ from torch import Tensor
 from tpdist.models import LanguageModel
 from tpdist.tprop.objective import Pass, blocks_pass, frozen, target_gradient
 from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
-from tpdist.tprop.plan import DualStep, HStep, Plan
+from tpdist.tprop.plan import HStep, Plan
 from tpdist.tprop.prediction import at_boundaries
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
@@ -42,7 +42,7 @@ class Targets:
         self._here = slice(begin, begin + self._kept)  # of what is kept in the boundaries
         free = torch.atanh(h.clamp(-INSIDE, INSIDE)) if spec.bounded else h
         self._free = torch.nn.Parameter(free.clone())  # what the optimiser moves: h, or z of h = tanh(z)
-        self._optimizer = build_optimizer(spec, spec.lr, [self._free], "method.h_optimizer")
+        self._optimizer = build_optimizer(spec, [self._free], "method.h_optimizer")
         if spec.keep:
             self._load()
 
@@ -110,7 +110,7 @@ def h_step(
 def ask_right(plan: Plan, window: Window, h: Tensor, dual: Tensor, neighbours: Neighbours) -> Callable[[], None]:
     """Send h of boundary 0 to the left, and u if the method has duals; what is returned fills boundary k.
 
-    Where λ = 0 the objective does not read them; the primal residual does.
+    h, dual [S, k+1, d]. Where λ = 0 the objective does not read them; the primal residual does.
     """
     if not window.constrained:
         return nothing
@@ -135,11 +135,12 @@ def h_gradient(model: LanguageModel, plan: Plan, window: Window, target: Tensor,
     return gradient
 
 
-def dual_ascent(plan: Plan, step: DualStep, residual: Tensor, coupled: Tensor) -> Tensor:
+def dual_ascent(plan: Plan, residual: Tensor, coupled: Tensor) -> Tensor:
     """α λ r, by which a dual step moves u: residual h - ĥ [..., d] with a fresh ĥ, coupled [...] -> [..., d]."""
+    assert plan.dual is not None
     gradient = plan.terms.weight * residual
     gradient *= coupled[..., None]
-    return clip_rows(gradient, step.clip).mul_(step.lr)
+    return clip_rows(gradient, plan.dual.clip).mul_(plan.dual.lr)
 
 
 def clip_rows(gradient: Tensor, largest: float | None) -> Tensor:

@@ -11,7 +11,7 @@ from tpdist.tprop.h_steps import clip_rows, dual_ascent
 from tpdist.tprop.optimizers import build_optimizer, put_state, state_of
 from tpdist.tprop.outcome import by_place
 from tpdist.tprop.parts import Part
-from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import predict_across
 from tpdist.tprop.states import Boundaries, edge_state
 from tpdist.tprop.window import Neighbours, Window
@@ -110,7 +110,7 @@ class Moments:
         movable = self._window.movable[here][..., None]
         values = target[here]
         moved = torch.nn.Parameter(values.clone())
-        optimizer = build_optimizer(self._spec, self._spec.lr, [moved], "method.h_optimizer")
+        optimizer = build_optimizer(self._spec, [moved], "method.h_optimizer")
         if self._before is not None:
             kept = {name: moment[here] for name, moment in self._boundaries.h_moments.items()}
             kept = kept if remember else {name: moment.clone() for name, moment in kept.items()}
@@ -139,7 +139,6 @@ class Moments:
 def dual_step(
     model: LanguageModel,
     plan: Plan,
-    step: DualStep,
     window: Window,
     start: Tensor,
     target: Tensor,
@@ -160,7 +159,7 @@ def dual_step(
         coupled = window.coupled[here]
         residual = target[here] - prediction[:, : coupled.shape[1]]
         residuals += by_place(plan, squares(residual, coupled), window.offset + here[1].start)
-        dual[here] += dual_ascent(plan, step, residual, coupled)
+        dual[here] += dual_ascent(plan, residual, coupled)
 
     def take(part: Part, prediction: Tensor, _: Tensor | None) -> None:
         nonlocal change

@@ -21,7 +21,7 @@ from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part
 from tpdist.tprop.plan import Plan
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
@@ -67,13 +67,9 @@ def visit_in_place(
         before_last=theta.last_pass, each=compare,
     )  # fmt: skip
     states = {"start": start, "target": h, "dual": dual}
-    try:
-        theta.step(window.tokens)
-    except BlowUpError as error:
-        error.states = states
-        raise
+    theta.step(window.tokens, states)
     if plan.dual is not None:
-        residuals, change = dual_step(model, plan, plan.dual, window, start, h, dual, first, neighbours)
+        residuals, change = dual_step(model, plan, window, start, h, dual, first, neighbours)
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
     h[:, k] = 0
@@ -100,14 +96,9 @@ def _h_step(
 ) -> None:
     """One step on h [S, k+1, d], each part as soon as the ĥ at its first boundary is known. Fills `first`."""
     edges: dict[tuple[int, int], Tensor] = {}  # ĥ where a part ends, by stream and boundary
-    waiting: list[tuple[Part, Tensor, Tensor]] = []
+    # parts by where they begin, with their ĥ and the gradient with respect to their starts, both [streams, blocks, d]
+    waiting: dict[tuple[int, int], tuple[Part, Tensor, Tensor]] = {}
     moments = Moments(plan, window, boundaries)
-
-    def move(part: Part, values: Tensor, gradient: Tensor) -> None:
-        """values, gradient [streams, blocks, d]: ĥ at the right boundaries, the gradient with respect to the starts."""
-        left = edges.pop((part.streams.start, part.blocks.start))
-        here = (part.streams, part.blocks)
-        h[here] = moments.step(h, dual, here, shifted(left, values), gradient)
 
     def take(part: Part, prediction: Tensor, gradient: Tensor | None) -> None:
         assert gradient is not None
@@ -116,14 +107,14 @@ def _h_step(
         edges[stream, part.blocks.stop] = values[:, -1].clone()
         if begin == 0 and neighbours.is_first:
             edges[stream, 0] = torch.zeros_like(values[:, 0])
-        waiting.append((part, values, part.shaped(gradient)))
+        waiting[stream, begin] = (part, values, part.shaped(gradient))
         move_those_known()
 
     def move_those_known() -> None:
-        for item in list(waiting):
-            if (item[0].streams.start, item[0].blocks.start) in edges:
-                waiting.remove(item)
-                move(*item)
+        for place in waiting.keys() & edges.keys():
+            part, values, gradient = waiting.pop(place)
+            here = (part.streams, part.blocks)
+            h[here] = moments.step(h, dual, here, shifted(edges.pop(place), values), gradient)
 
     with frozen(model):
         result = blocks_pass(
@@ -132,6 +123,6 @@ def _h_step(
         )  # fmt: skip
     from_left = result.from_left()
     if from_left is not None:  # those that still wait begin at boundary 0
-        edges.update({(part.streams.start, 0): from_left[part.streams] for part, *_ in waiting})
+        edges.update({(part.streams.start, 0): from_left[part.streams] for part, *_ in waiting.values()})
     move_those_known()
     moments.keep()

@@ -24,11 +24,11 @@ from tpdist.tprop.in_parts import Moments, dual_step, first_values_in_place, shi
 from tpdist.tprop.objective import Pass, blocks_pass, frozen
 from tpdist.tprop.outcome import Outcome, by_place
 from tpdist.tprop.parts import Part, from_right_to_left
-from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import predict
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window
 
 
@@ -51,17 +51,13 @@ def visit_held_in_place(
     parts.run(theta, neighbours)
     states = {"first": h, "start": h[:, :k], "dual": dual} | ({} if target is None else {"target": target})
     before = model.copied() if plan.dual else model
-    try:
-        theta.step(window.tokens)
-    except BlowUpError as error:
-        error.states = states
-        raise
+    theta.step(window.tokens, states)
     # without a dual step nothing moves that ĥ follows from
     residuals, change = parts.residuals, sums(plan, h.device)[1]
-    if plan.dual is not None and target is not None:
-        residuals, change = dual_step(model, plan, plan.dual, window, h[:, :k], target, dual, before, neighbours)
+    if target is not None:
+        residuals, change = dual_step(model, plan, window, h[:, :k], target, dual, before, neighbours)
     elif plan.dual is not None:
-        residuals, change = parts.dual_step(plan.dual, before, neighbours)
+        residuals, change = parts.dual_step(before, neighbours)
     moments.keep()
     if boundaries.u is not None:
         boundaries.u[:, k] = 0
@@ -218,7 +214,7 @@ class _RightToLeft:
                 here = (slice(stream, stream + len(gradient)), slice(0, 1))
                 self._ends[here] = self._step(here, self._before_first[here[0], None], gradient)
 
-    def dual_step(self, step: DualStep, before: LanguageModel, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
+    def dual_step(self, before: LanguageModel, neighbours: Neighbours) -> tuple[Tensor, Tensor]:
         """As `in_parts.dual_step`, with the targets worked out once more from θ as it was, `before`.
 
         From left to right, since the H-step of a part reads the dual at its right end. The moments change here.
@@ -245,6 +241,6 @@ class _RightToLeft:
             target = self._moments.step(h, self._dual, here, shifted(left, opened.prediction), gradient)
             residual, coupled = target - shifted(left_now, now), window.coupled[here]
             residuals += by_place(plan, squares(residual, coupled), window.offset + part.blocks.start)
-            self._dual[here] += dual_ascent(plan, step, residual, coupled)
+            self._dual[here] += dual_ascent(plan, residual, coupled)
             edges[streams] = (opened.prediction[:, -1], now[:, -1])
         return residuals, change

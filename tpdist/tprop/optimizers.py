@@ -3,31 +3,21 @@
 import inspect
 import json
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from tpdist.config import Optimizer
+from tpdist.config.parts import OptimizerName
 from tpdist.errors import ConfigError, first_line
 from tpdist.tprop.plan import HStep
 
-CLASSES: dict[str, type[torch.optim.Optimizer]] = {
-    "adadelta": torch.optim.Adadelta,
-    "adagrad": torch.optim.Adagrad,
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "adamw": torch.optim.AdamW,
-    "asgd": torch.optim.ASGD,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": torch.optim.SGD,
-}
+_IN_TORCH = {name.lower(): found for name, found in vars(torch.optim).items() if isinstance(found, type)}
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {name: _IN_TORCH[name] for name in get_args(OptimizerName)}
 
 
 def build_optimizer(
     spec: Optimizer | HStep,
-    lr: float,
     parameters: list[torch.Tensor],
     key: str,
     fused: bool = False,
@@ -51,7 +41,7 @@ def build_optimizer(
     if capturable and "capturable" in known:
         options["capturable"] = True
     try:
-        return cls(parameters, lr=lr, **options)  # type: ignore[call-arg]
+        return cls(parameters, lr=spec.lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise refused(spec, key, error) from error
 

@@ -46,7 +46,10 @@ def by_place(plan: Plan, squares: Tensor, first: int) -> Tensor:
 def squared_residuals(
     plan: Plan, window: Window, h: Tensor, predictions: Tensor, fresh: Tensor | None, neighbours: Neighbours
 ) -> Tensor:
-    """Σ ‖h - ĥ‖², every boundary once: on its own worker where ĥ came from the left, else on the left one."""
+    """Σ ‖h - ĥ‖² by place [bins], every boundary once: on its own worker if ĥ came from the left, else on the left one.
+
+    h [S, k+1, d]; predictions [S, k, d], or, where they came from the left, fresh [S, k+1, d].
+    """
     if fresh is None:
         residual, weight = h[:, 1:] - predictions, window.coupled[:, 1:]
     else:
@@ -56,5 +59,5 @@ def squared_residuals(
 
 
 def squared_change(plan: Plan, window: Window, before: Tensor, after: Tensor) -> Tensor:
-    """λ² Σ ‖Δĥ‖²."""
+    """λ² Σ ‖Δĥ‖² of predictions before and after, [S, k, d] -> scalar."""
     return plan.terms.weight**2 * ((after - before).square_().sum(-1) * window.coupled[:, 1:]).sum()

@@ -29,7 +29,7 @@ def kl(model: LanguageModel, target: Tensor, prediction: Tensor, coupled: Tensor
 def penalty(
     model: LanguageModel, terms: Terms, target: Tensor, prediction: Tensor, dual: Tensor, coupled: Tensor
 ) -> Tensor:
-    """λ C(ĥ, h) summed over n boundaries, in nats.
+    """λ C(ĥ, h) summed over n boundaries, in nats: target, prediction, dual [n, d], coupled [n] -> scalar.
 
     `kl` alone takes `l2` on what the head does not see (an lstm's c, lower layers), without a dual. An own penalty
     gives C(h, ĥ) of every boundary that is coupled; it has no dual either. Raises ConfigError where it gives something

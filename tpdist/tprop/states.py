@@ -18,8 +18,9 @@ from tpdist.tprop.window import Neighbours, Window
 class Boundaries:
     """What stays from visit to visit, over all boundaries of the worker; None where the method keeps nothing.
 
-    h, u, costate: [S, n+1, d]; boundary i is the start of block i. h_moments: the H-optimiser's state of
-    the same shape, by name; h_counts: its scalars, by the window's first block.
+    h, u, costate: [S, n+1, d]; boundary i is the start of block i, but that a closing target has a place of its own
+    behind its window's blocks. h_moments: the H-optimiser's state of the same shape, by name; h_counts: its scalars, by
+    the window's first place.
     """
 
     h: Tensor | None = None
@@ -67,7 +68,7 @@ def first_values(
 ) -> Tensor:
     """First values of the targets of one window: [S, k+1, d]; boundary k is 0 until the right neighbour sends it.
 
-    begin: the window's first block among the worker's. carried: [S, d], the previous window's prediction.
+    begin: the window's first place in `boundaries`. carried: [S, d], the previous window's prediction.
     `zero`; `one-block`, every block from a zero state; `forward`, Eq. 1 for every block in turn (Section
     4.1); `persistent`, kept from the last visit and relaxed.
     """

@@ -44,6 +44,7 @@ class Theta:
     capturable: the steps are to be recorded in a CUDA graph.
     watch: look at the gradient's norm before every step, which waits for the device, and raise BlowUpError before θ
     moves. norm: of the last gradient, where it was computed.
+    guards: whether the optimiser divides for itself, and on a GPU takes no step along a gradient that is not finite.
     """
 
     watch = False
@@ -57,16 +58,11 @@ class Theta:
         capturable: bool = False,
     ):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(spec, spec.lr, list(self.parameters), "optimizer", True, capturable)
+        self.optimizer = build_optimizer(spec, list(self.parameters), "optimizer", True, capturable)
         self._clip = spec.clip
         fused = bool(self.optimizer.param_groups[0].get("fused"))
-        self._divides = fused and all(p.dtype == torch.float32 for p in self.parameters)
+        self.guards = fused and all(p.dtype == torch.float32 for p in self.parameters)
         self._sum = gradient_sum
-
-    @property
-    def guards(self) -> bool:
-        """Whether a GPU sees for itself that a gradient is not finite, and then takes no step."""
-        return self._divides
 
     @property
     def lr(self) -> float:
@@ -88,8 +84,10 @@ class Theta:
         if self._sum is not None:
             self._sum.last_pass()
 
-    def step(self, tokens: int) -> None:
+    def step(self, tokens: int, states: dict[str, Tensor] | None = None) -> None:
         """Sum, divide by the window's tokens over all workers, clip, step. Raises BlowUpError if it is to `watch`.
+
+        states: those that the error is to carry.
 
         Division and clip are one factor, which a fused optimiser applies as it reads the gradient. (Its factor is a
         float32, so gradients in float64 are divided here.) On a GPU it then does not step along one that is not finite.
@@ -103,10 +101,10 @@ class Theta:
         if self._clip is not None or self.watch or divisor.is_cuda:
             self.norm = torch.nn.utils.get_total_norm(gradients) / tokens
             if self.watch and not self.norm.isfinite():
-                raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}")
-        if self._clip is not None and self.norm is not None:  # as torch.nn.utils.clip_grad_norm_ does
-            divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
-        if self._divides:
+                raise BlowUpError(f"the gradient of θ has a norm of {float(self.norm)}", states)
+            if self._clip is not None:  # as torch.nn.utils.clip_grad_norm_ does
+                divisor /= (self._clip / (self.norm + 1e-6)).clamp(max=1)
+        if self.guards:
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]
             if self.norm is not None and self.norm.is_cuda:
                 self.optimizer.found_inf = 1 - self.norm.isfinite().to(divisor.dtype)  # type: ignore[attr-defined]

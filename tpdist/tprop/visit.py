@@ -21,11 +21,11 @@ from tpdist.tprop.in_place import visit_in_place, works_in_place
 from tpdist.tprop.in_place_held import visit_held_in_place
 from tpdist.tprop.objective import Pass, blocks_pass
 from tpdist.tprop.outcome import Outcome, squared_change, squared_residuals
-from tpdist.tprop.plan import DualStep, Plan
+from tpdist.tprop.plan import Plan
 from tpdist.tprop.prediction import at_boundaries, predict_across
 from tpdist.tprop.rollout import RollOut
 from tpdist.tprop.states import Boundaries, first_values, keep
-from tpdist.tprop.theta import BlowUpError, Theta
+from tpdist.tprop.theta import Theta
 from tpdist.tprop.window import Neighbours, Window, nothing
 
 
@@ -39,7 +39,7 @@ def visit(
     carried: Tensor,
     neighbours: Neighbours,
 ) -> Outcome:
-    """Train on one window once. begin: its first block in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
+    """Train on one window once. begin: its first place in `boundaries`; carried: [S, d]. Changes θ and `boundaries`.
 
     Raises BlowUpError as `Theta.step` does; `boundaries` are then as they were, unless the visit works in place.
     """
@@ -73,31 +73,26 @@ def visit(
     read = h  # the targets that the last pass read
     fresh = None  # predictions at boundaries after the last change of θ and H
     if dual_step and dual_step.before_theta:
-        dual, _ = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+        dual, _ = _step_duals(model, plan, window, start, h, dual, neighbours)
+    joint = targets if plan.joint else None  # they move with θ
     for i in range(plan.theta_steps):
         arrive = ask_right(plan, window, h, dual, neighbours) if i == 0 or plan.joint else nothing
         theta.begin(window.inputs, window.tokens)
-        joint = plan.joint and targets is not None
         result = blocks_pass(
-            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate, to_start=joint or plan.edge_costate,
-            to_theta=True, rolled=rolled,
+            model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate,
+            to_start=joint is not None or plan.edge_costate, to_theta=True, rolled=rolled,
             neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
         first, read, rolled = result.predictions if first is None else first, h, None
         states = {"first": values, "start": start, "target": h, "dual": dual}
         states |= {} if costate is None else {"costate": costate}
-        if joint:
-            assert targets is not None
-            targets.step(h_gradient(model, plan, window, h, dual, result))
-            h = targets.h
+        if joint is not None:
+            joint.step(h_gradient(model, plan, window, h, dual, result))
+            h = joint.h
             start = start if held else h[:, :k]
-        try:
-            theta.step(window.tokens)
-        except BlowUpError as error:
-            error.states = states
-            raise
+        theta.step(window.tokens, states)
     if dual_step and not dual_step.before_theta:
-        dual, fresh = _step_duals(model, plan, dual_step, window, start, h, dual, neighbours)
+        dual, fresh = _step_duals(model, plan, window, start, h, dual, neighbours)
     assert first is not None
     assert result is not None  # theta_steps >= 1
 
@@ -140,7 +135,6 @@ def _kept(stored: Tensor | None, h: Tensor, begin: int, closing: bool) -> Tensor
 def _step_duals(
     model: LanguageModel,
     plan: Plan,
-    step: DualStep,
     window: Window,
     start: Tensor,
     h: Tensor,
@@ -154,4 +148,4 @@ def _step_duals(
     predictions, from_left = predict_across(model, window.inputs, start, plan.chunk_blocks, neighbours)
     at = at_boundaries(predictions, from_left())
     del predictions
-    return dual + dual_ascent(plan, step, h - at, window.coupled), at
+    return dual + dual_ascent(plan, h - at, window.coupled), at

@@ -58,14 +58,14 @@ def settings_kept() -> Iterator[None]:
 
 def try_optimizers(config: Experiment, plan: Plan, device: torch.device) -> None:
     """One step of each optimiser on a number. Raises ConfigError for options that torch refuses."""
-    specs: list[tuple[Optimizer | HStep, float, str]] = [(config.optimizer, config.optimizer.lr, "optimizer")]
+    specs: list[tuple[Optimizer | HStep, str]] = [(config.optimizer, "optimizer")]
     if plan.moves_targets:
-        specs.append((plan.h, plan.h.lr, "method.h_optimizer"))
-    for spec, lr, key in specs:
+        specs.append((plan.h, "method.h_optimizer"))
+    for spec, key in specs:
         number = torch.nn.Parameter(torch.zeros(1, device=device))
         number.grad = torch.zeros(1, device=device)
         try:
-            build_optimizer(spec, lr, [number], key, fused=spec is config.optimizer).step()  # as theirs is built
+            build_optimizer(spec, [number], key, fused=spec is config.optimizer).step()  # as theirs is built
         except ConfigError:
             raise
         except Exception as error:

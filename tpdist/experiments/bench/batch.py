@@ -71,7 +71,7 @@ class BatchUpdate:
     def own_bytes(self) -> int:
         """Of H, U, the state of H's optimiser, token ids."""
         held = [*self.boundaries.tensors().values(), self.window.inputs, self.window.labels]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        return sum(tensor.nbytes for tensor in held)
 
 
 def bench(
