@@ -77,6 +77,16 @@ def test_a_terminal_that_is_gone_ends_nothing_by_itself():
             screen.close()
 
 
+def test_a_dumb_terminal_that_is_gone_ends_nothing_by_itself_either(monkeypatch):
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as screen:
+        monkeypatch.setattr("sys.stdout", screen)
+        os.close(ours)
+        Plain().say("a line")
+        with suppress(OSError):
+            screen.close()
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
     """Makes standard output one from then on."""
