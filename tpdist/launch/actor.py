@@ -106,9 +106,10 @@ class SpanActor:
             run, store = _seen_from_here(job)
             _log_to(run.path / "logs" / f"worker-{rank}.log")
         except RunError as error:
+            here = RunError(f"the worker on {socket.gethostname()} says: {error}")
             if rendezvous.generation == 1:
-                raise
-            return Ended(failed=_line(error), unfit=True)  # others have seen both
+                raise here from error
+            return Ended(failed=_line(here), unfit=True)  # others have seen both
         config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
         processes = rendezvous.processes
         gpu = processes[rank].gpu
@@ -193,8 +194,8 @@ def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
         return RunDirectory.open(job.run, job.address), Store.open(job.store)
     except (RunError, DataError) as error:
         raise RunError(
-            f"the worker on {socket.gethostname()} says: {error}; on several machines the run directory and data.store "
-            "must lie where all of them see them, under one path"
+            f"{error}; on several machines the run directory and data.store must lie where all of them see them, under "
+            "one path"
         ) from error
 
 
@@ -209,9 +210,7 @@ def _log_to(file: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
-        raise RunError(
-            f"the worker on {socket.gethostname()} says: {file}: cannot be written: {error.strerror}"
-        ) from error
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)
