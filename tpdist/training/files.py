@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,20 @@ def dump_json(path: Path, value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """The one way in which the program writes JSON."""
-    return json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
-def finite(value: Any) -> Any:
+def json_lines(rows: Iterable[Any]) -> str:
+    """A line of JSON for each."""
+    return "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+
+
+def _finite(value: Any) -> Any:
     """`value` as JSON can hold it: null for infinity and not-a-number."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
