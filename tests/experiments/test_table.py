@@ -39,7 +39,7 @@ def sweep(tmp_path: Path) -> tuple[list[dict[str, Any]], list[Path]]:
         {"kind": "step", "epoch": 2, "step": 1040},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (running / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (running / "metrics.jsonl").write_text(text + '{"kind": "st', encoding="utf-8")  # a line that is being written
     return rows, [tmp_path / str(number) for number in range(4)]
 
 

@@ -1,6 +1,5 @@
 """What a person sees of a sweep: a live table on a terminal, a line for every point in a pipe, a summary at the end."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 
 from tpdist.experiments.results import Row, best_setting, by_setting, tried
 from tpdist.training.progress import Reporter, Silent, can_be_redrawn
+from tpdist.training.run_dir import RunDirectory
 
 AGAIN = "--retry runs them again"
 MOST_ROWS = 30  # of a table that fits on a screen
@@ -95,14 +95,11 @@ def described(sweep: Path) -> dict[str, str]:
 
 def last_rows(run: Path) -> tuple[Row, Row]:
     """The newest row of a run's metrics.jsonl, and the newest of an epoch that has ended; empty where there is none."""
-    newest: Row = {}
-    with suppress(OSError, ValueError):
-        for line in reversed((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
-            row = json.loads(line)
-            newest = newest or row
-            if row["kind"] == "epoch":
-                return newest, row
-    return newest, {}
+    rows: list[Row] = []
+    with suppress(OSError):
+        rows = RunDirectory(run).rows()
+    ended = [row for row in rows if row["kind"] == "epoch"]
+    return (rows or [{}])[-1], (ended or [{}])[-1]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
