@@ -19,7 +19,6 @@ from torch import Tensor
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
-from tpdist.data.disk import parse_json
 from tpdist.errors import TpdistError
 from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.results import joined_commands, versions, versions_of
@@ -29,6 +28,7 @@ from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
 from tpdist.tprop.prediction import predict
 from tpdist.training.batches import Batch, Batches
+from tpdist.training.files import read_json
 from tpdist.training.kept_model import KeptModel
 from tpdist.training.run_dir import RunDirectory
 
@@ -124,7 +124,7 @@ def _kept(file: Path | None) -> dict[str, Any]:
     if file is None or not file.exists():
         return {"cosines": {}}
     try:
-        kept = parse_json(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         return kept | {"cosines": dict(kept["cosines"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TpdistError(f"{file}: is not what this program writes; give --json another name") from error

@@ -14,7 +14,6 @@ import torch
 
 from tpdist.config import Experiment, load_config
 from tpdist.data import Store, default_store
-from tpdist.data.disk import parse_json
 from tpdist.errors import RunError, TpdistError
 from tpdist.experiments.angles import entered_windows, roll
 from tpdist.experiments.figures import Row, figures, read_runs, runs_of, save
@@ -25,6 +24,7 @@ from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
 from tpdist.training.batches import Batches
 from tpdist.training.changes import changes
+from tpdist.training.files import read_json
 from tpdist.training.kept_model import KeptModel
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
@@ -133,7 +133,7 @@ def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mappin
         test, file = None, RunDirectory.open(run).result_file
         if file.is_file():
             try:
-                test = parse_json(file.read_text(encoding="utf-8"))["test_perplexity"]
+                test = read_json(file)["test_perplexity"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(

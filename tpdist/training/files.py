@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tpdist.data.disk import sync
+from tpdist.data.disk import parse_json, sync
 from tpdist.errors import RunError, first_line
 
 
@@ -63,6 +63,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it holds none."""
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def dump_json(path: Path, value: Any) -> None:

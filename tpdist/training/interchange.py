@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from tpdist.config import Experiment
 from tpdist.data import Vocabulary
-from tpdist.data.disk import parse_json
 from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
-from tpdist.training.files import dump_json, load_tensors, save_tensors
+from tpdist.training.files import dump_json, load_tensors, read_json, save_tensors
 from tpdist.training.model_card import model_card
 
 CONFIG, TENSORS, VOCABULARY, CARD, ONNX = (
@@ -115,7 +114,7 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
             )
     beside = Path(file).with_name(VOCABULARY)
     try:
-        types = parse_json(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
+        types = read_json(beside) if beside.is_file() else vocabulary.types
     except (OSError, ValueError) as error:
         raise ConfigError(f"{beside}: is no vocabulary of an export: {first_line(error)}", key) from error
     if types != vocabulary.types:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tpdist.config import Experiment
 from tpdist.data import Manifest
-from tpdist.data.disk import parse_json, sync
+from tpdist.data.disk import sync
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import load_tensors, save_tensors, write_atomic, write_json
+from tpdist.training.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -65,7 +65,7 @@ class KeptModel:
         known = {name: about[name] for name in kept}
         if self._which == "best":
             with suppress(OSError, ValueError, KeyError, TypeError):  # none, or not ours
-                result = parse_json(self._run.result_file.read_text(encoding="utf-8"))
+                result = read_json(self._run.result_file)
                 known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
 
@@ -76,7 +76,7 @@ class KeptModel:
             way_on = f"; go on with `{self._run.resume_command}`" if self._run.may_go_on() else ""
             raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
         try:
-            about: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
+            about: dict[str, Any] = read_json(file)
             _ = [about[name] for name in needed]
             return about
         except (OSError, ValueError, TypeError, KeyError) as error:

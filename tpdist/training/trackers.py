@@ -19,9 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tpdist.config import Experiment
-from tpdist.data.disk import parse_json
 from tpdist.errors import ConfigError, RunError, first_line
-from tpdist.training.files import write_json
+from tpdist.training.files import read_json, write_json
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -162,7 +161,7 @@ class Wandb:
 def _known(run: RunDirectory) -> dict[str, str]:
     file = run.path / "tracking.json"
     try:
-        known = parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known = read_json(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged; delete it, and trackers take this for a run of its own") from error
     return known if isinstance(known, dict) else {}

@@ -6,7 +6,7 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.data.disk import NO_SPACE, parse_json
+from tpdist.data.disk import NO_SPACE
 from tpdist.errors import Interrupted, OutputError, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.training.changes import Change, note_changes, text
@@ -15,7 +15,7 @@ from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget, shut
 from tpdist.training.epoch_end import evaluate_split
 from tpdist.training.evaluation import perplexity
-from tpdist.training.files import write_json
+from tpdist.training.files import read_json, write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.kept_model import KeptModel
@@ -140,7 +140,7 @@ def refuse_occupied(depot: Depot) -> None:
 def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
     """Whether `result.json` is of all that was trained, and has all that is asked for."""
     try:
-        was = parse_json(run.result_file.read_text(encoding="utf-8"))
+        was = read_json(run.result_file)
         tested = was["test_perplexity"] is not None or not trainer.config.run.test
         return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
     except (OSError, ValueError, KeyError, TypeError):
