@@ -82,7 +82,7 @@ def run_worker(
                     what = "do" if nothing_left else "train"
                     reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
             trainer.fit(stop)
-            test = _test(trainer, stop) if config.run.test else None
+            test = _test(trainer) if config.run.test else None
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
@@ -180,7 +180,7 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _test(trainer: Trainer, stop: StopSignal) -> float:
+def _test(trainer: Trainer) -> float:
     """The best model's perplexity on the test split. All workers call it at once. Raises Interrupted."""
     run, workers = trainer.run, trainer.workers
     # the leader's: another machine may see the directory as it was
@@ -191,7 +191,7 @@ def _test(trainer: Trainer, stop: StopSignal) -> float:
         for parameter in best.parameters():
             workers.sum(parameter if workers.leads else parameter.zero_())
     try:
-        return evaluate_split(trainer, best, "test", stop).perplexity
+        return evaluate_split(trainer, best, "test").perplexity
     except Interrupted as error:
         way_on = f"Continue with: {run.resume_command}"
         raise Interrupted(f"stopped before the result was written. {way_on}") from error
