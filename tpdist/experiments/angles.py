@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tpdist.config import Experiment, load_config
+from tpdist.config import Experiment
 from tpdist.data import Store, default_store
-from tpdist.errors import TpdistError
+from tpdist.errors import TpdistError, key_of
 from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.results import joined_commands, versions, versions_of
 from tpdist.experiments.testtime import chosen_runs
@@ -116,7 +116,7 @@ class _Kept(Theta):
 
 
 def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
-    return load_config(directory.config_file, list({text.partition("=")[0]: text for text in changes}.values()))
+    return directory.load_config(list({key_of(text): text for text in changes}.values()))
 
 
 def _kept(file: Path | None) -> dict[str, Any]:

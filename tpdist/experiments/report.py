@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tpdist.config import Experiment, load_config
+from tpdist.config import Experiment
 from tpdist.data import Store, default_store
 from tpdist.errors import RunError, TpdistError
 from tpdist.experiments.angles import entered_windows, roll
@@ -68,11 +68,12 @@ def report(runs: Sequence[str], out: Path) -> None:
     """
     runs = runs_of(runs)
     epochs = read_runs(runs)
-    configs = {name: RunDirectory.open(run).load_config() for name, run in zip(epochs, runs, strict=True)}
+    homes = dict(zip(epochs, map(RunDirectory.open, runs), strict=True))
+    configs = {name: home.load_config() for name, home in homes.items()}
     reached, missing = {}, []
-    for name, run in zip(epochs, runs, strict=True):
+    for name, home in homes.items():
         try:
-            reached[name] = list(enumerate(reach(run)))
+            reached[name] = list(enumerate(reach(home.path)))
         except TpdistError as error:
             missing.append(f"<p>Not in the reach of the gradient: {html.escape(f'{name}: {error}')}</p>\n")
     drawn = figures(epochs) | {"reach": chart("Reach of the gradient", "blocks back", reached, log=True)}
@@ -81,8 +82,7 @@ def report(runs: Sequence[str], out: Path) -> None:
         f"<figure>{drawing}<figcaption>{html.escape(_caption(name))}</figcaption></figure>\n"
         for name, drawing in drawn.items()
     )
-    body = [f"<h1>{html.escape(title)}</h1>", _table(runs, epochs, configs), _differences(configs)]
-    body.append(_changed(dict(zip(epochs, runs, strict=True))))
+    body = [f"<h1>{html.escape(title)}</h1>", _table(homes, epochs, configs), _differences(configs), _changed(homes)]
     body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>\n{"".join(missing)}')
     sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
@@ -93,12 +93,12 @@ def report(runs: Sequence[str], out: Path) -> None:
 def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list[float]:
     """Mean norm of ∂CE_i/∂h_i pulled back through 0, 1, 2, … blocks, as a share of the first; the run's best model."""
     directory = RunDirectory.open(run)
-    changes = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
-    changes += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
-    changes += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
+    fixed = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
+    fixed += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
+    fixed += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
     # a block's own loss, all of it; and no penalty, whose code may not be here
-    changes += ["objective.loss_on=prediction", "objective.penalty=l2"]
-    config = load_config(directory.config_file, changes)
+    fixed += ["objective.loss_on=prediction", "objective.penalty=l2"]
+    config = directory.load_config(fixed)
     store = Store.open(default_store(config.data))
     model = KeptModel(directory, "best").load(config, store.manifest)
     batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), model.bias.dtype)
@@ -125,12 +125,14 @@ def _caption(name: str) -> str:
     return CAPTIONS["residuals" if name.startswith("residuals") else name]
 
 
-def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]) -> str:
+def _table(
+    homes: Mapping[str, RunDirectory], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]
+) -> str:
     columns = []
-    for (name, config), run in zip(configs.items(), runs, strict=True):
-        rows = epochs[name]
+    for name, home in homes.items():
+        config, rows = configs[name], epochs[name]
         best = min(rows, key=lambda row: row["valid_loss"])
-        test, file = None, RunDirectory.open(run).result_file
+        test, file = None, home.result_file
         if file.is_file():
             try:
                 test = read_json(file)["test_perplexity"]
@@ -165,12 +167,12 @@ def _differences(configs: Mapping[str, Experiment]) -> str:
     return f"<h2>Settings that differ</h2>\n{_rows(['setting', *configs], lines)}"
 
 
-def _changed(runs: Mapping[str, str]) -> str:
+def _changed(homes: Mapping[str, RunDirectory]) -> str:
     """The settings that were changed where runs went on, which their other rows know as they are now."""
     lines = [
         [name, f"{change['step']:,}", change["setting"], _text(change["was"]), _text(change["now"])]
-        for name, run in runs.items()
-        for change in changes(RunDirectory.open(run))
+        for name, home in homes.items()
+        for change in changes(home)
     ]
     if not lines:
         return ""
