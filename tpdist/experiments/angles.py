@@ -137,7 +137,12 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=1.0, metavar="λ")
     parser.add_argument("--windows", type=int, default=WINDOWS, metavar="N")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="block and window, where not the runs'",
     )
     parser.add_argument(
         "--json", type=json_file, metavar="FILE", help="write the means of every run here, a column beside others"
