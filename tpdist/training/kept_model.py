@@ -90,12 +90,12 @@ def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: st
     """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
     own = dict(model.named_parameters())
     for name in sorted(own.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else None
-        wanted = tuple(own[name].shape) if name in own else None
+        got = tuple(tensors[name].shape) if name in tensors else "absent"
+        wanted = tuple(own[name].shape) if name in own else "absent"
         if got != wanted:
             raise RunError(
-                f"{source}: holds another model: parameter {name} is {got or 'absent'} there and {wanted or 'absent'} "
-                f"in the configuration; use the configuration that it was trained with"
+                f"{source}: holds another model: parameter {name} is {got} there and {wanted} in the "
+                "configuration; use the configuration that it was trained with"
             )
     for name, parameter in own.items():
         parameter.data.copy_(tensors[name])
