@@ -49,17 +49,15 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; fast where there is no GPU."""
-    environment = os.environ
-    looks: list[Callable[[], Iterator[Finding]]] = [
-        packages,
-        devices,
-        lambda: threads(environment, own_cores()),
-        lambda: ray_cluster(environment),
-        network,
-        lambda: ports(lambda host, port: answers(host, port, CONNECT_S)),
-        disk,
+    return [
+        *packages(),
+        *devices(),
+        *threads(os.environ, own_cores()),
+        *ray_cluster(os.environ),
+        *network(),
+        *ports(lambda host, port: answers(host, port, CONNECT_S)),
+        *disk(),
     ]
-    return [finding for look in looks for finding in look()]
 
 
 def packages() -> Iterator[Finding]:
