@@ -185,11 +185,6 @@ class Crew:
         self.let_go([one for one in self.hosted if one.fault is not None])
         return lost
 
-    def release(self) -> None:
-        """End all of them."""
-        for one in self.hosted:
-            one.release()
-
 
 @dataclass
 class Change:
