@@ -53,10 +53,9 @@ class SpanActor:
 
     @ray.method(concurrency_group="ctl")
     def process(self) -> Process:
-        context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
-        gpu = (context.get_node_id(), str(gpus[0])) if gpus else None
-        return Process(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid(), gpu)
+        gpu = (ray.get_runtime_context().get_node_id(), str(gpus[0])) if gpus else None
+        return Process(ray.util.get_node_ip_address(), os.getpid(), gpu)
 
     @ray.method(concurrency_group="ctl")
     def status(self) -> tuple[Status | None, list[str]]:
