@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tpdist.config import load_config
 from tpdist.data import Store
-from tpdist.errors import DataError, RunError
+from tpdist.errors import DataError, RunError, first_line
 from tpdist.launch.cluster import gpu_index
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.launch.messages import Ended, Job, Process, Rendezvous
@@ -200,7 +200,7 @@ def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
 
 def _line(error: BaseException) -> str:
     """An error without its traceback, whose frames would keep the process group."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return first_line(f"{type(error).__name__}: {error}")
 
 
 def _log_to(file: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ray.exceptions import LocalRayletDiedError, RayError
 
 from tpdist.config import Experiment
-from tpdist.errors import Interrupted, TpdistError
+from tpdist.errors import Interrupted, TpdistError, first_line
 from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
 from tpdist.launch.placement import own_cores
 from tpdist.training.depots import forget, has_checkpoints
@@ -144,5 +144,5 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
         else:
             train(config, run)
     except TpdistError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
