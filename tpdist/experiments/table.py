@@ -1,6 +1,7 @@
 """What a person sees of a sweep: a live table on a terminal, a line for every point in a pipe, a summary at the end."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ class Table:
 
 def draw(rows: Sequence[Row], runs: Sequence[Path]) -> RichTable:
     """Points that run first, then those done, then those that wait; as many as fit on a screen."""
-    count = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "waiting")}
+    count = Counter(row["state"] for row in rows)
     title = f"{count['done']} of {len(rows)} points done" + (f", {count['failed']} failed" if count["failed"] else "")
     table = RichTable("point", "state", "update", "epoch", "valid ppl", title=title, title_justify="left")
     shown = []
