@@ -37,10 +37,11 @@ class Table:
                 self._reporter.say(f"{sum(row['state'] == 'waiting' for row in rows)} of {len(rows)} points to run")
                 self._said = True
             return
-        if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
-        self._live.update(draw(rows, runs), refresh=True)
+        with suppress(OSError):  # a terminal that is gone takes nothing more
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False)
+                self._live.start()
+            self._live.update(draw(rows, runs), refresh=True)
 
     def ended(self, row: Row) -> None:
         """A point is done or has failed."""
@@ -51,7 +52,8 @@ class Table:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
 
