@@ -190,7 +190,8 @@ class DataBar:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._bar.stop()
 
     def __call__(self, at: Preparation) -> None:
         if self._quiet:
