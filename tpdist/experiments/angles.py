@@ -62,10 +62,7 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     directory = RunDirectory.open(run)
     base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
     whole_window = ["method.name=costate", "method.sweeps=null", "method.edge_costate=zero", "objective.weight=0.0"]
-    config = _config(directory, [*base, *whole_window])
-    store = Store.open(default_store(config.data))
-    model = KeptModel(directory, "best").load(config, store.manifest)
-    batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
+    config, model, batches = opened(directory, [*base, *whole_window])
     configs = {name: _config(directory, [*base, *changes]) for name, changes in cases(weight).items()}
     found: dict[str, list[float]] = {name: [] for name in configs}
     for batch, carried in entered_windows(model, batches, windows):
@@ -74,6 +71,14 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
             own = gradient(model, one, batches, batch, carried)
             found[name].append(float(torch.cosine_similarity(own, whole, 0)))
     return found
+
+
+def opened(run: RunDirectory, changes: Sequence[str]) -> tuple[Experiment, LanguageModel, Batches]:
+    """Its configuration with `changes`, and by that the model of its best epoch and the windows of its training."""
+    config, cpu = _config(run, changes), torch.device("cpu")
+    store = Store.open(default_store(config.data))
+    model = KeptModel(run, "best").load(config, store.manifest)
+    return config, model, Batches(config, store.tokens("train"), Workers.alone().place, cpu, model.bias.dtype)
 
 
 def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:

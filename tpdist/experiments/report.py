@@ -13,19 +13,15 @@ from typing import Any
 import torch
 
 from tpdist.config import Experiment
-from tpdist.data import Store, default_store
 from tpdist.errors import RunError, TpdistError
-from tpdist.experiments.angles import entered_windows, roll
+from tpdist.experiments.angles import entered_windows, opened, roll
 from tpdist.experiments.figures import Row, figures, read_runs, runs_of, save
 from tpdist.experiments.svg import chart, style
-from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
 from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
-from tpdist.training.batches import Batches
 from tpdist.training.changes import changes
 from tpdist.training.files import read_json
-from tpdist.training.kept_model import KeptModel
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import flat
@@ -92,16 +88,12 @@ def report(runs: Sequence[str], out: Path) -> None:
 
 def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list[float]:
     """Mean norm of ∂CE_i/∂h_i pulled back through 0, 1, 2, … blocks, as a share of the first; the run's best model."""
-    directory = RunDirectory.open(run)
     fixed = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
     fixed += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
     fixed += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
     # a block's own loss, all of it; and no penalty, whose code may not be here
     fixed += ["objective.loss_on=prediction", "objective.penalty=l2"]
-    config = directory.load_config(fixed)
-    store = Store.open(default_store(config.data))
-    model = KeptModel(directory, "best").load(config, store.manifest)
-    batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), model.bias.dtype)
+    config, model, batches = opened(RunDirectory.open(run), fixed)
     plan = plan_epoch(config, 1, batches.per_window)
     sums = torch.zeros(blocks)
     with frozen(model):
