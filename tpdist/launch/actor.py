@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from tpdist.config import load_config
 from tpdist.data import Store
 from tpdist.errors import DataError, RunError, first_line
 from tpdist.launch.cluster import gpu_index
@@ -109,7 +108,7 @@ class SpanActor:
             if rendezvous.generation == 1:
                 raise here from error
             return Ended(failed=_line(here), unfit=True)  # others have seen both
-        config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
+        config = with_absolute_paths(run.load_config(job.overrides), Path(job.directory))
         processes = rendezvous.processes
         gpu = processes[rank].gpu
         device = torch.device("cuda", gpu_index(gpu[1])) if gpu else torch.device("cpu")
