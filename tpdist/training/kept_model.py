@@ -1,6 +1,6 @@
 """The models that a run keeps: that of its best epoch, and that of the last."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,19 @@ class KeptModel:
 
 def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: str) -> None:
     """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
+    for name, got, wanted in misfits(model, tensors):
+        raise RunError(
+            f"{source}: holds another model: parameter {name} is {got} there and {wanted} in the configuration; use "
+            "the configuration that it was trained with"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(tensors[name])
+
+
+def misfits(model: LanguageModel, tensors: dict[str, Tensor]) -> Iterator[tuple[str, object, object]]:
+    """The names by which `tensors` and the model have other shapes, and both: `absent` for none."""
     own = dict(model.named_parameters())
     for name in sorted(own.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else "absent"
-        wanted = tuple(own[name].shape) if name in own else "absent"
+        got, wanted = (tuple(held[name].shape) if name in held else "absent" for held in (tensors, own))
         if got != wanted:
-            raise RunError(
-                f"{source}: holds another model: parameter {name} is {got} there and {wanted} in the "
-                "configuration; use the configuration that it was trained with"
-            )
-    for name, parameter in own.items():
-        parameter.data.copy_(tensors[name])
+            yield name, got, wanted
