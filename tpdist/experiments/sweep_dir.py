@@ -121,9 +121,9 @@ def choose(known: Iterable[Known], seeds: Sequence[int]) -> set[tuple[str, str]]
             reached.setdefault(point.setting, []).append(value)
     means = {setting: statistics.fmean(values) for setting, values in reached.items()}
     best: dict[str, tuple[str, str]] = {}
-    for setting, mean in means.items():
-        if mean < means.get(best.get(setting[0], ("", "")), float("inf")):
-            best[setting[0]] = setting
+    for setting in sorted(means, key=lambda one: means[one]):
+        if means[setting] < float("inf"):
+            best.setdefault(setting[0], setting)
     return set(best.values())
 
 
