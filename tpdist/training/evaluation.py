@@ -72,7 +72,7 @@ def evaluate_tokens(
     if test_time is None:
         pieces = (losses for losses, _ in _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1)))
     else:
-        model = test_time.model(model)
+        model = model.copied()  # its θ may go on learning
         pieces = _blocks(model, tokens, block, test_time)
     pairs = len(tokens) - 1
     sums = torch.zeros(block, dtype=torch.float64, device=model.bias.device)  # by position
