@@ -152,8 +152,7 @@ def _pieces(
     model: LanguageModel, tokens: Tokens, block: int, begin: int, end: int, state: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The losses of every piece from `begin`, which the text reaches in `state`, to `end`; the state after them."""
-    size, device = _size(block), model.bias.device.type
-    many = SIDE_BY_SIDE.get(device, SIDE_BY_SIDE["cuda"])
+    size, many = _size(block), SIDE_BY_SIDE[model.bias.device.type]
     while begin < end:
         pieces = max(1, min(many, (end - begin) // size))  # what is left at last is shorter
         inputs, labels = _read(model, tokens, begin, min(begin + pieces * size, end), pieces)
