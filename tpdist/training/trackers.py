@@ -83,7 +83,7 @@ class Events:
     """A TensorBoard event file. Written in this thread: torch's writer has one of its own, whose errors are lost."""
 
     def __init__(self, directory: Path):
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)  # a file that somebody has open may stay there, on NFS
         now = time.time()
         self._file = (directory / f"events.out.tfevents.{int(now)}.tpdist").open("wb")
         self._records = RecordWriter(self._file)
