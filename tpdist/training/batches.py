@@ -114,7 +114,7 @@ class Batches:
         drawn = self._windows[index]
         whole, own = drawn[self._place.time], self._own(index)
         distinct = drawn if self.own_windows else drawn[:1]
-        tokens = sum(self._count(window) for window in distinct)
+        tokens = sum(self._count(window, range(self.layout.streams)) for window in distinct)
         active = min(len(whole), self._place.times)
         window = self._window(whole, own, tokens) if own else None
         return Batch(window, self._begins[index], tokens, self._count(own, self.streams), active)
@@ -157,12 +157,9 @@ class Batches:
             inputs, labels = inputs.pin_memory(), labels.pin_memory()
         return inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
-    def _count(self, blocks: range, streams: range | None = None) -> int:
-        """Labels of a run of blocks, over all streams by default."""
-        B = self.layout.block
-        lengths = np.array(
-            [self.layout.length(s) for s in range(self.layout.streams) if streams is None or s in streams]
-        )
+    def _count(self, blocks: range, streams: range) -> int:
+        """Labels of a run of blocks."""
+        B, lengths = self.layout.block, np.array([self.layout.length(s) for s in streams])
         return int(np.clip(lengths - blocks.start * B, 0, len(blocks) * B).sum())
 
 
