@@ -236,6 +236,11 @@ def test_standard_output_that_cannot_be_written(here: Path, unbuffered: str):
     assert (done.returncode, done.stderr) == (2, f"{full}; {way_on}\n")
 
 
+@pytest.mark.parametrize("command", ["train none.yaml", "train --bad", "stop job --address auto"])
+def test_an_error_that_cannot_be_told_has_its_exit_code(command: str, here: Path):
+    assert shell(f"tpdist {command} 2>/dev/full").returncode == 2
+
+
 @pytest.mark.parametrize("command", ["data prepare synthetic --out x", "submit c.yaml --dry-run"])
 def test_a_deleted_directory(here: Path, command: str):
     done = shell(f"mkdir gone; cd gone; rmdir ../gone; tpdist {command}")

@@ -78,6 +78,15 @@ def test_the_choices_of_data_prepare_are_those_of_the_settings():
     assert choices == {name: get_args(Data.model_fields[name].annotation) for name in ("recipe", "level")}
 
 
+def test_an_option_of_several_values_may_be_given_again():
+    lists = [
+        action for parser in PARSERS for action in parser._actions if action.nargs == "+" and action.option_strings
+    ]
+    assert {action.option_strings[0] for action in lists} == {"--set", "--cells"}
+    for action in lists:
+        assert isinstance(action, argparse._ExtendAction), action.option_strings  # else the last one alone counts
+
+
 @pytest.mark.parametrize("command", [parser.prog for parser in PARSERS])
 def test_every_command_has_examples(command: str, capsys: pytest.CaptureFixture[str]):
     assert 1 <= len(EXAMPLES[command]) <= 2, f"give {command!r} an example in tpdist/cli/examples.py"

@@ -80,7 +80,7 @@ def own_slots(batches: Batches) -> list[tuple[int, int]]:
     found = [(place, slot) for place, slot in enumerate(batches.slots) if slot in own]
     for index, windows in enumerate(batches._windows):
         mine = batches._own(index)
-        if batches._closing and mine and mine.stop == windows[0].stop:
+        if batches._plan.closing and mine and mine.stop == windows[0].stop:
             found.append((batches._begins[index] + len(mine), batches.layout.blocks + index))
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tpdist.config import Experiment
-from tpdist.experiments import calibration, costs
+from tpdist.experiments import calibration, costs, measure
 from tpdist.tprop import plan_epoch
 
 TYPES, B = 50, 4
@@ -42,7 +42,7 @@ def test_of_many_costate_sweeps_a_few_are_made(sweeps: int, monkeypatch: pytest.
         clock.now += 1 + 0.1 * plan.sweeps + window.tokens * (2e-3 + 0.5e-3 * plan.sweeps)
 
     monkeypatch.setattr(calibration, "visit", visit)
-    monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     config = experiment({"name": "costate", "sweeps": sweeps}, mode="batch", streams=1)
     share = costs.share_of(config, 40_001)
     device = calibration.calibrate(config, plan_epoch(config, 1, share.window), TYPES, share)

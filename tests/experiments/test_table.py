@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def sweep(tmp_path: Path) -> tuple[list[dict[str, Any]], list[Path]]:
         {"kind": "step", "epoch": 2, "step": 1040},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (running / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (running / "metrics.jsonl").write_text(text + '{"kind": "st', encoding="utf-8")  # a line that is being written
     return rows, [tmp_path / str(number) for number in range(4)]
 
 
@@ -84,6 +86,22 @@ def test_on_a_terminal_it_is_drawn(sweep: tuple[list[dict[str, Any]], list[Path]
     monkeypatch.setenv("TERM", "dumb")  # where it would be drawn once, at the end
     Table(heard).show(*sweep)
     assert heard.said == ["2 of 4 points to run"]
+
+
+def test_a_terminal_that_is_gone_ends_no_sweep(
+    sweep: tuple[list[dict[str, Any]], list[Path]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as screen:
+        table = Table(Heard(), Console(file=screen, force_terminal=True, width=100))
+        table.show(*sweep)
+        os.close(ours)
+        table.show(*sweep)
+        table.close()
+        with suppress(OSError):
+            screen.close()
 
 
 def test_the_table_shows_what_runs_first_and_no_test_figure(file: Path, home: SweepDirectory, done: Callable):

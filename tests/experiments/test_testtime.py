@@ -1,6 +1,8 @@
 """Learning at test time, over the runs of a sweep."""
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ from small_runs import small
 
 import tpdist
 from tpdist.errors import TpdistError
-from tpdist.experiments import testtime
+from tpdist.experiments import angles, testtime
 from tpdist.experiments.markdown import table
 
 
@@ -42,3 +44,21 @@ def test_every_arm_tries_as_many_sizes_on_its_first_seed(
     assert "| bptt | " in table(found)
     with pytest.raises(TpdistError, match="no run of 'ours' has ended; choose from bptt"):
         testtime.at_test_time(tmp_path, ["ours"], [])
+
+
+@pytest.mark.parametrize("program", [testtime, angles])
+def test_settings_are_all_taken_however_they_are_given(program: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[str]] = []
+
+    def looked_at(sweep: object, arms: object, overrides: list[str]) -> dict[str, Any]:
+        seen.append(overrides)
+        return {"test_time": {}}
+
+    monkeypatch.setattr(testtime, "at_test_time", looked_at)
+    monkeypatch.setattr(angles, "chosen_runs", lambda sweep, arms: {"bptt": [{"point": "a"}]})
+    monkeypatch.setattr(angles, "angles", lambda run, overrides, *_: seen.append(overrides) or {})
+    monkeypatch.setattr(
+        "sys.argv", ["program", "SWEEP", "--set", "run.seed=1", "data.level=word", "--set", "run.tf32=true"]
+    )
+    program.main()
+    assert seen == [["run.seed=1", "data.level=word", "run.tf32=true"]]

@@ -86,7 +86,7 @@ def start(made: tuple[Controller, list[Actor]], *ended: Ended) -> Controller:
         node = Node(str(number), f"10.0.0.{number}", 0.0, 0.0)
         actors.append(Actor(f"epoch 1 of {number}", end))
         one = Hosted(actors[-1], None, node, None)  # type: ignore[arg-type]
-        one.process = Process(node.id, node.address, number, None)
+        one.process = Process(node.address, number, None)
         run.crew.hosted.append(one)
     assert run._join() is State.TRAINING
     return run

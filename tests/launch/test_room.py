@@ -92,7 +92,7 @@ def test_torch_counts_the_gpus_that_it_sees(
 def test_gpus_of_one_name_on_two_nodes_are_two() -> None:
     assert choose_backend([("a", "0"), ("b", "0")]) == "nccl"
     assert choose_backend([("a", "0"), ("a", "0")]) == "gloo"
-    assert Process("a", "10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
+    assert Process("10.0.0.1", 7, ("a", "GPU-ab")).gpu == ("a", "GPU-ab")
 
 
 def test_a_node_that_was_told_to_end_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_what_a_worker_says_that_does_not_see_them(
         there[part] = str(tmp_path / "elsewhere")
     job = Job(**there, overrides=(), directory=str(tmp_path), resume=False, threads=torch.get_num_threads())
     worker = SpanActor.__ray_metadata__.modified_class(lease_s=1e9)  # pyright: ignore[reportFunctionMemberAccess]
-    here = Rendezvous("127.0.0.1", 1, generation, (Process("a", "127.0.0.1", 1, None),))
+    here = Rendezvous("127.0.0.1", 1, generation, (Process("127.0.0.1", 1, None),))
     if generation == 1:
         with pytest.raises(RunError, match=said):
             worker.train(job, 0, here)

@@ -1,6 +1,7 @@
 """The models that a run keeps."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,11 @@ def test_of_a_pair_that_was_not_saved_whole_nothing_counts(small_corpus: Path, t
     assert (result.best_epoch, result.valid_perplexity) == (2, pytest.approx(tpdist.evaluate(run).perplexity))
 
 
-def test_a_file_with_more_parameters_than_the_model_is_another_models(small_corpus: Path):
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_a_file_with_more_parameters_than_the_model_is_another_models(shape: tuple[int, ...], small_corpus: Path):
     config = small(small_corpus)
     model = build_model(config.model, config.run, 12)
-    more = {**dict(model.named_parameters()), "extra": torch.zeros(1)}
-    with pytest.raises(RunError, match=r"f: holds another model: parameter extra is \(1,\) there and absent in"):
+    more = {**dict(model.named_parameters()), "extra": torch.zeros(shape)}
+    said = f"f: holds another model: parameter extra is {shape} there and absent in"
+    with pytest.raises(RunError, match=re.escape(said)):
         kept_model.load_parameters(model, more, "f")

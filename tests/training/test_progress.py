@@ -77,6 +77,30 @@ def test_a_terminal_that_is_gone_ends_nothing_by_itself():
             screen.close()
 
 
+def test_a_dumb_terminal_that_is_gone_ends_nothing_by_itself_either(monkeypatch):
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as screen:
+        monkeypatch.setattr("sys.stdout", screen)
+        os.close(ours)
+        Plain().say("a line")
+        with suppress(OSError):
+            screen.close()
+
+
+def test_a_preparation_goes_on_too(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as screen:
+        monkeypatch.setattr("sys.stdout", screen)
+        with DataBar() as bar:
+            bar(Progress("encode", "train", 500, 1000, "bytes"))
+            assert bar._bar is not None
+            os.close(ours)
+            bar(Progress("encode", "train", 1000, 1000, "bytes"))
+        with suppress(OSError):
+            screen.close()
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
     """Makes standard output one from then on."""

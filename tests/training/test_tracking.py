@@ -50,6 +50,17 @@ def test_events_hold_the_numbers_of_the_rows(stops: tuple[int, ...], small_corpu
     assert events(run) == pytest.approx(as_events(run), rel=1e-6)
 
 
+def test_events_that_stay_open_end_no_run(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A network file system keeps a removed file under another name while a TensorBoard reads it."""
+    config = small(small_corpus)
+    run = RunDirectory.create(config, tmp_path / "run")
+    run.tensorboard.mkdir()
+    (run.tensorboard / ".nfs0001").touch()
+    monkeypatch.setattr("tpdist.training.tracking.shutil.rmtree", lambda *_, **__: None)
+    Tracker(run, 0, 1, config, print).close()
+    assert len(list(run.tensorboard.glob("events*"))) == 1
+
+
 def test_the_content_of_the_rows(small_corpus: Path, tmp_path: Path):
     config = small(small_corpus, objective={"weight_growth": 2.0})
     tpdist.train(config, tmp_path / "run")

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from tpdist import __version__
 from tpdist.cli import experiments, inputs, machines, runs
@@ -33,16 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         say("", end="", flush=True)
     except TpdistError as error:
-        line = error.at_command_line if isinstance(error, ArgumentError) else error
-        print(f"tpdist: {line}", file=sys.stderr)
+        _complain(error.at_command_line if isinstance(error, ArgumentError) else str(error))
         if isinstance(error, OutputError):
-            _silence()
+            _silence(sys.stdout)
         return error.exit_code
     except BrokenPipeError:  # nobody reads any more (`| head`)
-        _silence()
+        _silence(sys.stdout)
         return 0
     except KeyboardInterrupt:
-        print("tpdist: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     return code or 0
 
@@ -65,9 +64,17 @@ def _refuse_deleted_directory() -> None:
         raise TpdistError("this directory has been deleted; change into another") from None
 
 
-def _silence() -> None:
-    """What else is printed at the end goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _complain(line: str) -> None:
+    """An error, in one line. Where it cannot be printed, the exit code says it alone."""
+    try:
+        print(f"tpdist: {line}", file=sys.stderr)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """What else is printed there at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
-        print(f"tpdist: {message}; see {self.prog} --help", file=sys.stderr)
+        _complain(f"{message}; see {self.prog} --help")
         raise SystemExit(2)
 
 

@@ -44,7 +44,12 @@ def add(commands: Any) -> None:
     reproduce = commands.add_parser("reproduce", help="the paper's tables and figures, and ours")
     reproduce.add_argument("what", metavar="WHAT", help="table1, table2, table4, figure3, or another of configs/paper")
     reproduce.add_argument(
-        "--cells", nargs="+", default=[], metavar="PATTERN", help="some cells, such as 'ptb-*-block20'"
+        "--cells",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATTERN",
+        help="some cells, such as 'ptb-*-block20'",
     )
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"), help="run.device; default the file's")
     reproduce.add_argument(

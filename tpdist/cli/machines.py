@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set, say
+from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set, print_json, say
 from tpdist.errors import Interrupted, TpdistError
 
 
@@ -76,14 +76,12 @@ def _stop(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    import json
-
     from tpdist.launch.doctor import examine
 
     findings = examine()
     bad = any(finding.state == "bad" for finding in findings)
     if options.json:
-        say(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
+        print_json({"fit": not bad, "findings": [vars(finding) for finding in findings]})
     else:
         say("\n".join(finding.text() for finding in findings))
     return 1 if bad else 0

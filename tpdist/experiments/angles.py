@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tpdist.config import Experiment, load_config
+from tpdist.config import Experiment
 from tpdist.data import Store, default_store
-from tpdist.data.disk import parse_json
-from tpdist.errors import TpdistError
+from tpdist.errors import TpdistError, key_of
 from tpdist.experiments.modules import ended, json_file, write_json_file
 from tpdist.experiments.results import joined_commands, versions, versions_of
 from tpdist.experiments.testtime import chosen_runs
@@ -29,6 +28,7 @@ from tpdist.parallel import Workers
 from tpdist.tprop import Alone, Boundaries, Theta, plan_epoch, visit
 from tpdist.tprop.prediction import predict
 from tpdist.training.batches import Batch, Batches
+from tpdist.training.files import read_json
 from tpdist.training.kept_model import KeptModel
 from tpdist.training.run_dir import RunDirectory
 
@@ -62,10 +62,7 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
     directory = RunDirectory.open(run)
     base = [*overrides, "method.first=forward", "batching.order=sequential", "run.dtype=float64", "run.device=cpu"]
     whole_window = ["method.name=costate", "method.sweeps=null", "method.edge_costate=zero", "objective.weight=0.0"]
-    config = _config(directory, [*base, *whole_window])
-    store = Store.open(default_store(config.data))
-    model = KeptModel(directory, "best").load(config, store.manifest)
-    batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), torch.float64)
+    config, model, batches = opened(directory, [*base, *whole_window])
     configs = {name: _config(directory, [*base, *changes]) for name, changes in cases(weight).items()}
     found: dict[str, list[float]] = {name: [] for name in configs}
     for batch, carried in entered_windows(model, batches, windows):
@@ -74,6 +71,14 @@ def angles(run: str | Path, overrides: Sequence[str], weight: float, windows: in
             own = gradient(model, one, batches, batch, carried)
             found[name].append(float(torch.cosine_similarity(own, whole, 0)))
     return found
+
+
+def opened(run: RunDirectory, changes: Sequence[str]) -> tuple[Experiment, LanguageModel, Batches]:
+    """Its configuration with `changes`, and by that the model of its best epoch and the windows of its training."""
+    config, cpu = _config(run, changes), torch.device("cpu")
+    store = Store.open(default_store(config.data))
+    model = KeptModel(run, "best").load(config, store.manifest)
+    return config, model, Batches(config, store.tokens("train"), Workers.alone().place, cpu, model.bias.dtype)
 
 
 def entered_windows(model: LanguageModel, batches: Batches, windows: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -116,7 +121,7 @@ class _Kept(Theta):
 
 
 def _config(directory: RunDirectory, changes: Sequence[str]) -> Experiment:
-    return load_config(directory.config_file, list({text.partition("=")[0]: text for text in changes}.values()))
+    return directory.load_config(list({key_of(text): text for text in changes}.values()))
 
 
 def _kept(file: Path | None) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def _kept(file: Path | None) -> dict[str, Any]:
     if file is None or not file.exists():
         return {"cosines": {}}
     try:
-        kept = parse_json(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         return kept | {"cosines": dict(kept["cosines"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TpdistError(f"{file}: is not what this program writes; give --json another name") from error
@@ -137,7 +142,12 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=1.0, metavar="λ")
     parser.add_argument("--windows", type=int, default=WINDOWS, metavar="N")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="block and window, where not the runs'"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="block and window, where not the runs'",
     )
     parser.add_argument(
         "--json", type=json_file, metavar="FILE", help="write the means of every run here, a column beside others"

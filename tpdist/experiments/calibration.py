@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tpdist.config import Experiment
 from tpdist.experiments import costs, failures
 from tpdist.experiments.bench.scaling import batch_config, make_store, run_bare
 from tpdist.experiments.costs import Device, Link, Share
-from tpdist.experiments.measure import Say, machine
+from tpdist.experiments.measure import Say, in_turns, machine, medians
 from tpdist.experiments.plain import random_tokens
 from tpdist.launch.placement import own_cores
 from tpdist.models import build_model
@@ -59,8 +60,8 @@ def _through_two_sizes(config: Experiment, visit_plan: Plan, types: int, share: 
     streams = max(1, min(share.streams, SMALL // B))
     sizes = [max(1, size // B // streams) for size in (SMALL, LARGE)]
     reach = visit_plan.reach
-    updates = []
-    for blocks in sizes:
+    updates = {}
+    for name, blocks in zip(("small", "large"), sizes, strict=True):
         inputs, labels = random_tokens(types, 2, B, streams, reach + blocks)
         window = make_window(
             inputs[:, :, reach:], labels[:, :, reach:], model.bias.dtype, tokens=B * streams * blocks, opens=False,
@@ -68,15 +69,8 @@ def _through_two_sizes(config: Experiment, visit_plan: Plan, types: int, share: 
         )  # fmt: skip
         boundaries = Boundaries.for_plan(visit_plan, streams, reach + blocks, model)
         where = (window, reach, boundaries, model.zero_state(streams), Alone())
-        updates.append(lambda where=where: visit(model, visit_plan, theta, *where))
-    times: list[list[float]] = [[], []]
-    for number in range(ROUNDS + 1):
-        for update, found in zip(updates, times, strict=True):
-            began = time.perf_counter()
-            update()
-            if number:  # the first is a warm-up
-                found.append(time.perf_counter() - began)
-    small, large = (statistics.median(found) for found in times)
+        updates[name] = partial(visit, model, visit_plan, theta, *where)
+    small, large = medians(in_turns(updates, ROUNDS)).values()
     per_token = max(large - small, 0.0) / ((sizes[1] - sizes[0]) * streams * B)
     return Device("this machine's CPU", max(0.0, small - per_token * sizes[0] * streams * B), per_token, None)
 

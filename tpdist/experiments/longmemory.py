@@ -7,7 +7,6 @@ sequences of an update, an epoch is EPOCH updates.
 All else is the package's own: `tprop.visit` on windows that no store holds.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from tpdist.experiments.points import Point, expand
 from tpdist.experiments.results import Kept, joined_commands, versions, versions_of
 from tpdist.models import LanguageModel
 from tpdist.tprop import Alone, Boundaries, Theta, Window, make_window, plan_epoch, visit
-from tpdist.training.files import write_json
+from tpdist.training.files import read_json, write_json
 from tpdist.training.progress import Reporter
 
 EPOCH = 25
@@ -66,7 +65,7 @@ def long_memory(
                     f"{point.arm}, seed {point.seed}: {end}, error {reached['error']:.4f} after {reached['updates']} "
                     f"updates, {reached['seconds']:.0f} s"
                 )
-            found[name].setdefault(point.arm, []).append(json.loads(path.read_text(encoding="utf-8")))
+            found[name].setdefault(point.arm, []).append(read_json(path))
     finally:
         torch.set_num_threads(threads)
     trivial = {name: problem.trivial for name, problem in PROBLEMS.items()}

@@ -7,7 +7,6 @@ A table stands in a document between two markers:
     <!-- end -->
 """
 
-import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tpdist.errors import TpdistError
 from tpdist.experiments.results import Kept, interval
+from tpdist.training.files import read_json
 from tpdist.training.progress import clock
 
 MARKED = re.compile(r"<!-- results: (?P<name>[\w./-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -150,7 +150,7 @@ def render(text: str, results: Path) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
         try:
-            kept = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+            kept = read_json(results / f"{name}.json")
         except OSError as error:
             raise TpdistError(f"a marked table: {results / name}.json: cannot be read: {error.strerror}") from error
         return f"<!-- results: {name} -->\n{table(kept)}\n<!-- end -->"

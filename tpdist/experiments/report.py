@@ -12,20 +12,16 @@ from typing import Any
 
 import torch
 
-from tpdist.config import Experiment, load_config
-from tpdist.data import Store, default_store
-from tpdist.data.disk import parse_json
+from tpdist.config import Experiment
 from tpdist.errors import RunError, TpdistError
-from tpdist.experiments.angles import entered_windows, roll
+from tpdist.experiments.angles import entered_windows, opened, roll
 from tpdist.experiments.figures import CURVES, WORKERS, Row, figures, read_runs, runs_of, save
 from tpdist.experiments.svg import chart, style
-from tpdist.parallel import Workers
 from tpdist.tprop import Alone, plan_epoch
 from tpdist.tprop.costate import sweep
 from tpdist.tprop.objective import blocks_pass, frozen
-from tpdist.training.batches import Batches
 from tpdist.training.changes import changes
-from tpdist.training.kept_model import KeptModel
+from tpdist.training.files import read_json
 from tpdist.training.progress import clock
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import flat
@@ -61,11 +57,12 @@ def report(runs: Sequence[str], out: Path) -> None:
     """
     runs = runs_of(runs)
     epochs = read_runs(runs)
-    configs = {name: RunDirectory.open(run).load_config() for name, run in zip(epochs, runs, strict=True)}
+    homes = dict(zip(epochs, map(RunDirectory.open, runs), strict=True))
+    configs = {name: home.load_config() for name, home in homes.items()}
     reached, missing = {}, []
-    for name, run in zip(epochs, runs, strict=True):
+    for name, home in homes.items():
         try:
-            reached[name] = list(enumerate(reach(run)))
+            reached[name] = list(enumerate(reach(home.path)))
         except TpdistError as error:
             missing.append(f"<p>Not in the reach of the gradient: {html.escape(f'{name}: {error}')}</p>\n")
     drawn = figures(epochs) | {"reach": chart("Reach of the gradient", "blocks back", reached, log=True)}
@@ -74,8 +71,7 @@ def report(runs: Sequence[str], out: Path) -> None:
         f"<figure>{drawing}<figcaption>{html.escape(_caption(name))}</figcaption></figure>\n"
         for name, drawing in drawn.items()
     )
-    body = [f"<h1>{html.escape(title)}</h1>", _table(runs, epochs, configs), _differences(configs)]
-    body.append(_changed(dict(zip(epochs, runs, strict=True))))
+    body = [f"<h1>{html.escape(title)}</h1>", _table(homes, epochs, configs), _differences(configs), _changed(homes)]
     body.append(f'<h2>Figures</h2>\n<div class="figures">\n{shown}</div>\n{"".join(missing)}')
     sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{sizes}<title>{html.escape(title)} - tpdist</title><style>{STYLE}{style()}</style>"
@@ -85,16 +81,12 @@ def report(runs: Sequence[str], out: Path) -> None:
 
 def reach(run: str | Path, windows: int = WINDOWS, blocks: int = BLOCKS) -> list[float]:
     """Mean norm of ∂CE_i/∂h_i pulled back through 0, 1, 2, … blocks, as a share of the first; the run's best model."""
-    directory = RunDirectory.open(run)
-    changes = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
-    changes += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
-    changes += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
+    fixed = ["method.name=costate", "objective.weight=0.0", "method.first=forward", "batching.order=sequential"]
+    fixed += ["batching.mode=minibatch", f"batching.blocks={blocks}", "cluster.workers=1", "cluster.mesh=null"]
+    fixed += ["batching.recompute=false", "method.closing=false", "method.edge_costate=zero", "run.device=cpu"]
     # a block's own loss, all of it; and no penalty, whose code may not be here
-    changes += ["objective.loss_on=prediction", "objective.penalty=l2"]
-    config = load_config(directory.config_file, changes)
-    store = Store.open(default_store(config.data))
-    model = KeptModel(directory, "best").load(config, store.manifest)
-    batches = Batches(config, store.tokens("train"), Workers.alone().place, torch.device("cpu"), model.bias.dtype)
+    fixed += ["objective.loss_on=prediction", "objective.penalty=l2"]
+    config, model, batches = opened(RunDirectory.open(run), fixed)
     plan = plan_epoch(config, 1, batches.per_window)
     sums = torch.zeros(blocks)
     with frozen(model):
@@ -118,15 +110,17 @@ def _caption(name: str) -> str:
     return CAPTIONS["residuals" if name.startswith("residuals") else name]
 
 
-def _table(runs: Sequence[str], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]) -> str:
+def _table(
+    homes: Mapping[str, RunDirectory], epochs: Mapping[str, list[Row]], configs: Mapping[str, Experiment]
+) -> str:
     columns = []
-    for (name, config), run in zip(configs.items(), runs, strict=True):
-        rows = epochs[name]
+    for name, home in homes.items():
+        config, rows = configs[name], epochs[name]
         best = min(rows, key=lambda row: row["valid_loss"])
-        test, file = None, RunDirectory.open(run).result_file
+        test, file = None, home.result_file
         if file.is_file():
             try:
-                test = parse_json(file.read_text(encoding="utf-8"))["test_perplexity"]
+                test = read_json(file)["test_perplexity"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(
@@ -158,12 +152,12 @@ def _differences(configs: Mapping[str, Experiment]) -> str:
     return f"<h2>Settings that differ</h2>\n{_rows(['setting', *configs], lines)}"
 
 
-def _changed(runs: Mapping[str, str]) -> str:
+def _changed(homes: Mapping[str, RunDirectory]) -> str:
     """The settings that were changed where runs went on, which their other rows know as they are now."""
     lines = [
         [name, f"{change['step']:,}", change["setting"], _text(change["was"]), _text(change["now"])]
-        for name, run in runs.items()
-        for change in changes(RunDirectory.open(run))
+        for name, home in homes.items()
+        for change in changes(home)
     ]
     if not lines:
         return ""

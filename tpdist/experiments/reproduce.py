@@ -3,7 +3,6 @@
 WHAT is a sweep in `configs/paper/`; its arms are the cells. `configs/paper/paper.json` holds what the paper reports.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from tpdist.experiments.markdown import render, table
 from tpdist.experiments.points import arms_of, load_sweep
 from tpdist.experiments.results import Row, ratio_row, summarise, versions_of
 from tpdist.experiments.svg import chart, standalone
-from tpdist.training.files import write_json, write_text
+from tpdist.training.files import read_json, write_json, write_text
 from tpdist.training.progress import Reporter
 
 HOME = Path("configs/paper")
@@ -69,7 +68,7 @@ def reproduce(
         kept = {"command": command, **longmemory.long_memory(file, overrides, cells, home, reporter, limit_s)}
     else:
         rows = sweeps.sweep(file, overrides, home, address, reporter, retry, test, cells, limit_s)
-        paper = json.loads((HOME / "paper.json").read_text(encoding="utf-8")).get(what, {})
+        paper = read_json(HOME / "paper.json").get(what, {})
         kept = summarise(decided(rows), command, paper)
     write_json(home / "results.json", kept)
     write_text(home / "table.md", table(kept) + "\n")
@@ -167,7 +166,7 @@ def keep_result(what: str, kept: dict[str, Any], section: Sweep) -> list[str]:
     results = HOME / "results"
     results.mkdir(exist_ok=True)
     own = results / f"{what.replace('/', '_')}.json"
-    before = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None
+    before = read_json(own) if own.is_file() else None
     short = []
     if "arms" in kept:
         short = _short_of_seeds(kept, before)
@@ -211,7 +210,7 @@ def _with_other_arms(
 def _keep_ratios(results: Path, name: str, contest: dict[int, str]) -> None:
     parts = {block: one.partition(":")[::2] for block, one in contest.items()}
     files = {block: results / f"{what.replace('/', '_')}.json" for block, (what, _) in parts.items()}
-    there = {block: json.loads(path.read_text(encoding="utf-8")) for block, path in files.items() if path.is_file()}
+    there = {block: read_json(path) for block, path in files.items() if path.is_file()}
     found = [
         ratio_row(block, one, there.get(20, one), f"{HOME}/{parts[block][0]}.yaml", parts[block][1])
         for block, one in there.items()

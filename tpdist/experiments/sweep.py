@@ -5,6 +5,7 @@ Where: `sweep_dir.py`.
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,14 +173,15 @@ def dry_run(
     known = home.known(points)
     if retry:
         known = [(point, row | {"state": "waiting"} if row["state"] == "failed" else row) for point, row in known]
-    rows = {row["point"]: row for _, row in wanted(known, tuning)}
-    count = {state: sum(row["state"] == state for row in rows.values()) for state in ("waiting", "done", "failed")}
+    shown = wanted(known, tuning)
+    count = Counter(row["state"] for _, row in shown)
     to_run = waiting(known, tuning)
     wrong = faults(to_run, address is None)
     lines = [*unread_by_all([point.config for point in points])]
-    for point in to_run:
-        fault = wrong.get(point.setting)
-        lines.append(describe(rows[point.name]) + (f"  would fail: {fault}" if fault else ""))
+    for point, row in shown:
+        if row["state"] == "waiting":
+            fault = wrong.get(point.setting)
+            lines.append(describe(row) + (f"  would fail: {fault}" if fault else ""))
     for data in _corpora(to_run):
         if is_missing(data):
             lines += ["a store is missing and would be prepared first:", *dry_run_of_store(data, default_store(data))]
@@ -228,11 +230,9 @@ def _run_missing(
         point = by_run[task.run]
         if error is not None or home.row(point)["state"] == "waiting":
             home.failure(point).parent.mkdir(exist_ok=True)
-            what = {"error": error or "ended without a result"}
-            write_json(home.failure(point), what)
+            write_json(home.failure(point), {"error": error or "ended without a result"})
         else:
-            made_by = versions() | {"tpdist": __version__}
-            write_json(task.run / "versions.json", made_by)
+            write_json(task.run / "versions.json", versions() | {"tpdist": __version__})
         write()
         table.ended(home.row(point))
 

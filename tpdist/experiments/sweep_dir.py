@@ -18,11 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpdist.data.disk import parse_json
 from tpdist.errors import RunError
 from tpdist.experiments.points import Point
 from tpdist.experiments.results import Row
-from tpdist.training.files import write_atomic
+from tpdist.training.files import read_json, write_atomic
 from tpdist.training.locks import locked
 from tpdist.training.run_dir import refuse_bytes
 
@@ -122,9 +121,9 @@ def choose(known: Iterable[Known], seeds: Sequence[int]) -> set[tuple[str, str]]
             reached.setdefault(point.setting, []).append(value)
     means = {setting: statistics.fmean(values) for setting, values in reached.items()}
     best: dict[str, tuple[str, str]] = {}
-    for setting, mean in means.items():
-        if mean < means.get(best.get(setting[0], ("", "")), float("inf")):
-            best[setting[0]] = setting
+    for setting in sorted(means, key=lambda one: means[one]):
+        if means[setting] < float("inf"):
+            best.setdefault(setting[0], setting)
     return set(best.values())
 
 
@@ -156,7 +155,7 @@ def wanted_rows(known: Sequence[Known], tuning: Sequence[int]) -> list[Row]:
 def _read(path: Path, *needed: str) -> dict[str, Any]:
     """What a file of ours holds; nothing where it is not there, or damaged."""
     with suppress(OSError, ValueError):
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if isinstance(found, dict) and found.keys() >= set(needed):
             return found
     return {}

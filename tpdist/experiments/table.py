@@ -1,7 +1,7 @@
 """What a person sees of a sweep: a live table on a terminal, a line for every point in a pipe, a summary at the end."""
 
-import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 
 from tpdist.experiments.results import Row, best_setting, by_setting, tried
 from tpdist.training.progress import Reporter, Silent, can_be_redrawn
+from tpdist.training.run_dir import RunDirectory
 
 AGAIN = "--retry runs them again"
 MOST_ROWS = 30  # of a table that fits on a screen
@@ -36,10 +37,11 @@ class Table:
                 self._reporter.say(f"{sum(row['state'] == 'waiting' for row in rows)} of {len(rows)} points to run")
                 self._said = True
             return
-        if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
-        self._live.update(draw(rows, runs), refresh=True)
+        with suppress(OSError):  # a terminal that is gone takes nothing more
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False)
+                self._live.start()
+            self._live.update(draw(rows, runs), refresh=True)
 
     def ended(self, row: Row) -> None:
         """A point is done or has failed."""
@@ -50,13 +52,14 @@ class Table:
 
     def close(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
 
 def draw(rows: Sequence[Row], runs: Sequence[Path]) -> RichTable:
     """Points that run first, then those done, then those that wait; as many as fit on a screen."""
-    count = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "waiting")}
+    count = Counter(row["state"] for row in rows)
     title = f"{count['done']} of {len(rows)} points done" + (f", {count['failed']} failed" if count["failed"] else "")
     table = RichTable("point", "state", "update", "epoch", "valid ppl", title=title, title_justify="left")
     shown = []
@@ -95,14 +98,11 @@ def described(sweep: Path) -> dict[str, str]:
 
 def last_rows(run: Path) -> tuple[Row, Row]:
     """The newest row of a run's metrics.jsonl, and the newest of an epoch that has ended; empty where there is none."""
-    newest: Row = {}
-    with suppress(OSError, ValueError):
-        for line in reversed((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
-            row = json.loads(line)
-            newest = newest or row
-            if row["kind"] == "epoch":
-                return newest, row
-    return newest, {}
+    rows: list[Row] = []
+    with suppress(OSError):
+        rows = RunDirectory(run).rows()
+    ended = [row for row in rows if row["kind"] == "epoch"]
+    return (rows or [{}])[-1], (ended or [{}])[-1]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

@@ -74,8 +74,10 @@ def _with(kind: str, size: float, run: Path, overrides: Sequence[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tpdist.experiments.testtime", description=__doc__)
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's directory, such as runs/reproduce-small-b20")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="default: all")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as data.store=DIR")
+    parser.add_argument("--arms", nargs="+", action="extend", default=[], metavar="ARM", help="default: all")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="such as data.store=DIR"
+    )
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write it here")
     options = parser.parse_args()
     found = at_test_time(Path(options.sweep), options.arms, options.set)

@@ -15,9 +15,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from tpdist.config import load_config
 from tpdist.data import Store
-from tpdist.errors import DataError, RunError
+from tpdist.errors import DataError, RunError, first_line
 from tpdist.launch.cluster import gpu_index
 from tpdist.launch.faults import lost_neighbour, of_the_machine
 from tpdist.launch.messages import Ended, Job, Process, Rendezvous
@@ -53,10 +52,9 @@ class SpanActor:
 
     @ray.method(concurrency_group="ctl")
     def process(self) -> Process:
-        context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
-        gpu = (context.get_node_id(), str(gpus[0])) if gpus else None
-        return Process(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid(), gpu)
+        gpu = (ray.get_runtime_context().get_node_id(), str(gpus[0])) if gpus else None
+        return Process(ray.util.get_node_ip_address(), os.getpid(), gpu)
 
     @ray.method(concurrency_group="ctl")
     def status(self) -> tuple[Status | None, list[str]]:
@@ -106,10 +104,11 @@ class SpanActor:
             run, store = _seen_from_here(job)
             _log_to(run.path / "logs" / f"worker-{rank}.log")
         except RunError as error:
+            here = RunError(f"the worker on {socket.gethostname()} says: {error}")
             if rendezvous.generation == 1:
-                raise
-            return Ended(failed=_line(error), unfit=True)  # others have seen both
-        config = with_absolute_paths(load_config(run.config_file, job.overrides), Path(job.directory))
+                raise here from error
+            return Ended(failed=_line(here), unfit=True)  # others have seen both
+        config = with_absolute_paths(run.load_config(job.overrides), Path(job.directory))
         processes = rendezvous.processes
         gpu = processes[rank].gpu
         device = torch.device("cuda", gpu_index(gpu[1])) if gpu else torch.device("cpu")
@@ -193,14 +192,14 @@ def _seen_from_here(job: Job) -> tuple[RunDirectory, Store]:
         return RunDirectory.open(job.run, job.address), Store.open(job.store)
     except (RunError, DataError) as error:
         raise RunError(
-            f"the worker on {socket.gethostname()} says: {error}; on several machines the run directory and data.store "
-            "must lie where all of them see them, under one path"
+            f"{error}; on several machines the run directory and data.store must lie where all of them see them, under "
+            "one path"
         ) from error
 
 
 def _line(error: BaseException) -> str:
     """An error without its traceback, whose frames would keep the process group."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return first_line(f"{type(error).__name__}: {error}")
 
 
 def _log_to(file: Path) -> None:
@@ -209,9 +208,7 @@ def _log_to(file: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
-        raise RunError(
-            f"the worker on {socket.gethostname()} says: {file}: cannot be written: {error.strerror}"
-        ) from error
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)

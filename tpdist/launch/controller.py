@@ -84,7 +84,7 @@ class Controller:
                 self.state = steps[self.state]()
             return self._result
         finally:
-            self.crew.release()
+            self.crew.keep(0)
 
     def _connect(self) -> State:
         """As many workers as fit now, once that is enough; the meeting of the first generation."""

@@ -9,7 +9,7 @@ import ray
 
 from tpdist.errors import Interrupted, TpdistError
 from tpdist.launch.cluster import free_nodes
-from tpdist.launch.hosted import WORDS_LIMIT_S, Answer, Hosted
+from tpdist.launch.hosted import WORDS_LIMIT_S, Hosted
 from tpdist.launch.messages import Job, Process, Rendezvous
 from tpdist.launch.policy import SETTLE_S
 from tpdist.training.progress import Reporter, together
@@ -114,27 +114,27 @@ class Crew:
         now = time.monotonic()
         # if it was this process that stood still, nobody was silent
         passed, self._looked = min(now - self._looked, LONGEST_LOOK_S), now
-        answers = [one.hear(passed, self.heartbeat_s) for one in self.hosted]
+        said = [one.hear(passed, self.heartbeat_s) for one in self.hosted]
         for one in self.hosted:
             one.settle()
             if one.fault is not None:
                 one.release()  # at once: others may wait for its message
-        self._show(answers[:1])
+        self._show(said[0] if said else None)
 
-    def _show(self, answers: Sequence[Answer | None]) -> None:
-        """What the leader said; the figures of all, as far as they have told them."""
+    def _show(self, said: Sequence[str] | None) -> None:
+        """What the leader said, if it has answered; the figures of all, as far as they have told them."""
         self.began = self.began or any(one.status is not None for one in self.hosted)
-        for _, said in [answer for answer in answers if answer]:
-            status = together([one.status for one in self.hosted])
-            if status is not None:
-                self.reporter.step(status)  # before what comes with it: what is said last is then read last
-            for line in said:
-                self.reporter.say(line)
+        if said is None:
+            return
+        status = together([one.status for one in self.hosted])
+        if status is not None:
+            self.reporter.step(status)  # before what comes with it: what is said last is then read last
+        for line in said:
+            self.reporter.say(line)
 
     def hear_out(self) -> None:
         """The leader's last words."""
-        answers = self.leader.last_words()
-        self._show([(status, [line for _, said in answers for line in said]) for status, _ in answers[-1:]])
+        self._show(self.leader.last_words())
 
     def hear_out_all(self) -> None:
         """The figures of all, of a run that was too short for a look as well."""
@@ -184,11 +184,6 @@ class Crew:
         lost = [f"worker {rank} ({one}) {one.fault}" for rank, one in enumerate(self.hosted) if one.fault is not None]
         self.let_go([one for one in self.hosted if one.fault is not None])
         return lost
-
-    def release(self) -> None:
-        """End all of them."""
-        for one in self.hosted:
-            one.release()
 
 
 @dataclass

@@ -49,17 +49,15 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; fast where there is no GPU."""
-    environment = os.environ
-    looks: list[Callable[[], Iterator[Finding]]] = [
-        packages,
-        devices,
-        lambda: threads(environment, own_cores()),
-        lambda: ray_cluster(environment),
-        network,
-        lambda: ports(lambda host, port: answers(host, port, CONNECT_S)),
-        disk,
+    return [
+        *packages(),
+        *devices(),
+        *threads(os.environ, own_cores()),
+        *ray_cluster(os.environ),
+        *network(),
+        *ports(lambda host, port: answers(host, port, CONNECT_S)),
+        *disk(),
     ]
-    return [finding for look in looks for finding in look()]
 
 
 def packages() -> Iterator[Finding]:
@@ -115,22 +113,8 @@ def threads(environment: Mapping[str, str], cores: int) -> Iterator[Finding]:
 
 
 def ray_cluster(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The cluster that `--address auto` would join, and the token."""
-    mode = environment.get("RAY_AUTH_MODE", "not set")
-    token = _token_source(environment)
-    yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {token or 'nowhere'}")
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    if token is None and named:
-        wrong = f"RAY_AUTH_TOKEN_PATH names {named}, where there is no file that you can see"
-        yield Finding("ray", "bad", wrong, "correct it, or unset it")
-    file = _token_file(environment)
-    if file is not None and not os.access(file, os.R_OK):
-        yield Finding("ray", "bad", f"you cannot read {file}", "let it belong to you, mode 0600")
-    elif file is not None and file.stat().st_mode & 0o077:
-        yield Finding("ray", "note", f"others on this machine can read {file}", f"chmod 600 {file}")
-    if mode == "token" and token is None and not named:
-        mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
-        yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)
+    """The token, and the cluster that `--address auto` would join."""
+    yield from _token(environment)
     file = Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
     address, source, mend = environment.get("RAY_ADDRESS", ""), "RAY_ADDRESS", "correct it, or unset it"
     if address in ("", "auto"):
@@ -188,15 +172,21 @@ def disk() -> Iterator[Finding]:
         yield Finding("disk", "note", f"{mib:.0f} MiB free in {shared}", mend)
 
 
-def _token_source(environment: Mapping[str, str]) -> str | None:
+def _token(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Where Ray would find its token; never the token itself."""
-    if environment.get("RAY_AUTH_TOKEN"):
-        return "in RAY_AUTH_TOKEN"
-    file = _token_file(environment)
-    return None if file is None else f"in {file}"
-
-
-def _token_file(environment: Mapping[str, str]) -> Path | None:
-    file = token_file(environment)
+    mode, named = environment.get("RAY_AUTH_MODE", "not set"), environment.get("RAY_AUTH_TOKEN_PATH")
+    given, file = bool(environment.get("RAY_AUTH_TOKEN")), token_file(environment)
     # unlike Path.is_file, os.path's is without an error of its own, such as of a directory that is another user's
-    return file if os.path.isfile(file) and not environment.get("RAY_AUTH_TOKEN") else None
+    there = os.path.isfile(file) and not given
+    source = "in RAY_AUTH_TOKEN" if given else f"in {file}" if there else "nowhere"
+    yield Finding("ray", "fine", f"RAY_AUTH_MODE {mode}, token {source}")
+    if there and not os.access(file, os.R_OK):
+        yield Finding("ray", "bad", f"you cannot read {file}", "let it belong to you, mode 0600")
+    elif there and file.stat().st_mode & 0o077:
+        yield Finding("ray", "note", f"others on this machine can read {file}", f"chmod 600 {file}")
+    elif named and not (there or given):
+        wrong = f"RAY_AUTH_TOKEN_PATH names {named}, where there is no file that you can see"
+        yield Finding("ray", "bad", wrong, "correct it, or unset it")
+    elif mode == "token" and not (there or given):
+        mend = "write the cluster's token to ~/.ray/auth_token (mode 0600), or name its file in RAY_AUTH_TOKEN_PATH"
+        yield Finding("ray", "bad", "RAY_AUTH_MODE asks for a token, and there is none", mend)

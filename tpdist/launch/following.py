@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import aiohttp
 import requests
@@ -21,15 +22,13 @@ async def follow_log(client: JobSubmissionClient, job: str, say: Callable[[str],
     log, said = "", 0
     while True:
         seen = 0
-        try:
+        with suppress(RuntimeError, OSError, aiohttp.ClientError):
             # a new connection begins at the log's start
             async for text in client.tail_job_logs(job):
                 new = text[max(0, len(log) - seen) :]
                 seen += len(text)
                 log += new
                 said = _say_lines(log, said, say)
-        except (RuntimeError, OSError, aiohttp.ClientError):
-            pass
         if await _has_ended(client, job):
             break
         await asyncio.sleep(LOOK_EVERY_S)

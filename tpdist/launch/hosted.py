@@ -29,7 +29,6 @@ from tpdist.launch.placement import Node
 from tpdist.training.progress import Status
 
 WORDS_LIMIT_S = 5.0
-Answer = tuple[Status | None, list[str]]
 
 
 @dataclass(eq=False)
@@ -112,12 +111,12 @@ class Hosted:
             self.fault = f"did not start: {str(error).strip().splitlines()[-1]}"
             self.unfit = isinstance(error, RuntimeEnvSetupError) or "creation task" in str(error)
 
-    def hear(self, passed_s: float, limit_s: float) -> Answer | None:
-        """The answer to the last question, if it has come; then asks again. passed_s: since the last call."""
+    def hear(self, passed_s: float, limit_s: float) -> list[str] | None:
+        """What it said, if the answer to the last question has come; then asks again. passed_s: since the last call."""
         if self._asked is None:
             self._asked = self.actor.status.remote()
         try:
-            answer = ray.get(self._asked, timeout=0)
+            status, said = ray.get(self._asked, timeout=0)
         except GetTimeoutError:
             self.silent_s += passed_s if self.process else 0.0  # an actor that starts may take its time
             if self.silent_s > limit_s:
@@ -126,18 +125,18 @@ class Hosted:
         except RayError as error:
             self.fault = self.fault or why_it_died(error)
             return None
-        self._asked, self.silent_s, self.status = None, 0.0, answer[0]
-        return answer
+        self._asked, self.silent_s, self.status = None, 0.0, status
+        return said
 
-    def last_words(self) -> list[Answer]:
-        """What it has to say after `train` has come back."""
+    def last_words(self) -> list[str] | None:
+        """What it has to say after `train` has come back; None where it does not answer."""
         try:
             asked = [self._asked, self.actor.status.remote()]
             answers = ray.get([one for one in asked if one is not None], timeout=WORDS_LIMIT_S)
             self.status = answers[-1][0]
-            return answers
+            return [line for _, said in answers for line in said]
         except (GetTimeoutError, RayError):
-            return []
+            return None
         finally:
             self._asked = None
 

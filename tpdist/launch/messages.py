@@ -25,7 +25,6 @@ class Job:
 class Process:
     """An actor's, and where it runs. gpu: (node, Ray's name of it there), or None."""
 
-    node: str
     host: str
     id: int
     gpu: tuple[str, str] | None

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray.exceptions import LocalRayletDiedError, RayError
 
 from tpdist.config import Experiment
-from tpdist.errors import Interrupted, TpdistError
+from tpdist.errors import Interrupted, TpdistError, first_line
 from tpdist.launch.cluster import connected, gpu_index, ray, wait_for_room
+from tpdist.launch.local import resume, train
 from tpdist.launch.placement import own_cores
 from tpdist.training.depots import forget, has_checkpoints
 from tpdist.training.locks import PATIENCE_S
@@ -124,10 +126,6 @@ def place_of(config: Experiment) -> list[str]:
 
 def _run(config: Experiment, run: str, threads: int) -> str | None:
     """In the task's process: train, or go on. What the user can mend is returned, the rest is raised."""
-    import torch
-
-    from tpdist.launch.local import resume, train
-
     torch.set_num_threads(threads)
     if gpus := ray.get_gpu_ids():
         torch.cuda.set_device(gpu_index(gpus[0]))
@@ -144,5 +142,5 @@ def _run(config: Experiment, run: str, threads: int) -> str | None:
         else:
             train(config, run)
     except TpdistError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None

@@ -75,6 +75,7 @@ class Plan:
     sweeps: int
     keep_costates: bool  # from visit to visit: the sweeps begin with them, not with 0
     edge_costate: bool  # a window ends with the costate that the last visit of the window behind left, not with 0
+    edge_free: bool  # H-steps move the window's start too
     closing: bool  # one more target at the window's end
     chunk_blocks: int  # at most, that are worked on at once
     recompute: bool  # the targets, for the dual step of a visit in place
@@ -199,6 +200,7 @@ def plan_epoch(config: Experiment, epoch: int, blocks: int) -> Plan:
         sweeps=sweeps,
         keep_costates=method.keep_costates,
         edge_costate=method.name == "costate" and method.edge_costate == "kept",
+        edge_free=method.edge_free,
         closing=method.closing,
         chunk_blocks=max(1, config.batching.chunk_tokens // objective.block),
         recompute=config.batching.recompute,

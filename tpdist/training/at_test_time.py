@@ -16,12 +16,11 @@ from tpdist.tprop.objective import frozen
 class AtTestTime(Protocol):
     """Shape letters: `evaluation.py` reads one stream; inputs [B, 1], labels [B], start and after [1, d]."""
 
-    def model(self, model: LanguageModel) -> LanguageModel:
-        """The one to evaluate with, which may be changed."""
-        ...
-
     def learn(self, model: LanguageModel, inputs: Tensor, labels: Tensor, start: Tensor, after: Tensor) -> Tensor:
-        """start: the state before the block; after: that after it, as θ rolled it out. -> the next block's start."""
+        """start: the state before the block; after: that after it, as θ rolled it out. -> the next block's start.
+
+        The model may be changed.
+        """
         ...
 
 
@@ -35,9 +34,6 @@ class HSteps:
     steps: int
     lr: float
     weight: float
-
-    def model(self, model: LanguageModel) -> LanguageModel:
-        return model
 
     def learn(self, model: LanguageModel, inputs: Tensor, labels: Tensor, start: Tensor, after: Tensor) -> Tensor:
         h = start
@@ -61,9 +57,6 @@ class ThetaSteps:
 
     steps: int
     lr: float
-
-    def model(self, model: LanguageModel) -> LanguageModel:
-        return model.copied()
 
     def learn(self, model: LanguageModel, inputs: Tensor, labels: Tensor, start: Tensor, after: Tensor) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -12,7 +12,7 @@ from tpdist.config import Experiment
 from tpdist.data import StreamLayout, Tokens, read_blocks
 from tpdist.errors import ConfigError
 from tpdist.parallel import Place, balanced
-from tpdist.tprop import Window, make_window
+from tpdist.tprop import Window, make_window, plan_epoch
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,15 @@ class Batches:
     """
 
     def __init__(self, config: Experiment, tokens: Tokens, place: Place, device: torch.device, dtype: torch.dtype):
-        batching, method = config.batching, config.method
+        batching = config.batching
         self.layout = layout_of(config, len(tokens), place.times)
         self.per_window = self.layout.blocks if batching.mode == "batch" else batching.blocks
         self._tokens, self._place = tokens, place
         self._device, self._dtype = device, dtype
         self._seed = config.run.seed
-        self._shuffled = batching.order == "shuffled"
-        self._edge_free, self._closing = method.edge_free, method.closing
-        self._reach = method.relaxation if self._shuffled and method.edge == "carry" else 0
+        self._plan = plan_epoch(config, 1, self.per_window)  # what is read of it is the same in every epoch
         self.streams = place.own_streams(batching.streams)
-        self.own_windows = self._shuffled and place.times > 1
+        self.own_windows = self._plan.shuffled and place.times > 1
         self._windows = self._cut()
         self._begins, self.slots = self._places()
 
@@ -93,8 +91,8 @@ class Batches:
             own = self._own(index)
             begins.append(len(slots))
             # an idle worker's would be taken for that of the worker which has the window's last block
-            slots += [*own, -own.stop] if self._closing and own else own
-        return begins, slots if self._closing else [*slots, slots[-1] + 1]
+            slots += [*own, -own.stop] if self._plan.closing and own else own
+        return begins, slots if self._plan.closing else [*slots, slots[-1] + 1]
 
     def __len__(self) -> int:
         """Updates in an epoch."""
@@ -102,7 +100,7 @@ class Batches:
 
     def order(self, epoch: int) -> list[int]:
         """Windows in the order of their visits. Random orders follow from the seed and the epoch alone."""
-        if not self._shuffled:
+        if not self._plan.shuffled:
             return list(range(len(self)))
         return np.random.default_rng([self._seed, epoch]).permutation(len(self)).tolist()
 
@@ -116,7 +114,7 @@ class Batches:
         drawn = self._windows[index]
         whole, own = drawn[self._place.time], self._own(index)
         distinct = drawn if self.own_windows else drawn[:1]
-        tokens = sum(self._count(window) for window in distinct)
+        tokens = sum(self._count(window, range(self.layout.streams)) for window in distinct)
         active = min(len(whole), self._place.times)
         window = self._window(whole, own, tokens) if own else None
         return Batch(window, self._begins[index], tokens, self._count(own, self.streams), active)
@@ -131,7 +129,7 @@ class Batches:
 
     def _window(self, whole: range, own: range, tokens: int) -> Window:
         span_begin = balanced(self.layout.blocks, self._place.times)[self._place.time].start if self.own_windows else 0
-        reach = min(self._reach, own.start - span_begin)
+        reach = min(self._plan.reach, own.start - span_begin)
         inputs, labels = self._read(own.start - reach, own.stop)
         follows = None
         if own.stop < whole.stop:
@@ -143,8 +141,8 @@ class Batches:
             self._dtype,
             tokens=tokens,
             opens=whole.start == 0,
-            edge_free=self._edge_free,
-            closing=self._closing,
+            edge_free=self._plan.edge_free,
+            closing=self._plan.closing,
             earlier=inputs[:, :, :reach],
             continues=(own.start > whole.start, own.stop < whole.stop),
             follows=follows,
@@ -159,12 +157,9 @@ class Batches:
             inputs, labels = inputs.pin_memory(), labels.pin_memory()
         return inputs.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
-    def _count(self, blocks: range, streams: range | None = None) -> int:
-        """Labels of a run of blocks, over all streams by default."""
-        B = self.layout.block
-        lengths = np.array(
-            [self.layout.length(s) for s in range(self.layout.streams) if streams is None or s in streams]
-        )
+    def _count(self, blocks: range, streams: range) -> int:
+        """Labels of a run of blocks."""
+        B, lengths = self.layout.block, np.array([self.layout.length(s) for s in streams])
         return int(np.clip(lengths - blocks.start * B, 0, len(blocks) * B).sum())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tpdist.config import Experiment
 from tpdist.data.disk import parse_json
-from tpdist.training.files import finite, write_text
+from tpdist.training.files import json_lines, write_text
 from tpdist.training.run_dir import RunDirectory, with_absolute_paths
 from tpdist.training.trackers import flat
 
@@ -32,7 +32,7 @@ def note_changes(run: RunDirectory, config: Experiment, epoch: int, step: int) -
     """Add the differences to what the run has noted: all of them or none, whatever ends the process."""
     found = differences(run, config, epoch, step)
     if found:
-        write_text(_file(run), "".join(json.dumps(finite(change)) + "\n" for change in [*changes(run), *found]))
+        write_text(_file(run), json_lines([*changes(run), *found]))
     return found
 
 

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from typing_extensions import TypedDict  # typing's is known to pydantic from Python 3.12 on
 
-from tpdist.errors import RunError
+from tpdist.errors import RunError, first_line
 from tpdist.training.depot import MANIFEST, Depot
 from tpdist.training.files import load_tensors
 from tpdist.training.manifest import STATE, TENSORS, Count, verify_checkpoint
@@ -162,4 +162,4 @@ def not_a_state(where: str, error: ValidationError) -> RunError:
     """What is wrong with the content of a checkpoint's `state.json`."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    return RunError(f"{where}/{STATE}: {key!r}: not what a checkpoint holds ({first['msg'].splitlines()[0]})")
+    return RunError(f"{where}/{STATE}: {key!r}: not what a checkpoint holds ({first_line(first['msg'])})")

@@ -13,21 +13,20 @@ from tpdist.training.blow_up import stop_non_finite
 from tpdist.training.evaluation import Evaluation, evaluate_tokens, joined, share_of_loss
 from tpdist.training.figures import metrics_row, own_work
 from tpdist.training.kept_model import KeptModel
-from tpdist.training.signals import StopSignal
 from tpdist.training.tracking import Tracker
 
 if TYPE_CHECKING:
     from tpdist.training.trainer import Trainer
 
 
-def evaluate_split(trainer: "Trainer", model: LanguageModel, split: Split, stop: StopSignal) -> Evaluation:
+def evaluate_split(trainer: "Trainer", model: LanguageModel, split: Split) -> Evaluation:
     """By all workers, each a run of its pieces; by the leader alone where the model forgets too slowly for that.
 
     model: the same on all of them. Raises Interrupted.
     """
 
     def tick() -> None:
-        if stop.received:
+        if trainer.stop.received:
             raise _StopEvaluationError
 
     tokens, workers, block = trainer.store.tokens(split), trainer.workers, trainer.config.objective.block
@@ -136,4 +135,4 @@ def hand_on(trainer: "Trainer") -> None:
 
 
 class _StopEvaluationError(Exception):
-    """The user wants to stop while the leader evaluates."""
+    """The user wants to stop during an evaluation."""

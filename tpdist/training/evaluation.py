@@ -72,7 +72,7 @@ def evaluate_tokens(
     if test_time is None:
         pieces = (losses for losses, _ in _pieces(model, tokens, block, 0, len(tokens) - 1, model.zero_state(1)))
     else:
-        model = test_time.model(model)
+        model = model.copied()  # its θ may go on learning
         pieces = _blocks(model, tokens, block, test_time)
     pairs = len(tokens) - 1
     sums = torch.zeros(block, dtype=torch.float64, device=model.bias.device)  # by position
@@ -152,8 +152,7 @@ def _pieces(
     model: LanguageModel, tokens: Tokens, block: int, begin: int, end: int, state: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The losses of every piece from `begin`, which the text reaches in `state`, to `end`; the state after them."""
-    size, device = _size(block), model.bias.device.type
-    many = SIDE_BY_SIDE.get(device, SIDE_BY_SIDE["cuda"])
+    size, many = _size(block), SIDE_BY_SIDE[model.bias.device.type]
     while begin < end:
         pieces = max(1, min(many, (end - begin) // size))  # what is left at last is shorter
         inputs, labels = _read(model, tokens, begin, min(begin + pieces * size, end), pieces)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tpdist.data.disk import sync
+from tpdist.data.disk import parse_json, sync
 from tpdist.errors import RunError, first_line
 
 
@@ -65,6 +65,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError where it cannot be read, ValueError where it holds none."""
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
 def dump_json(path: Path, value: Any) -> None:
     """A value as JSON, straight into the file: in a directory that is not there yet for others, or /dev/stdout."""
     path.write_text(json_text(value), encoding="utf-8")
@@ -72,15 +77,20 @@ def dump_json(path: Path, value: Any) -> None:
 
 def json_text(value: Any) -> str:
     """The one way in which the program writes JSON."""
-    return json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
-def finite(value: Any) -> Any:
+def json_lines(rows: Iterable[Any]) -> str:
+    """A line of JSON for each."""
+    return "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+
+
+def _finite(value: Any) -> Any:
     """`value` as JSON can hold it: null for infinity and not-a-number."""
     if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

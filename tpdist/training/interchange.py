@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from tpdist.config import Experiment
 from tpdist.data import Vocabulary
-from tpdist.data.disk import parse_json
 from tpdist.errors import ConfigError, RunError, TpdistError, first_line
 from tpdist.models import LanguageModel
 from tpdist.models.cells import Cell
-from tpdist.training.files import dump_json, load_tensors, save_tensors
+from tpdist.training.files import dump_json, load_tensors, read_json, save_tensors
+from tpdist.training.kept_model import load_parameters, misfits
 from tpdist.training.model_card import model_card
 
 CONFIG, TENSORS, VOCABULARY, CARD, ONNX = (
@@ -99,30 +99,24 @@ def start_from(model: LanguageModel, file: str, vocabulary: Vocabulary) -> None:
     except RunError as error:
         what = str(error).partition("; did")[0]
         raise ConfigError(f"{what}; give a safetensors file, such as an export's", key) from error
-    own = dict(model.named_parameters())
-    if "embedding.weight" not in own and "embedding.weight" in tensors:
+    if "embedding.weight" not in dict(model.named_parameters()) and "embedding.weight" in tensors:  # tied
         embedding = tensors.pop("embedding.weight")
         if not torch.equal(embedding, tensors.setdefault("weight", embedding)):
             raise ConfigError(f"{file}: its decoder.weight is not its encoder.weight; write model.tied: false", key)
-    for name in sorted(own.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else "absent"
-        wanted = tuple(own[name].shape) if name in own else "absent"
-        if got != wanted:
-            raise ConfigError(
-                f"{file}: {_plain_name(name)} is {got} there and {wanted} in this model; set model.cell, hidden, "
-                "layers, embedding and tied, and the vocabulary, as they were for that file",
-                key,
-            )
+    for name, got, wanted in misfits(model, tensors):
+        raise ConfigError(
+            f"{file}: {_plain_name(name)} is {got} there and {wanted} in this model; set model.cell, hidden, layers, "
+            "embedding and tied, and the vocabulary, as they were for that file",
+            key,
+        )
     beside = Path(file).with_name(VOCABULARY)
     try:
-        types = parse_json(beside.read_text(encoding="utf-8")) if beside.is_file() else vocabulary.types
+        types = read_json(beside) if beside.is_file() else vocabulary.types
     except (OSError, ValueError) as error:
         raise ConfigError(f"{beside}: is no vocabulary of an export: {first_line(error)}", key) from error
     if types != vocabulary.types:
         raise ConfigError(f"{beside}: is another vocabulary than the corpus's; prepare the corpus as it was then", key)
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+    load_parameters(model, tensors, file)
 
 
 def _plain_name(name: str) -> str:

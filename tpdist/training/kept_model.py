@@ -1,6 +1,6 @@
 """The models that a run keeps: that of its best epoch, and that of the last."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tpdist.config import Experiment
 from tpdist.data import Manifest
-from tpdist.data.disk import parse_json, sync
+from tpdist.data.disk import sync
 from tpdist.errors import RunError
 from tpdist.models import LanguageModel, build_model
-from tpdist.training.files import load_tensors, save_tensors, write_atomic, write_json
+from tpdist.training.files import load_tensors, read_json, save_tensors, write_atomic, write_json
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -65,7 +65,7 @@ class KeptModel:
         known = {name: about[name] for name in kept}
         if self._which == "best":
             with suppress(OSError, ValueError, KeyError, TypeError):  # none, or not ours
-                result = parse_json(self._run.result_file.read_text(encoding="utf-8"))
+                result = read_json(self._run.result_file)
                 known = (result if result["best_epoch"] == about["epoch"] else {}) | known  # else of fewer epochs
         return known
 
@@ -76,7 +76,7 @@ class KeptModel:
             way_on = f"; go on with `{self._run.resume_command}`" if self._run.may_go_on() else ""
             raise RunError(f"{file}: missing; the run has not finished an epoch yet, or somebody removed it{way_on}")
         try:
-            about: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
+            about: dict[str, Any] = read_json(file)
             _ = [about[name] for name in needed]
             return about
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -88,14 +88,19 @@ class KeptModel:
 
 def load_parameters(model: LanguageModel, tensors: dict[str, Tensor], source: str) -> None:
     """Copy parameters in by name. Raises RunError, naming the first that does not fit."""
+    for name, got, wanted in misfits(model, tensors):
+        raise RunError(
+            f"{source}: holds another model: parameter {name} is {got} there and {wanted} in the configuration; use "
+            "the configuration that it was trained with"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(tensors[name])
+
+
+def misfits(model: LanguageModel, tensors: dict[str, Tensor]) -> Iterator[tuple[str, object, object]]:
+    """The names by which `tensors` and the model have other shapes, and both: `absent` for none."""
     own = dict(model.named_parameters())
     for name in sorted(own.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else None
-        wanted = tuple(own[name].shape) if name in own else None
+        got, wanted = (tuple(held[name].shape) if name in held else "absent" for held in (tensors, own))
         if got != wanted:
-            raise RunError(
-                f"{source}: holds another model: parameter {name} is {got or 'absent'} there and {wanted or 'absent'} "
-                f"in the configuration; use the configuration that it was trained with"
-            )
-    for name, parameter in own.items():
-        parameter.data.copy_(tensors[name])
+            yield name, got, wanted

@@ -4,13 +4,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pyarrow import ArrowInvalid
+from pyarrow.fs import FileSelector, FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem, copy_files
 
 from tpdist.errors import ConfigError, RunError, first_line
 from tpdist.training.depot import ASIDE, MANIFEST, NAME, OWNER, RECEIPT, oldest_first
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 
 class ObjectStore:
@@ -41,8 +40,6 @@ class ObjectStore:
             return self._list(complete=True)
 
     def fetch(self, name: str, scratch: Path) -> Path:
-        from pyarrow.fs import FileSelector, LocalFileSystem, copy_files
-
         local = scratch / name
         local.mkdir()
         with self._told():
@@ -60,8 +57,6 @@ class ObjectStore:
         return Path(self._stages[token].name)
 
     def publish(self, name: str, token: int, file: str) -> None:
-        from pyarrow.fs import LocalFileSystem, copy_files
-
         with self._told():
             self._filesystem.create_dir(f"{self._base}/{name}")
             copy_files(
@@ -99,8 +94,6 @@ class ObjectStore:
                 self._filesystem.delete_dir(path)
 
     def set_aside(self, name: str) -> None:
-        from pyarrow.fs import FileSelector
-
         self.remove(f"{ASIDE}{name}")
         with self._told():
             aside = f"{self._base}/{ASIDE}{name}"
@@ -120,8 +113,6 @@ class ObjectStore:
 
     def _list(self, complete: bool) -> list[str]:
         """Those with a manifest, or those without."""
-        from pyarrow.fs import FileSelector
-
         below = FileSelector(self._base, allow_not_found=True, recursive=True)
         paths = [Path(info.path) for info in self._filesystem.get_file_info(below)]
         found = {path if NAME.fullmatch(path.name) else path.parent for path in paths}
@@ -136,11 +127,8 @@ class ObjectStore:
             raise RunError(f"run.checkpoint_to: {self.where}: {first_line(error)}") from error
 
 
-def _open(uri: str) -> "tuple[FileSystem, str]":
+def _open(uri: str) -> tuple[FileSystem, str]:
     """pyarrow's file system, or fsspec's for what pyarrow does not know."""
-    from pyarrow import ArrowInvalid
-    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
-
     try:
         try:
             return FileSystem.from_uri(uri)

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a live line on a terminal, plain lines in a pipe."""
 
+import errno
 import math
 import os
 import sys
@@ -155,13 +156,16 @@ class RunBar(Progress):
 
 
 def _print(text: str) -> None:
-    """Print a line. Where nobody reads any more (`| head`), training goes on in silence. Else raises OutputError."""
+    """Print a line. Where nobody reads any more, training goes on in silence. Else raises OutputError.
+
+    So it is behind `| head`, and on a terminal that is gone, whose signal ends the run, which shall come to save.
+    """
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
     except OSError as error:
-        raise OutputError.of(error) from error
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+            raise OutputError.of(error) from error
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
 
 
 def clock(seconds: float) -> str:
@@ -186,7 +190,8 @@ class DataBar:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._bar.stop()
 
     def __call__(self, at: Preparation) -> None:
         if self._quiet:

@@ -146,12 +146,10 @@ class RunDirectory:
         found = []
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
         for line in lines.splitlines():
-            try:
+            with suppress(ValueError, TypeError, KeyError):  # what was being written when the run was killed
                 row = parse_json(line)
                 if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
                     found.append(row)
-            except (ValueError, TypeError, KeyError):
-                continue  # the line that was being written when the run was killed
         return found
 
     def load_config(self, overrides: Sequence[str] = ()) -> Experiment:

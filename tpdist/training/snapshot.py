@@ -1,5 +1,6 @@
 """From a trainer to a checkpoint and back: everything that the next step depends on."""
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -105,8 +106,8 @@ def _check_layout(trainer: "Trainer", state: dict[str, Any], where: str) -> None
 
 def _own_states(trainer: "Trainer", loaded: Loaded) -> dict[str, Tensor]:
     """This worker's states, put together from the files of all workers that wrote them, however many they were."""
-    batches, own, shards = trainer.batches, {}, loaded.shards()
-    for (shard, tensors), spare in [*((one, False) for one in shards), *((one, True) for one in shards)]:
+    batches, own = trainer.batches, {}
+    for spare, (shard, tensors) in product((False, True), loaded.shards()):
         both = range(max(shard.streams.start, batches.streams.start), min(shard.streams.stop, batches.streams.stop))
         rows = slice(both.start - shard.streams.start, both.stop - shard.streams.start)
         here = slice(both.start - batches.streams.start, both.stop - batches.streams.start)

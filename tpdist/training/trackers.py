@@ -19,9 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tpdist.config import Experiment
-from tpdist.data.disk import parse_json
 from tpdist.errors import ConfigError, RunError, first_line
-from tpdist.training.files import write_json
+from tpdist.training.files import read_json, write_json
 from tpdist.training.run_dir import RunDirectory
 
 
@@ -84,7 +83,7 @@ class Events:
     """A TensorBoard event file. Written in this thread: torch's writer has one of its own, whose errors are lost."""
 
     def __init__(self, directory: Path):
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)  # a file that somebody has open may stay there, on NFS
         now = time.time()
         self._file = (directory / f"events.out.tfevents.{int(now)}.tpdist").open("wb")
         self._records = RecordWriter(self._file)
@@ -162,7 +161,7 @@ class Wandb:
 def _known(run: RunDirectory) -> dict[str, str]:
     file = run.path / "tracking.json"
     try:
-        known = parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known = read_json(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: is damaged; delete it, and trackers take this for a run of its own") from error
     return known if isinstance(known, dict) else {}

@@ -1,13 +1,11 @@
 """metrics.jsonl, and the same rows to whoever tracks the run."""
 
-import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tpdist.config import Experiment
-from tpdist.training.files import finite, write_atomic
+from tpdist.training.files import json_lines, write_text
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trackers import Events, External, open_trackers, refusal
 
@@ -27,7 +25,7 @@ class Tracker:
         rows = [row for row in rows if row["kind"] != "epoch" or row["epoch"] < epoch]
         self._notice = notice
         self._others: dict[str, External] = open_trackers(config, run, notice)
-        write_atomic(run.metrics_file, lambda file: _write(file, rows))
+        write_text(run.metrics_file, json_lines(rows))
         shutil.rmtree(run.tensorboard, ignore_errors=True)
         self._events = Events(run.tensorboard) if "tensorboard" in config.run.track else None
         if self._events is not None:
@@ -37,8 +35,7 @@ class Tracker:
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row. Whatever happens after this, it is in the file."""
-        row = finite(row)
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json_lines([row]))
         self._file.flush()
         if self._events is not None:
             self._events.add(row)
@@ -60,7 +57,3 @@ class Tracker:
         except Exception as error:  # whatever a library that talks to a server may raise
             del self._others[name]
             self._notice(refusal(name, error))
-
-
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -148,7 +148,7 @@ class Trainer:
                     raise Regroup
                 self._begin_epoch()
                 self._train_epoch(tracker)
-                end_epoch(self, evaluate_split(self, self.model, "valid", stop), tracker)
+                end_epoch(self, evaluate_split(self, self.model, "valid"), tracker)
                 self._next_epoch()
             self.writer.wait()
         finally:

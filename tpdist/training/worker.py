@@ -6,7 +6,7 @@ import torch
 
 from tpdist.config import Experiment
 from tpdist.data import Store
-from tpdist.data.disk import NO_SPACE, parse_json
+from tpdist.data.disk import NO_SPACE
 from tpdist.errors import Interrupted, OutputError, RunError, first_line
 from tpdist.parallel import Traffic, Workers
 from tpdist.training.changes import Change, note_changes, text
@@ -15,7 +15,7 @@ from tpdist.training.depot import OWNER, Depot
 from tpdist.training.depots import depot_for, forget, shut
 from tpdist.training.epoch_end import evaluate_split
 from tpdist.training.evaluation import perplexity
-from tpdist.training.files import write_json
+from tpdist.training.files import read_json, write_json
 from tpdist.training.heap import keep_freed_memory
 from tpdist.training.interchange import start_from
 from tpdist.training.kept_model import KeptModel
@@ -82,7 +82,7 @@ def run_worker(
                     what = "do" if nothing_left else "train"
                     reporter.say(f"nothing is left to {what}; for more: {trainer.for_more}")
             trainer.fit(stop)
-            test = _test(trainer, stop) if config.run.test else None
+            test = _test(trainer) if config.run.test else None
             traffic = workers.total_traffic()
             if not workers.leads:
                 return None
@@ -140,7 +140,7 @@ def refuse_occupied(depot: Depot) -> None:
 def _has_result(run: RunDirectory, trainer: Trainer) -> bool:
     """Whether `result.json` is of all that was trained, and has all that is asked for."""
     try:
-        was = parse_json(run.result_file.read_text(encoding="utf-8"))
+        was = read_json(run.result_file)
         tested = was["test_perplexity"] is not None or not trainer.config.run.test
         return tested and (was["steps"], was["epochs"]) == (trainer.state.step, trainer.state.epoch - 1)
     except (OSError, ValueError, KeyError, TypeError):
@@ -180,7 +180,7 @@ def _how_to_go_on(depot: Depot | None, run: RunDirectory) -> str:
     return f"the checkpoint {saved[-1]} is whole. Continue with: {run.resume_command}"
 
 
-def _test(trainer: Trainer, stop: StopSignal) -> float:
+def _test(trainer: Trainer) -> float:
     """The best model's perplexity on the test split. All workers call it at once. Raises Interrupted."""
     run, workers = trainer.run, trainer.workers
     # the leader's: another machine may see the directory as it was
@@ -191,7 +191,7 @@ def _test(trainer: Trainer, stop: StopSignal) -> float:
         for parameter in best.parameters():
             workers.sum(parameter if workers.leads else parameter.zero_())
     try:
-        return evaluate_split(trainer, best, "test", stop).perplexity
+        return evaluate_split(trainer, best, "test").perplexity
     except Interrupted as error:
         way_on = f"Continue with: {run.resume_command}"
         raise Interrupted(f"stopped before the result was written. {way_on}") from error

@@ -36,7 +36,6 @@ def table(workers: Sequence[WorkerFigures]) -> Table:
     """A row a worker, or a row a host where there are many workers on several; else those that the others wait for."""
     hosts = _by_host(workers)
     names = ["worker", "host", "tokens/s", "waits: neighbours", "gradients", "sent"]
-    shown, more = sorted(workers, key=lambda work: work.rank), ""
     if len(workers) > ROWS and 1 < len(hosts) <= ROWS:
         grid = _grid(["workers", *names[1:]])
         for group in hosts:
@@ -44,12 +43,12 @@ def table(workers: Sequence[WorkerFigures]) -> Table:
             neighbours, reduction = (_span(group, attrgetter(name), _percent) for name in ("neighbours", "reduction"))
             grid.add_row(_ranks(group), group[0].host, f"{rate:,.0f}", neighbours, reduction, decimal(sent))
         return grid
+    grid, shown = _grid(names), workers
     if len(workers) > ROWS:
-        # who waits least is who the others wait for
-        shown = sorted(sorted(workers, key=lambda work: work.waiting)[:ROWS], key=lambda work: work.rank)
-        more = f"the {ROWS} of {len(workers)} workers that wait least: the others wait for them"
-    grid = _grid(names)
-    for work in shown:
+        shown = sorted(workers, key=lambda work: work.waiting)[:ROWS]  # who waits least is who the others wait for
+        grid.caption = f"the {ROWS} of {len(workers)} workers that wait least: the others wait for them"
+        grid.caption_justify = "left"
+    for work in sorted(shown, key=lambda work: work.rank):
         grid.add_row(
             str(work.rank),
             work.host,
@@ -58,8 +57,6 @@ def table(workers: Sequence[WorkerFigures]) -> Table:
             _percent(work.reduction),
             decimal(work.sent),
         )
-    if more:
-        grid.caption, grid.caption_justify = more, "left"
     return grid
 
 

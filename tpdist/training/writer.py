@@ -171,13 +171,10 @@ class Writer:
         pause, longest = RECEIPTS_S
         until = None
         while True:
-            for file in files:
-                content = None if file in found else self.depot.read(name, token, _receipt(file))
-                if content:
-                    try:
+            for file in set(files) - found.keys():
+                if content := self.depot.read(name, token, _receipt(file)):
+                    with suppress(ValueError):  # half written
                         found[file] = json.loads(content)
-                    except ValueError:
-                        continue  # half written
             if len(found) == len(files):
                 return {file: found[file] for file in files}
             if self._failed.is_set():
@@ -191,7 +188,7 @@ class Writer:
 
     def _tell(self, name: str, token: int, file: str, error: BaseException) -> None:
         """The leader clears the stage away; another worker tells the leader why it has no part."""
-        try:
+        with suppress(Exception):  # the disk is full, say: the first error is the one to show
             if self._workers.leads:
                 self.depot.discard(name, token)
             else:
@@ -200,8 +197,6 @@ class Writer:
                     about = [error.errno, error.strerror, f"{socket.gethostname()}: {error.filename}"]
                 self._publish(name, token, _receipt(file), {"error": about})
                 self.depot.leave(token)
-        except Exception:  # the disk is full, say: the first error is the one to show
-            return
 
 
 def _receipt(file: str) -> str:

@@ -7,6 +7,8 @@ without, in the order A B B A …; a slice with one begins to save it, and train
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tpdist.data import Store
 from tpdist.errors import TpdistError
 from tpdist.experiments.bench.scaling import make_store
 from tpdist.experiments.measure import Say, report
+from tpdist.training.batches import Batch
 from tpdist.training.progress import Silent
 from tpdist.training.run_dir import RunDirectory
 from tpdist.training.trainer import Trainer
@@ -22,32 +25,6 @@ from tpdist.training.trainer import Trainer
 SLICE_S = 30.0
 PAIRS = 5
 TOKENS = 200_000
-
-
-class Slices:
-    """A run that is trained for some seconds at a time, epoch after epoch."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer, self._epoch, self._left = trainer, 0, iter(())
-
-    def run(self, seconds: float, saves: bool) -> float:
-        """Tokens a second over at least that time; a checkpoint that is saved is whole at its end."""
-        trainer = self.trainer
-        before, began = trainer.state.tokens, time.monotonic()
-        if saves:
-            trainer.save_checkpoint()
-        while time.monotonic() - began < seconds:
-            self._step()
-        trainer.writer.wait()
-        return (trainer.state.tokens - before) / (time.monotonic() - began)
-
-    def _step(self) -> None:
-        batch = next(self._left, None)
-        if batch is None:
-            self._epoch += 1
-            self._left = self.trainer.batches.epoch(self._epoch)
-            batch = next(self._left)
-        self.trainer.update(batch)
 
 
 def bench(
@@ -64,16 +41,19 @@ def bench(
         config = _config(types, hidden, device, Path(directory))
         make_store(config)
         run = RunDirectory.create(config, Path(directory) / "run")
-        slices = Slices(Trainer(config, Store.open(str(config.data.store)), run, Silent()))
-        slices.run(seconds / 10, saves=True)  # nothing is loaded or allocated for the first time in a slice
+        trainer = Trainer(config, Store.open(str(config.data.store)), run, Silent())
+        batches = chain.from_iterable(map(trainer.batches.epoch, count(1)))
+        _slice(
+            trainer, batches, seconds / 10, saves=True
+        )  # nothing is loaded or allocated for the first time in a slice
         for number in range(pairs):
             for name in ("without", "with") if number % 2 == 0 else ("with", "without"):
-                speeds[name].append(slices.run(seconds, saves=name == "with"))
+                speeds[name].append(_slice(trainer, batches, seconds, saves=name == "with"))
             say(
                 f"pair {number + 1}/{pairs}: {speeds['without'][-1]:,.0f} tokens/s without, "
                 f"{speeds['with'][-1]:,.0f} with a checkpoint"
             )
-        depot = slices.trainer.writer.depot
+        depot = trainer.writer.depot
         if not depot.names():
             raise TpdistError(f"{depot.where}: holds no checkpoint")
         size = sum(path.stat().st_size for path in Path(depot.where, depot.names()[-1]).iterdir())
@@ -82,6 +62,17 @@ def bench(
     ratios = {"checkpoint_overhead": statistics.median(lost), "most": max(lost), "least": min(lost)}
     config = config.model_dump(mode="json") | {"slice_s": seconds, "bytes": size}
     return report("checkpoint", device, config, speeds, ratios, say)
+
+
+def _slice(trainer: Trainer, batches: Iterator[Batch], seconds: float, saves: bool) -> float:
+    """Tokens a second over at least that time; a checkpoint that is saved is whole at its end."""
+    before, began = trainer.state.tokens, time.monotonic()
+    if saves:
+        trainer.save_checkpoint()
+    while time.monotonic() - began < seconds:
+        trainer.update(next(batches))
+    trainer.writer.wait()
+    return (trainer.state.tokens - before) / (time.monotonic() - began)
 
 
 def _config(types: int, hidden: int, device: str, home: Path) -> Experiment:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tpdist.config import Model, Run
 from tpdist.errors import TpdistError
 from tpdist.experiments.long_gradient import TOLERANCE, Cost, in_parallel, relative_error, sequential, torchs
-from tpdist.experiments.measure import Say, in_turns, medians, print_timings, report, wait_for
+from tpdist.experiments.measure import Say, in_turns, medians, print_timings, report
 from tpdist.experiments.plain import random_tokens
 from tpdist.models import LanguageModel, build_model
 from tpdist.parallel import Workers, balanced
@@ -108,7 +108,7 @@ def _at_length(
         "error": error,
     }
     if device == "cpu" and tokens <= TORCH_UP_TO:
-        row["torch_s"] = _timed(lambda: torchs(model, ids, up), device)
+        row["torch_s"] = in_turns({"torch": lambda: torchs(model, ids, up)}, 1, warm=0)["torch"][0]
     say(
         f"{tokens:>9,}  {row['B']:>5}  {costs[0].sweeps:>14}, {costs[1].sweeps:>8}  {row['passes']:>6.2f}  "
         f"{row['sequential_s']:>8.3f}  {row['parallel_s']:>10.3f}  "
@@ -141,13 +141,7 @@ def _on_worker(tokens: int, hidden: int) -> float:
     seconds = 0.0
     for _ in range(2):
         workers.wait_for_all()
-        seconds = _timed(lambda: in_parallel(model, ids[span], up[span], len(own), workers=workers), "cpu")
+        began = time.perf_counter()
+        in_parallel(model, ids[span], up[span], len(own), workers=workers)
+        seconds = time.perf_counter() - began
     return seconds
-
-
-def _timed(part: Callable[[], object], device: str) -> float:
-    wait_for(device)
-    began = time.perf_counter()
-    part()
-    wait_for(device)
-    return time.perf_counter() - began
