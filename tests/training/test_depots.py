@@ -160,7 +160,7 @@ def test_a_store_that_refuses_is_said_in_one_line(small_corpus: Path, tmp_path: 
         raise OSError("AWS Error ACCESS_DENIED during PutObject operation\nand more")
 
     (tmp_path / "c.yaml").write_text(to_yaml(small(small_corpus, run={"checkpoint_to": f"file://{tmp_path}/kept"})))
-    monkeypatch.setattr("pyarrow.fs.copy_files", refuse)
+    monkeypatch.setattr("tpdist.training.object_store.copy_files", refuse)
     assert main(["train", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
