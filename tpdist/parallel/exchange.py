@@ -48,18 +48,11 @@ class TimeNeighbours:
 
     def hand_on(self, edge: Tensor) -> Tensor | None:
         """A state to the right that no visit waits for; the left neighbour's."""
-        return self._beside_visits(self.to_right, edge)
+        return self._swap(edge, self._me + 1, self._me - 1, beside_visits=True)()
 
     def hand_back(self, edge: Tensor) -> Tensor | None:
         """A costate to the left that no visit waits for; the right neighbour's."""
-        return self._beside_visits(self.to_left, edge)
-
-    def _beside_visits(self, send: Callable[[Tensor], Callable[[], Tensor | None]], edge: Tensor) -> Tensor | None:
-        before = self._traffic.exchange
-        state = send(edge)()
-        self._traffic.carried += self._traffic.exchange - before
-        self._traffic.exchange = before
-        return state
+        return self._swap(edge, self._me - 1, self._me + 1, beside_visits=True)()
 
     def relay(self, start: Tensor, roll: Callable[[Tensor], Tensor]) -> None:
         if not self.is_first:
@@ -76,12 +69,15 @@ class TimeNeighbours:
             self._send(edge, 0)
         return self._receive(edge, last) if self.is_first else edge
 
-    def _swap(self, edge: Tensor, to: int, source: int) -> Callable[[], Tensor | None]:
+    def _swap(self, edge: Tensor, to: int, source: int, beside_visits: bool = False) -> Callable[[], Tensor | None]:
         """Begin to send and to receive at once, so that no order of workers can lock them; past an end is nobody."""
         operations, out, into = [], self._outgoing(edge), None
         if 0 <= to < self._active:
             operations.append(dist.P2POp(dist.isend, out, group=self._group, group_peer=to))
-            self._traffic.exchange += out.nbytes
+            if beside_visits:
+                self._traffic.carried += out.nbytes
+            else:
+                self._traffic.exchange += out.nbytes
         if 0 <= source < self._active:
             into = torch.empty_like(out)
             operations.append(dist.P2POp(dist.irecv, into, group=self._group, group_peer=source))

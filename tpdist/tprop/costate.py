@@ -72,8 +72,8 @@ def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tens
     """
     S, k, d = start.shape
     nothing = start.new_zeros(()).expand(S, k + 1, d)
-    loss = plan.loss_alone
-    target = nothing if loss.loss_on == "prediction" else torch.cat([start, nothing[:, :1]], 1)
+    terms = plan.loss_alone
+    target = nothing if terms.loss_on == "prediction" else torch.cat([start, nothing[:, :1]], 1)
     if rolled is not None:
         own = rolled.loss_gradient.view(start.shape)
     else:
@@ -83,10 +83,10 @@ def _loss_gradient(model: LanguageModel, plan: Plan, window: Window, start: Tens
             assert gradient is not None
             part.put(own, gradient)
 
-        blocks_pass(model, loss, window, start, target, nothing, plan.chunk_blocks, to_start=True, each=take)
-    if loss.loss_on == "prediction":
+        blocks_pass(model, terms, window, start, target, nothing, plan.chunk_blocks, to_start=True, each=take)
+    if terms.loss_on == "prediction":
         return own
-    return own + target_gradient(model, loss, window, target, nothing, nothing, plan.chunk_blocks)[:, :-1]
+    return own + target_gradient(model, terms, window, target, nothing, nothing, plan.chunk_blocks)[:, :-1]
 
 
 def _take_right_edge(costate: Tensor, arrival: Arrival) -> None:
