@@ -81,7 +81,7 @@ def visit(
         result = blocks_pass(
             model, plan.terms, window, start, h, dual, plan.chunk_blocks, costate,
             to_start=joint is not None or plan.edge_costate, to_theta=True, rolled=rolled,
-            neighbours=neighbours if joint else None, arrive=arrive, before_last=theta.last_pass,
+            neighbours=None if joint is None else neighbours, arrive=arrive, before_last=theta.last_pass,
         )  # fmt: skip
         first, read, rolled = result.predictions if first is None else first, h, None
         states = {"first": values, "start": start, "target": h, "dual": dual}
