@@ -133,3 +133,11 @@ def test_a_window_behind_which_no_text_is_ends_with_0() -> None:
     assert not boundaries.costate[-1, ALL - 1 :].any()
     assert boundaries.costate[0, ALL - 1].any()
     assert boundaries.costate[-1, ALL - 2].any()
+
+
+@pytest.mark.parametrize("name", ["bptt", "pm", "admm", "alm"])
+def test_methods_without_costates_keep_none(name: str) -> None:
+    """Whatever a file says that was written for costate."""
+    method = {"name": name, "first": "persistent", "keep_costates": True, "edge_costate": "kept", "sweeps": 2}
+    plan = plan_epoch(experiment(method=method, batching={"order": "shuffled"}), 1, 4)
+    assert (plan.sweeps, plan.edge_costate, plan.stores_costates) == (0, False, False)

@@ -160,6 +160,14 @@ def test_what_does_not_fit_is_refused(overrides, said: str, kind, two_checkpoint
     assert_same_runs(two_checkpoints / "whole", run)
 
 
+def test_windows_stay_as_they_are_until_an_epoch_is_over(small_corpus: Path, tmp_path: Path):
+    """Where blocks have no states of their own, too."""
+    run = tmp_path / "run"
+    interrupted(lambda: tpdist.train(small(small_corpus, method={"name": "bptt"}), run, stop_at(11)))
+    with pytest.raises(RunError, match="saved in the middle of an epoch, with blocks per window 3; the configuration"):
+        tpdist.resume(run, ["batching.blocks=4"])
+
+
 @pytest.mark.parametrize(("updates", "when"), [(9, "states stored for every block"), (11, "the middle of an epoch")])
 def test_windows_of_which_states_are_stored_stay_as_they_are(updates: int, when: str, small_corpus, tmp_path: Path):
     run, method = tmp_path / "run", {"first": "persistent"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import Listener, interrupted, small, stop_at
+from small_runs import Listener, interrupted, small, stop_at, tensors
 
 import tpdist
 from tpdist.training.optimizer_state import pack_optimizer, unpack_optimizer
@@ -29,6 +29,19 @@ def test_changed_optimisers_start_anew(changes: list[str], anew: bool, small_cor
         assert (f"{which}: changed, so its state starts anew" in listener.said) == anew
 
 
+def test_a_state_that_is_no_longer_kept_is_dropped(small_corpus: Path, tmp_path: Path):
+    run, listener = tmp_path / "run", Listener()
+    method = {"first": "persistent", "h_optimizer": {"name": "adam", "lr": 0.1}}
+    tpdist.train(small(small_corpus, method=method, batching={"order": "shuffled"}, run={"epochs": 1}), run)
+    assert any("h_moments" in name for name in tensors(run))
+    tpdist.resume(run, ["method.first=forward", "run.epochs=2"], listener)
+    assert "method.h_optimizer: changed, so its state starts anew" in listener.said
+    assert not any("h_moments" in name for name in tensors(run))
+    nothing_kept = Listener()
+    tpdist.resume(run, ["method.h_optimizer.name=nadam", "run.epochs=3"], nothing_kept)
+    assert "starts anew" not in nothing_kept.text
+
+
 @pytest.mark.parametrize(
     "name", ["Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD"]
 )
@@ -48,8 +61,8 @@ def test_every_optimiser_goes_on_to_the_bit(name: str, dtype: torch.dtype):
     optimizer, parameters = make([torch.ones(3, 2, dtype=dtype), torch.zeros(4, dtype=dtype)])
     steps(optimizer, parameters, 1)
     other, copies = make([p.detach() for p in parameters])
-    tensors, scalars = pack_optimizer(optimizer, "theta.")
-    unpack_optimizer(other, "theta.", {k: t.clone() for k, t in tensors.items()}, json.loads(json.dumps(scalars)))
+    packed, scalars = pack_optimizer(optimizer, "theta.")
+    unpack_optimizer(other, "theta.", {k: t.clone() for k, t in packed.items()}, json.loads(json.dumps(scalars)))
     steps(optimizer, parameters, 2)
     steps(other, copies, 2)
     for p, q in zip(parameters, copies, strict=True):

@@ -117,6 +117,14 @@ def test_the_seconds_of_a_run_are_those_of_all_its_processes(small_corpus: Path,
     assert 0 < trainer.seconds < 1e6 < min(trainer.state.seconds, trainer.state.sums.seconds)
 
 
+def test_the_parameters_of_the_workers_are_compared_as_often_as_asked(small_corpus: Path, tmp_path: Path, monkeypatch):
+    """After every fourth update, and before a checkpoint is written: at the end of each epoch of nine."""
+    compared: list[int] = []
+    monkeypatch.setattr(trainer_module, "compare_workers", lambda workers, parameters, step: compared.append(step))
+    tpdist.train(small(small_corpus, run={"check_every": 4}), tmp_path / "run")
+    assert compared == [4, 8, 9, 12, 16, 18]
+
+
 def with_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
     """Validation losses of the epochs to come; behind them the test split's."""
     left = iter(losses)
