@@ -55,9 +55,9 @@ def test_the_reason_names_the_setting_and_the_numbers() -> None:
     often = decide(Situation([1.0, 2.0, 3.0], 3.0, 3, 2, 1), FIXED)
     assert often.reason == "3 failures within 100 s, and cluster.max_restarts is 2"
     empty = decide(Situation([50.0], 90.0, 3, 1, 1), FIXED)
-    assert empty.reason == "after 30 s there is room for 2 workers, and the run needs 3"
+    assert empty.reason == "after 30 s there is room for 2 of the 3 workers that the run needs"
     fewest = decide(Situation([50.0], 90.0, 4, 1, 0), ELASTIC)
-    assert fewest.reason == "after 30 s there is room for 1 workers, and the run needs 2"
+    assert fewest.reason == "after 30 s there is room for 1 of the 2 workers that the run needs"
 
 
 def test_no_restarts_at_all() -> None:

@@ -71,6 +71,6 @@ def decide(at: Situation, limits: Limits) -> Decision:
         return Decision(Action.GO_ON, max(fewer))
     return Decision(
         Action.FAIL,
-        reason=f"after {limits.rejoin_s:g} s there is room for {possible} workers, and the run needs "
-        f"{min(limits.sizes)}",
+        reason=f"after {limits.rejoin_s:g} s there is room for {possible} of the {min(limits.sizes)} workers that the "
+        "run needs",
     )
