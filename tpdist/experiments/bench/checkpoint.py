@@ -43,9 +43,8 @@ def bench(
         run = RunDirectory.create(config, Path(directory) / "run")
         trainer = Trainer(config, Store.open(str(config.data.store)), run, Silent())
         batches = chain.from_iterable(map(trainer.batches.epoch, count(1)))
-        _slice(
-            trainer, batches, seconds / 10, saves=True
-        )  # nothing is loaded or allocated for the first time in a slice
+        # nothing is to be loaded or allocated for the first time in a slice that counts
+        _slice(trainer, batches, seconds / 10, saves=True)
         for number in range(pairs):
             for name in ("without", "with") if number % 2 == 0 else ("with", "without"):
                 speeds[name].append(_slice(trainer, batches, seconds, saves=name == "with"))
