@@ -1,11 +1,12 @@
 """The presets lie beneath the file, and the file beneath the overrides."""
 
+import warnings
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from tpdist.config import Experiment, Model, load_config, to_yaml
+from tpdist.config import Cluster, Experiment, Model, load_config, to_yaml
 from tpdist.config.presets import PRESETS
 
 
@@ -60,6 +61,13 @@ def test_layers(tmp_path: Path):
 def test_in_python_too():
     config = Experiment(preset="released", model=Model(hidden=7))
     assert config == load_config(None, ["preset=released", "model.hidden=7"])
+
+
+def test_a_changed_copy_of_a_part_is_looked_at_without_a_warning_of_pydantics():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = Experiment(cluster=Cluster(workers=2).model_copy(update={"mesh": [1, 2]}))
+    assert config.cluster.mesh == (1, 2)
 
 
 def test_presets_are_not_changed_by_use(tmp_path: Path):

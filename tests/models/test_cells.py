@@ -71,6 +71,27 @@ def test_steps_are_the_written_equations() -> None:
     torch.testing.assert_close(mrnn.step(mrnn.project(x), h), wanted)
 
 
+class Complex(Cell):
+    """An own cell with a complex state, its two parts beside each other, to which a complex projection is added."""
+
+    parts = 2
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.complex(x, -x)
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        new = (0.5 + 0.5j) * torch.complex(*state.chunk(2, -1)) + x
+        return torch.cat([new.real, new.imag], -1)
+
+
+def test_the_step_loop_takes_inputs_that_are_projected_to_complex_numbers() -> None:
+    cell, x, state = Complex(H, H), rand(B, N, H), rand(N, 2 * H)
+    last = cell(x, state)[1]
+    for at in x:
+        state = cell.step(cell.project(at), state)
+    torch.testing.assert_close(last, state)
+
+
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_a_sequence_in_pieces_is_the_sequence(kind: type[nn.RNNBase]):
     rnn, x, zero = kind(E, H).double(), torch.randn(7, 2, E).double(), torch.zeros(1, 2, H).double()

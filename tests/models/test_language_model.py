@@ -79,3 +79,12 @@ def test_a_copy_is_in_one_piece(cell: str, monkeypatch: pytest.MonkeyPatch) -> N
     for one, other in zip(model.parameters(), copied.parameters(), strict=True):
         assert torch.equal(one, other)
         assert one.data_ptr() != other.data_ptr()
+
+
+def test_a_copy_of_a_cell_that_keeps_a_result() -> None:
+    """As `torch.nn.utils.weight_norm` does, and whoever looks at gates; torch alone would refuse to copy it."""
+    model = build(cell="elman")
+    model.layers[0].kept = model.unroll(torch.randint(V, (B, N)), rand(N, H))[0]
+    copied = model.copied()
+    assert torch.equal(*(vars(one.layers[0])["kept"] for one in (copied, model)))
+    assert not {id(p) for p in copied.parameters()} & {id(p) for p in model.parameters()}

@@ -79,7 +79,7 @@ class Experiment(Part):
         parts = dict(parts)
         for name, part in parts.items():
             if isinstance(part, Part):  # made in Python: what was set in it, so that a preset fills in the rest
-                parts[name] = part.model_dump(exclude_unset=True)
+                parts[name] = part.model_dump(exclude_unset=True, warnings=False)
         preset = parts.get("preset")
         if isinstance(preset, str) and preset in PRESETS:
             parts = merge(PRESETS[preset], parts)

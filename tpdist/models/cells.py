@@ -56,8 +56,10 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1 for B steps: x [B, N, E], state [N, D] -> the outputs h [B, N, H], the last state [N, D]."""
-        outputs = []
-        for projected in self.project(x).to(state.dtype):  # or the sum with another bfloat16 product would be one
+        outputs, projection = [], self.project(x)
+        if projection.is_floating_point():  # or the sum with another bfloat16 product would be one
+            projection = projection.to(state.dtype)
+        for projected in projection:
             state = self.step(projected, state)
             outputs.append(state[:, : self.hidden])
         return torch.stack(outputs), state

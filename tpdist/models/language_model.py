@@ -43,7 +43,8 @@ class LanguageModel(nn.Module):
 
     def copied(self) -> "LanguageModel":
         """A copy with parameters of its own, in one piece where cuDNN wants them so."""
-        other = copy.deepcopy(self)
+        kept = [t for module in self.modules() for t in vars(module).values() if isinstance(t, Tensor)]
+        other = copy.deepcopy(self, {id(t): t.detach().clone() for t in kept if not t.is_leaf})  # torch refuses those
         for module in other.modules():
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()  # nothing to do on a CPU
