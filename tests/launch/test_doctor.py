@@ -48,6 +48,14 @@ def test_ray_is_not_loaded():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_packages_that_are_missing_are_not_loaded(options: list[str]):
+    """They are what it is to find."""
+    blocked = "import sys; sys.modules |= dict.fromkeys(['ray', 'pyarrow', 'pydantic', 'safetensors', 'rich'])"
+    code = f"{blocked}; from tpdist.cli import main; main(['doctor', *{options}])"
+    assert "versions" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+
+
 def test_versions(monkeypatch: pytest.MonkeyPatch):
     assert states(doctor.packages()) == ["fine"]
     needed = ["torch<1", "no-such-package>=2", "tensorflow; extra == 'x'", "numpy>=1"]

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray.exceptions import GetTimeoutError
@@ -124,3 +125,20 @@ def test_at_the_end_of_the_run(made: tuple[Controller, list[Actor]]):
     assert isinstance(run.reporter, Listener)
     assert "went on from step 6 after" in run.reporter.said[0]
     assert run.reporter.said[1:] == ["epoch 1 of 0"]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_whatever_ends_a_run_its_workers_give_their_room_back(
+    error: type[BaseException] | None, made: tuple[Controller, list[Actor]], monkeypatch: pytest.MonkeyPatch
+):
+    killed: list[Actor] = []
+    monkeypatch.setattr(hosted.ray, "kill", killed.append)
+    run = start(made, Ended(result={}), Ended())
+    run.state = State.TRAINING
+    if error is None:
+        assert run.run() == {}
+    else:
+        monkeypatch.setattr(run.crew, "look", Mock(side_effect=error))
+        with pytest.raises(error):
+            run.run()
+    assert killed == made[1]

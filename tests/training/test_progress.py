@@ -39,7 +39,8 @@ def test_plain_lines_now_and_then(capsys, monkeypatch):
     assert capsys.readouterr().out == f"hello\n  step 30/100  {LINE}\n"
 
 
-def test_live_on_a_terminal():
+def test_live_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has 80 columns, whatever it is told
     screen = io.StringIO()
     live = Live(Console(file=screen, force_terminal=True, width=140, highlight=False))
     live.say("before [the] bar")

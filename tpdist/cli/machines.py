@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set, print_json, say
+from tpdist.cli.options import add_config, add_dashboard, add_dry_run, add_set, say
 from tpdist.errors import Interrupted, TpdistError
 
 
@@ -76,12 +76,14 @@ def _stop(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    import json  # and not print_json, whose module loads packages that may be missing here
+
     from tpdist.launch.doctor import examine
 
     findings = examine()
     bad = any(finding.state == "bad" for finding in findings)
     if options.json:
-        print_json({"fit": not bad, "findings": [vars(finding) for finding in findings]})
+        say(json.dumps({"fit": not bad, "findings": [vars(finding) for finding in findings]}, indent=1))
     else:
         say("\n".join(finding.text() for finding in findings))
     return 1 if bad else 0
