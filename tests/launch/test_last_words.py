@@ -1,4 +1,4 @@
-"""What the leader has said by the end of a generation is told, whoever leads the next one; Ray is played here."""
+"""What the leader says is told, what it has said by a generation's end too, whoever leads the next; Ray is played."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +91,18 @@ def start(made: tuple[Controller, list[Actor]], *ended: Ended) -> Controller:
         run.crew.hosted.append(one)
     assert run._join() is State.TRAINING
     return run
+
+
+def test_while_it_trains(made: tuple[Controller, list[Actor]]):
+    """At the second look, when the answer to what the first one asked has come."""
+    run = start(made, Ended(), Ended())
+    assert isinstance(run.reporter, Listener)
+    for actor in made[1]:
+        actor.recorder.say(actor.words)
+    run.crew.look()
+    assert run.reporter.said == []
+    run.crew.look()
+    assert run.reporter.said == ["epoch 1 of 0"]
 
 
 def test_before_the_run_grows(made: tuple[Controller, list[Actor]]):
