@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import B, E, H, N, V, build, rand
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from tpdist.config import BUILT_IN_CELLS, Experiment
 from tpdist.config import Model as ModelPart
@@ -78,6 +79,18 @@ class Counting(Leaky):
     def step(self, x: Tensor, state: Tensor) -> Tensor:
         self.steps += 1
         return super().step(x, state)
+
+
+class Orthogonal(Leaky):
+    use_trivialization = True  # torch's default: a buffer of what was drawn
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__(inputs, hidden)
+        turn = nn.Linear(hidden, hidden, bias=False)
+        self.turn = parametrizations.orthogonal(turn, use_trivialization=self.use_trivialization)
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.turn(super().step(x, state))
 
 
 class Reservoir(Leaky):
@@ -158,6 +171,8 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
         Forgets=Forgets,
         Positive=Positive,
         Reservoir=Reservoir,
+        Orthogonal=Orthogonal,
+        OrthogonalKept=type("OrthogonalKept", (Orthogonal,), {"use_trivialization": False}),
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
@@ -179,8 +194,9 @@ def test_own_cell_by_import_path(own_module: str, name: str) -> None:
     torch.testing.assert_close(last, torch.cat([low, high], 1))
 
 
-def test_an_own_cell_need_not_bear_states_that_it_never_comes_to(own_module: str) -> None:
-    model = build(cell=f"{own_module}:Positive", allow_cells_from=[own_module])
+@pytest.mark.parametrize("name", ["Positive", "OrthogonalKept"])  # one need not bear states that it never comes to
+def test_fit_own_cells(own_module: str, name: str) -> None:
+    model = build(cell=f"{own_module}:{name}", allow_cells_from=[own_module])
     assert model.unroll(torch.randint(V, (B, N)), model.zero_state(N))[1].isfinite().all()
 
 
@@ -201,6 +217,7 @@ def test_an_own_cell_whose_step_gives_another_width(own_module: str) -> None:
         ("Dropped", "two steps from the same state differ"),
         ("Counting", "a step changes its buffer steps, which no checkpoint keeps; a cell must be a function of"),
         ("Reservoir", "its buffer fixed is another every time, and no file keeps it"),
+        ("Orthogonal", r"weight.0.base is another .*=False; give torch's orthogonal use_trivialization=False"),
         ("Batched", "a step from a state depends on the states beside it"),
         ("StepOfAGRU", "its forward is not the loop over its step"),
         ("Forgets", "its forward is not the loop over its step"),

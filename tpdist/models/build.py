@@ -91,6 +91,7 @@ def _wrong_with(cell: Cell, again: Cell) -> str | None:
     for name, buffer in again.named_buffers():
         if not torch.equal(buffer, cell.get_buffer(name)):
             mend = "what is drawn must be a torch.nn.Parameter, if need be with requires_grad=False"
+            mend += "; give torch's orthogonal use_trivialization=False" if ".parametrizations." in f".{name}" else ""
             return f"its buffer {name} is another every time, and no file keeps it; {mend}"
     steps, states = 1, 8
     x = torch.linspace(-1, 1, states * cell.inputs).reshape(steps, states, cell.inputs)
