@@ -98,11 +98,13 @@ def described(sweep: Path) -> dict[str, str]:
 
 def last_rows(run: Path) -> tuple[Row, Row]:
     """The newest row of a run's metrics.jsonl, and the newest of an epoch that has ended; empty where there is none."""
-    rows: list[Row] = []
+    newest: Row = {}
     with suppress(OSError):
-        rows = RunDirectory(run).rows()
-    ended = [row for row in rows if row["kind"] == "epoch"]
-    return (rows or [{}])[-1], (ended or [{}])[-1]
+        for row in RunDirectory(run).newest_rows():
+            newest = newest or row
+            if row["kind"] == "epoch":
+                return newest, row
+    return newest, {}
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

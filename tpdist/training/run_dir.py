@@ -143,14 +143,19 @@ class RunDirectory:
 
     def rows(self) -> list[dict[str, Any]]:
         """Those of metrics.jsonl that were written whole; none where it is not there."""
-        found = []
+        return [*self.newest_rows()][::-1]
+
+    def newest_rows(self) -> Iterator[dict[str, Any]]:
+        """The same, the newest first."""
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace") if self.metrics_file.exists() else ""
-        for line in lines.splitlines():
-            with suppress(ValueError, TypeError, KeyError):  # what was being written when the run was killed
+        for line in reversed(lines.splitlines()):
+            try:
                 row = parse_json(line)
-                if row["kind"] and row["step"] >= 0 and row["epoch"] >= 0:
-                    found.append(row)
-        return found
+                whole = row["kind"] and row["step"] >= 0 and row["epoch"] >= 0
+            except (ValueError, TypeError, KeyError):
+                continue  # what was being written when the run was killed
+            if whole:
+                yield row
 
     def load_config(self, overrides: Sequence[str] = ()) -> Experiment:
         return load_config(self.config_file, overrides)
