@@ -79,15 +79,17 @@ def _own_cell(path: str, inputs: int, hidden: int) -> Cell:
         cell = found(inputs, hidden)
     except TypeError as error:
         raise ConfigError(f"{path!r} cannot be made from (inputs, hidden): {error}", "model.cell") from error
-    with torch.random.fork_rng(devices=[]):
-        again = found(inputs, hidden)
+    again = cell  # as good as one made again where it has no buffer
+    if any(True for _ in cell.buffers()):
+        with torch.random.fork_rng(devices=[]):
+            again = found(inputs, hidden)
     if wrong := _wrong_with(cell, again):
         raise ConfigError(f"{path!r}: {wrong}", "model.cell")
     return cell
 
 
 def _wrong_with(cell: Cell, again: Cell) -> str | None:
-    """What makes an own cell unfit, found by making it again and by steps of some states; None where nothing does."""
+    """What makes an own cell unfit, found by comparing it with one made again, and by steps of some states; or None."""
     for name, buffer in again.named_buffers():
         if not torch.equal(buffer, cell.get_buffer(name)):
             mend = "what is drawn must be a torch.nn.Parameter, if need be with requires_grad=False"
