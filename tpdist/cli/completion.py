@@ -24,15 +24,14 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 def settings(prefix: str, **_kwargs: object) -> list[str]:
     """What may follow `--set`: `method.h_st` -> `method.h_steps=`; `method.name=` -> each method."""
-    from tpdist.config.keys import all_keys, field_at, is_text, takes_value
+    from tpdist.config.keys import all_fields, field_at, is_text, takes_value
 
     key, equals, _ = prefix.partition("=")
     if equals:
         field = field_at(key.split("."))
         kinds = [field.annotation, *get_args(field.annotation)] if field and is_text(field) else []  # beside null, too
         return [f"{key}={choice}" for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    fields = {key: field_at(key.split(".")) for key in all_keys()}
-    return [f"{key}=" for key, field in fields.items() if field and takes_value(field)]
+    return [f"{key}=" for key, field in all_fields().items() if takes_value(field)]
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:

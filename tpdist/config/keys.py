@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -134,23 +134,26 @@ def close_to(word: str, choices: Sequence[str]) -> str:
 @cache
 def all_keys() -> tuple[str, ...]:
     """Every dotted key, parts included, in declared order."""
-    return tuple(_keys_of(Experiment, ""))
+    return tuple(all_fields())
+
+
+@cache
+def all_fields() -> dict[str, FieldInfo]:
+    """The field of every dotted key, in the same order."""
+    return dict(_fields_of(Experiment, ""))
 
 
 @cache
 def path_keys() -> tuple[str, ...]:
     """The dotted keys that take a path: those whose type is `PathText`."""
-    fields = {key: field_at(key.split(".")) for key in all_keys()}
-    return tuple(key for key, field in fields.items() if field and PathText in get_args(field.annotation))
+    return tuple(key for key, field in all_fields().items() if PathText in get_args(field.annotation))
 
 
-def _keys_of(part: type[Part], prefix: str) -> list[str]:
-    keys = []
+def _fields_of(part: type[Part], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in part.model_fields.items():
-        keys.append(prefix + name)
-        inner = part_of(field)
-        keys.extend(_keys_of(inner, f"{prefix}{name}.") if inner else [])
-    return keys
+        yield prefix + name, field
+        if inner := part_of(field):
+            yield from _fields_of(inner, f"{prefix}{name}.")
 
 
 def _options(annotation: Any) -> list[Any]:
