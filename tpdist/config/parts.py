@@ -197,6 +197,11 @@ class Method(Part):
     )
     allow_visits_from: Packages = Field(default=(), description="packages that an own visit may be imported from")
 
+    @property
+    def known_as(self) -> str:
+        """What lines and tables call it: an own visit by its path."""
+        return self.visit or self.name
+
 
 class Batching(Part):
     """How the corpus is cut into minibatches."""

@@ -125,7 +125,7 @@ def _table(
                 raise RunError(f"{file}: is damaged; leave the run out, or go on with it to write it anew") from error
         columns.append(
             {
-                "method": config.method.visit or config.method.name,
+                "method": config.method.known_as,
                 "B": str(config.objective.block),
                 "S x K": f"{config.batching.streams} x "
                 f"{'all' if config.batching.mode == 'batch' else config.batching.blocks}",

@@ -65,7 +65,7 @@ def model_card(config: Experiment, vocabulary: Vocabulary, figures: dict[str, An
     return (
         f"# {config.run.name}\n\n"
         f"A recurrent language model ({model.cell}, {model.layers} x {model.hidden}) over {len(vocabulary):,} types of "
-        f"level {vocabulary.level}, trained with tpdist ({config.method.visit or config.method.name}).\n\n"
+        f"level {vocabulary.level}, trained with tpdist ({config.method.known_as}).\n\n"
         f"| | |\n| --- | --- |\n{rows}\n"
         "Perplexity is exp(mean nats per token) with the state carried through the whole split. It depends on the "
         "vocabulary, so only models of one vocabulary can be compared by it.\n\n"
@@ -89,7 +89,7 @@ def _rows(config: Experiment, vocabulary: Vocabulary, figures: dict[str, Any]) -
         *((text, f"{figures[name]:.2f}") for name, text in names.items() if figures.get(name) is not None),
         *([("parameters", f"{figures['parameters']:,}")] if "parameters" in figures else []),
         ("corpus", f"{config.data.recipe}, level {vocabulary.level}"),
-        ("method", f"{method.visit or method.name}, B={objective.block}, S={batching.streams}, {window}"),
+        ("method", f"{method.known_as}, B={objective.block}, S={batching.streams}, {window}"),
         ("optimiser", f"{config.optimizer.name}, learning rate {config.optimizer.lr:g}"),
         ("epoch", str(figures["epoch"])),
         ("seed", str(config.run.seed)),

@@ -17,7 +17,7 @@ def introduction(trainer: Trainer, device: str | None = None) -> list[str]:
         f"{layout.pairs:,} tokens, {len(trainer.store.vocabulary):,} types; {config.model.cell} {config.model.hidden}"
         + (f" in {config.model.layers} layers" if config.model.layers > 1 else "")
         + f", {parameters:,} parameters, {device or trainer.device.type}, {config.run.dtype}",
-        f"{config.method.visit or config.method.name}: B={config.objective.block}, S={layout.streams}, "
+        f"{config.method.known_as}: B={config.objective.block}, S={layout.streams}, "
         f"K={trainer.batches.per_window}, {len(trainer.batches)} windows an epoch; " + ", ".join(_steps(plan)),
     ]
     if trainer.workers.count > 1:

@@ -203,7 +203,7 @@ def _result(trainer: Trainer, test: float | None, traffic: Traffic, recoveries: 
     assert state.best is not None  # an epoch has ended
     return Result(
         run=str(run.path),
-        method=config.method.visit or config.method.name,
+        method=config.method.known_as,
         seed=config.run.seed,
         device=device_name(trainer.device),
         valid_perplexity=perplexity(state.best),
